@@ -1,0 +1,29 @@
+"""Fixtures shared by the tests: the repository's scripts, and the optional shared data."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images and golden values beside the checkout; tests skip without it."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared is absent")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """Run a top-level script as a user does: `run_script("eval_ssd.py", "--help")`."""
+
+    def run(script: str, *arguments, **options) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+
+    return run
