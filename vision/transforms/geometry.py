@@ -1,0 +1,201 @@
+"""Where the network looks: expand, IoU crop and flip as one rectangle, then one resize."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+class View(NamedTuple):
+    """The rectangle of source pixels that fills the output; it may reach beyond the image."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+class Placement(NamedTuple):
+    """The visible rectangle of the source and the rectangle of the output it is resized into."""
+
+    source: View
+    output: View
+
+
+@dataclass(frozen=True)
+class RandomExpand:
+    """Zoom out: the image lies somewhere on a canvas up to `max_ratio` times as long per side.
+
+    SSD paper, section 3.6 ("data augmentation for small object accuracy").
+    """
+
+    max_ratio: float = 4.0
+    probability: float = 0.5
+
+    def __call__(self, view: View, rng: np.random.Generator) -> View:
+        if rng.random() >= self.probability:
+            return view
+        ratio = rng.uniform(1.0, self.max_ratio)
+        width, height = view.x2 - view.x1, view.y2 - view.y1
+        canvas_width, canvas_height = round(ratio * width), round(ratio * height)
+        left = int(rng.integers(canvas_width - width + 1))
+        top = int(rng.integers(canvas_height - height + 1))
+        return View(
+            view.x1 - left,
+            view.y1 - top,
+            view.x1 - left + canvas_width,
+            view.y1 - top + canvas_height,
+        )
+
+
+@dataclass(frozen=True)
+class RandomIouCrop:
+    """Zoom in on a patch that overlaps some box by a random least IoU, or keep the whole view.
+
+    SSD paper, section 2.2, sampled as its Caffe code does: each least IoU gets `trials` random
+    patches and puts forward the first that fits; one of these, or the whole view, is picked with
+    equal chance. A patch fits if a box with its centre inside reaches the IoU. Unlike Caffe, and
+    like the PyTorch ports, the least IoU 0 also asks for a centre, so no crop loses all boxes.
+
+    Attributes:
+        min_ious: the least IoUs; the paper's list, with 0 for its "randomly sample a patch".
+        min_size: shortest side of a patch as a fraction of the same side of the view.
+        max_aspect: a patch's width / height in pixels lies in [1 / max_aspect, max_aspect].
+        trials: random patches for each least IoU.
+    """
+
+    min_ious: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+    min_size: float = 0.3
+    max_aspect: float = 2.0
+    trials: int = 50
+
+    def __call__(self, view: View, boxes: np.ndarray, rng: np.random.Generator) -> View:
+        """Pick a patch of `view`, given `boxes` [N, 4] xyxy source pixels with N >= 1."""
+        crops = self._sample(view, rng)  # [K * T, 4]
+        shape = (len(self.min_ious), self.trials)
+        least = np.repeat(np.asarray(self.min_ious), self.trials)
+        fits = (self._best_iou(crops, boxes) >= least).reshape(shape)
+        candidates = np.flatnonzero(fits.any(axis=1))
+        choice = rng.integers(len(candidates) + 1)
+        if choice == len(candidates):
+            return view
+        row = candidates[choice]
+        return View(*crops[row * self.trials + fits[row].argmax()].tolist())
+
+    def _sample(self, view: View, rng: np.random.Generator) -> np.ndarray:
+        """Random integer patches [K * T, 4] of the view, whatever their aspect and IoU."""
+        draws = rng.random((4, len(self.min_ious) * self.trials))
+        x1, y1, x2, y2 = view
+        width = (self.min_size + (1 - self.min_size) * draws[0]) * (x2 - x1)
+        height = (self.min_size + (1 - self.min_size) * draws[1]) * (y2 - y1)
+        left = x1 + draws[2] * (x2 - x1 - width)
+        top = y1 + draws[3] * (y2 - y1 - height)
+        return np.rint(np.stack([left, top, left + width, top + height], axis=1)).astype(np.int64)
+
+    def _best_iou(self, crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Largest IoU [M] with a box centred in the patch; -1 without one or of a bad aspect."""
+        x1, y1, x2, y2 = crops.astype(np.float32).T[:, :, None]
+        bx1, by1, bx2, by2 = boxes.T.astype(np.float32)
+        center_x, center_y = (bx1 + bx2) / 2, (by1 + by2) / 2
+        width = np.minimum(x2, bx2) - np.maximum(x1, bx1)
+        height = np.minimum(y2, by2) - np.maximum(y1, by1)
+        overlap = np.maximum(width, 0) * np.maximum(height, 0)  # [M, N]
+        crop_width, crop_height = x2 - x1, y2 - y1  # [M, 1]
+        crop_area = crop_width * crop_height
+        iou = overlap / np.maximum(crop_area + (bx2 - bx1) * (by2 - by1) - overlap, 1e-6)
+        inside = (center_x >= x1) & (center_x <= x2) & (center_y >= y1) & (center_y <= y2)
+        best = np.where(inside, iou, -1.0).max(axis=1)
+        wide = np.maximum(crop_width, crop_height) > self.max_aspect * np.minimum(
+            crop_width, crop_height
+        )
+        best[wide[:, 0]] = -1.0
+        return best
+
+
+def place_view(view: View, source_size: tuple[int, int], image_size: tuple[int, int]) -> Placement:
+    """Where the part of the source seen in `view` comes to lie in the output.
+
+    Both rectangles are whole pixels, so that pixels and boxes follow the same map exactly.
+
+    Args:
+        view: source pixels that fill the output.
+        source_size: (height, width) of the source image.
+        image_size: (height, width) of the output.
+    """
+    source_x, output_x = _place_axis(view.x1, view.x2, source_size[1], image_size[1])
+    source_y, output_y = _place_axis(view.y1, view.y2, source_size[0], image_size[0])
+    return Placement(
+        View(source_x[0], source_y[0], source_x[1], source_y[1]),
+        View(output_x[0], output_y[0], output_x[1], output_y[1]),
+    )
+
+
+def _place_axis(start: int, end: int, source: int, output: int):
+    """The visible (first, last) of one axis in source and in output pixels, each at least one."""
+    first = min(max(start, 0), source - 1)
+    last = max(min(end, source), first + 1)
+    scale = output / (end - start)
+    out_first = min(max(round((first - start) * scale), 0), output - 1)
+    out_last = min(max(round((last - start) * scale), out_first + 1), output)
+    return (first, last), (out_first, out_last)
+
+
+def cut_patch(image: np.ndarray, placement: Placement) -> np.ndarray:
+    """Resize the visible part of `image` [H, W, 3] to its size in the output; always a copy."""
+    x1, y1, x2, y2 = placement.source
+    out = placement.output
+    size = (out.x2 - out.x1, out.y2 - out.y1)
+    return cv2.resize(image[y1:y2, x1:x2], size, interpolation=cv2.INTER_LINEAR)
+
+
+def paste_patch(
+    patch: np.ndarray,
+    placement: Placement,
+    *,
+    image_size: tuple[int, int],
+    fill: tuple[int, int, int],
+    flip: bool,
+) -> np.ndarray:
+    """The output [h, w, 3]: the patch with the RGB `fill` around it, mirrored if `flip`."""
+    x1, y1, x2, y2 = placement.output
+    height, width = image_size
+    if flip:
+        patch = cv2.flip(patch, 1)
+        x1, x2 = width - x2, width - x1
+    if patch.shape[:2] == (height, width):
+        return patch
+    borders = (y1, height - y2, x1, width - x2)
+    return cv2.copyMakeBorder(patch, *borders, cv2.BORDER_CONSTANT, value=fill)
+
+
+def place_boxes(target: dict, placement: Placement, *, output_width: int, flip: bool) -> dict:
+    """Move the boxes with the pixels; a new dict with boxes, labels and iscrowd filtered together.
+
+    A box whose centre is no longer visible goes, the rest is clipped to what is visible, and what
+    is then narrower than one output pixel goes too. A crowd stays as long as any of it is visible:
+    it tells the loss which pixels to ignore.
+
+    Args:
+        target: boxes [N, 4] xyxy source pixels, labels [N], iscrowd [N]; other keys are kept.
+        placement: from `place_view`.
+        output_width: width of the output, for the mirror image.
+        flip: mirror left and right.
+    """
+    source = np.array(placement.source, np.float64)
+    output = np.array(placement.output, np.float64)
+    scale = (output[2:] - output[:2]) / (source[2:] - source[:2])
+    corners = (target["boxes"].reshape(-1, 2, 2) - source[:2]) * scale + output[:2]
+    center = corners.mean(axis=1)
+    visible = ((center >= output[:2]) & (center <= output[2:])).all(axis=1)
+    corners = corners.clip(output[:2], output[2:])
+    wide_enough = (corners[:, 1] - corners[:, 0] >= 1.0).all(axis=1)
+    if flip:
+        corners[:, :, 0] = output_width - corners[:, ::-1, 0]
+    keep = (visible | target["iscrowd"]) & wide_enough
+    return {
+        **target,
+        "boxes": corners[keep].reshape(-1, 4).astype(np.float32),
+        "labels": target["labels"][keep],
+        "iscrowd": target["iscrowd"][keep],
+    }

@@ -1,0 +1,64 @@
+"""Random brightness, contrast, saturation and hue, on uint8 pixels."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PhotometricDistort:
+    """Colour distortion of the SSD paper (after Howard, 2013) with its Caffe code's numbers.
+
+    Brightness, contrast, saturation and hue each change with `probability`; contrast comes first
+    or last with equal chance. Levels saturate at 0 and 255 after each step.
+
+    Attributes:
+        brightness: largest shift of the 0..255 levels, up or down.
+        contrast: range of the factor on the levels.
+        saturation: range of the factor on the saturation of HSV.
+        hue: largest turn of the hue of HSV in degrees, either way.
+        probability: chance of each of the four.
+    """
+
+    brightness: float = 32.0
+    contrast: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: float = 18.0
+    probability: float = 0.5
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Distort `image` uint8 [H, W, 3] RGB; the result may be `image` itself."""
+        shift = self._draw(rng, -self.brightness, self.brightness, unchanged=0.0)
+        contrast = self._draw(rng, *self.contrast, unchanged=1.0)
+        saturation = self._draw(rng, *self.saturation, unchanged=1.0)
+        turn = self._draw(rng, -self.hue, self.hue, unchanged=0.0)
+        contrast_first = rng.random() < 0.5
+        if saturation == 1.0 and turn == 0.0:
+            return _change_tone(image, shift, contrast)
+        image = _change_tone(image, shift, contrast if contrast_first else 1.0)
+        image = _change_color(image, saturation, turn)
+        return image if contrast_first else _change_tone(image, 0.0, contrast)
+
+    def _draw(self, rng: np.random.Generator, low: float, high: float, *, unchanged: float):
+        return rng.uniform(low, high) if rng.random() < self.probability else unchanged
+
+
+def _change_tone(image: np.ndarray, shift: float, contrast: float) -> np.ndarray:
+    """Add `shift`, then multiply by `contrast`, in one table look-up."""
+    if shift == 0.0 and contrast == 1.0:
+        return image
+    levels = np.clip(np.arange(256) + shift, 0, 255) * contrast
+    return cv2.LUT(image, np.rint(levels.clip(0, 255)).astype(np.uint8))
+
+
+def _change_color(image: np.ndarray, saturation: float, turn: float) -> np.ndarray:
+    """Scale the saturation and turn the hue by `turn` degrees."""
+    levels = np.arange(256)
+    table = np.empty((1, 256, 3), np.uint8)
+    # The _FULL conversions spread 360 degrees over 0..255 (the plain ones over 0..179).
+    table[0, :, 0] = np.rint(levels + turn * 256 / 360).astype(np.int64) % 256
+    table[0, :, 1] = np.rint((levels * saturation).clip(0, 255))
+    table[0, :, 2] = levels
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), table)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
