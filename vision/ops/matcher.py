@@ -1,0 +1,125 @@
+"""Matching of priors to ground-truth boxes, on whole batches."""
+
+import torch
+from torch import Tensor
+
+from vision.ops.box_coder import cxcywh_to_xyxy
+
+BACKGROUND = 0
+IGNORED = -1
+# The family adds this to every union, in units of the image's area; it decides ties and overlaps
+# at the threshold, so the same weights see the same targets here.
+UNION_EPSILON = 1e-5
+# Overlaps are computed for a few images at a time, so that they stay in the processor's cache:
+# with 100 boxes an image and batch 64, about four times as fast as all at once.
+MAX_OVERLAPS_AT_ONCE = 1_000_000
+
+
+def pad_targets(targets: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Stack the boxes of a batch, padded to the image with the most.
+
+    Args:
+        targets: one dict an image with boxes [N, 4], labels [N] and, optionally, iscrowd [N].
+
+    Returns:
+        boxes [B, M, 4], labels [B, M] (0 where padded) and iscrowd [B, M]; M may be 0.
+    """
+    counts = torch.tensor([len(target["labels"]) for target in targets])
+    device = targets[0]["boxes"].device
+    filled = (torch.arange(int(counts.max())) < counts[:, None]).to(device)  # [B, M]
+    boxes = torch.zeros(*filled.shape, 4, device=device)
+    labels = torch.zeros(filled.shape, dtype=torch.int64, device=device)
+    iscrowd = torch.zeros_like(filled)
+    boxes[filled] = torch.cat([target["boxes"] for target in targets]).float()
+    labels[filled] = torch.cat([target["labels"] for target in targets])
+    if "iscrowd" in targets[0]:
+        iscrowd[filled] = torch.cat([target["iscrowd"] for target in targets]).bool()
+    return boxes, labels, iscrowd
+
+
+def match_priors(
+    boxes: Tensor,
+    labels: Tensor,
+    iscrowd: Tensor,
+    priors_cxcywh: Tensor,
+    *,
+    iou_threshold: float = 0.5,
+) -> tuple[Tensor, Tensor]:
+    """Give every prior a label and a box (Liu et al. 2016, section 2.2, "Matching strategy").
+
+    Each box gets its best prior, the later box winning a prior that two want; every other prior
+    gets the box it overlaps most, if by `iou_threshold` or more. Priors of the background that lie
+    by half or more in a crowd box are ignored: there may well be an object there.
+
+    Args:
+        boxes: xyxy in 0..1, [B, M, 4].
+        labels: [B, M], 0 where padded.
+        iscrowd: bool [B, M].
+        priors_cxcywh: [P, 4] in 0..1.
+
+    Returns:
+        prior_labels [B, P] (BACKGROUND, IGNORED or 1..C) and matched_boxes [B, P, 4], whose rows
+        mean something where the label is positive.
+    """
+    batch_size, max_boxes = labels.shape
+    num_priors = len(priors_cxcywh)
+    if max_boxes == 0:
+        return labels.new_zeros(batch_size, num_priors), boxes.new_zeros(batch_size, num_priors, 4)
+    priors = cxcywh_to_xyxy(priors_cxcywh)
+    is_object = (labels > 0) & ~iscrowd
+    best_iou, best_box, best_prior = _best_overlaps(boxes, priors, is_object)
+
+    # amax keeps the last box where several want one prior; rows that are no object do not vote.
+    box_index = torch.arange(max_boxes, device=labels.device).expand_as(labels)
+    votes = torch.where(is_object, box_index, -1)
+    forced = torch.full_like(best_box, -1).scatter_reduce_(1, best_prior, votes, "amax")
+    best_box = torch.where(forced >= 0, forced, best_box)
+
+    positive = (best_iou >= iou_threshold) | (forced >= 0)
+    prior_labels = torch.where(positive, labels.gather(1, best_box), BACKGROUND)
+    if iscrowd.any():
+        in_crowd = _inside_any(boxes, iscrowd, priors)
+        prior_labels = prior_labels.masked_fill(in_crowd & ~positive, IGNORED)
+    matched_boxes = boxes.gather(1, best_box[..., None].expand(-1, -1, 4))
+    return prior_labels, matched_boxes
+
+
+def _best_overlaps(
+    boxes: Tensor, priors: Tensor, is_object: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each prior's best IoU and box [B, P], and each box's best prior [B, M]."""
+    prior_areas = _areas(priors)
+    images_at_once = max(1, MAX_OVERLAPS_AT_ONCE // (boxes.shape[1] * len(priors)))
+    best_iou, best_box, best_prior = [], [], []
+    for chunk, chunk_is_object in zip(
+        boxes.split(images_at_once), is_object.split(images_at_once), strict=True
+    ):
+        intersection = _pairwise_intersection(chunk, priors)
+        union = (_areas(chunk)[..., None] + prior_areas).sub_(intersection).add_(UNION_EPSILON)
+        iou = intersection.div_(union).masked_fill_(~chunk_is_object[..., None], -1)
+        best = iou.max(dim=1)
+        best_iou.append(best.values)
+        best_box.append(best.indices)
+        best_prior.append(iou.argmax(dim=2))
+    return torch.cat(best_iou), torch.cat(best_box), torch.cat(best_prior)
+
+
+def _inside_any(boxes: Tensor, chosen: Tensor, priors: Tensor) -> Tensor:
+    """Tell which priors [B, P] lie by half or more in one of their image's `chosen` boxes."""
+    image, box = chosen.nonzero(as_tuple=True)
+    intersection = _pairwise_intersection(boxes[image, box][:, None], priors)[:, 0]  # [K, P]
+    inside = intersection >= 0.5 * _areas(priors).clamp(min=1e-12)
+    counts = torch.zeros(len(boxes), len(priors), device=boxes.device)
+    return counts.index_add_(0, image, inside.float()) > 0
+
+
+def _pairwise_intersection(boxes: Tensor, priors: Tensor) -> Tensor:
+    """Return the areas [B, M, P] that boxes [B, M, 4] and priors [P, 4] share."""
+    left, top, right, bottom = (x[..., None] for x in boxes.unbind(-1))  # each [B, M, 1]
+    width = torch.minimum(right, priors[:, 2]) - torch.maximum(left, priors[:, 0])
+    height = torch.minimum(bottom, priors[:, 3]) - torch.maximum(top, priors[:, 1])
+    return width.clamp_(min=0).mul_(height.clamp_(min=0))
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -1,0 +1,116 @@
+"""The MultiBox loss: matching, hard negative mining, cross entropy and smooth L1."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vision.ops.box_coder import encode_boxes
+from vision.ops.matcher import BACKGROUND, match_priors, pad_targets
+
+
+class MultiBoxLoss:
+    """SSD's training objective (Liu et al. 2016, section 2.2, equations 1 to 3).
+
+    Args:
+        priors_cxcywh: [P, 4] in 0..1.
+        image_size: (height, width) of the network's input, the frame of the targets' boxes.
+        iou_threshold: overlap from which a prior is positive.
+        neg_pos_ratio: negatives that count, for each positive of an image.
+        regression_weight: alpha in equation 1.
+    """
+
+    def __init__(
+        self,
+        priors_cxcywh: Tensor,
+        *,
+        image_size: tuple[int, int],
+        iou_threshold: float = 0.5,
+        neg_pos_ratio: float = 3,
+        regression_weight: float = 1,
+    ):
+        self.priors_cxcywh = priors_cxcywh
+        height, width = image_size
+        self.box_scale = priors_cxcywh.new_tensor([width, height, width, height])
+        self.iou_threshold = iou_threshold
+        self.neg_pos_ratio = neg_pos_ratio
+        self.regression_weight = regression_weight
+
+    def __call__(
+        self, cls_logits: Tensor, bbox_regression: Tensor, targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Compute the loss of a batch, in float32 whatever the network ran in.
+
+        Sums are divided by the positives of the batch. An image without positives is mined as if
+        it had one, and counts as one in the divisor, so that its hardest negatives teach
+        something and a batch of empty images cannot weigh more than others.
+
+        Args:
+            cls_logits: [B, P, C + 1].
+            bbox_regression: [B, P, 4].
+            targets: one dict an image: boxes [N, 4] xyxy in pixels of the input, labels [N] in
+                1..C, and iscrowd [N].
+
+        Returns:
+            Scalars `loss`, `loss_classification`, `loss_regression`, and the count `num_pos`.
+        """
+        prior_labels, matched_boxes = self.match(targets)
+        positive = prior_labels > BACKGROUND
+        num_pos = positive.sum(dim=1)
+        cls_logits, bbox_regression = cls_logits.float(), bbox_regression.float()
+
+        cross_entropy = F.cross_entropy(
+            cls_logits.flatten(0, 1), prior_labels.clamp(min=BACKGROUND).flatten(), reduction="none"
+        ).view_as(prior_labels)
+        negative = mine_hard_negatives(
+            cross_entropy.detach(),
+            prior_labels,
+            num_negatives=(num_pos.clamp(min=1) * self.neg_pos_ratio).ceil().long(),
+        )
+        divisor = num_pos.clamp(min=1).sum()
+        loss_classification = cross_entropy[positive | negative].sum() / divisor
+
+        rows, columns = positive.nonzero(as_tuple=True)
+        encoded = encode_boxes(matched_boxes[rows, columns], self.priors_cxcywh[columns])
+        loss_regression = (
+            F.smooth_l1_loss(bbox_regression[rows, columns], encoded, reduction="sum") / divisor
+        )
+        return {
+            "loss": loss_classification + self.regression_weight * loss_regression,
+            "loss_classification": loss_classification,
+            "loss_regression": loss_regression,
+            "num_pos": num_pos.sum(),
+        }
+
+    @torch.no_grad()
+    def match(self, targets: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return the priors' labels [B, P] and matched boxes [B, P, 4] xyxy in 0..1."""
+        boxes, labels, iscrowd = pad_targets(targets)
+        return match_priors(
+            boxes / self.box_scale,
+            labels,
+            iscrowd,
+            self.priors_cxcywh,
+            iou_threshold=self.iou_threshold,
+        )
+
+
+@torch.no_grad()
+def mine_hard_negatives(
+    background_loss: Tensor, prior_labels: Tensor, *, num_negatives: Tensor
+) -> Tensor:
+    """Choose each image's background priors of the highest loss (section 2.2, "Hard negative mining").
+
+    Args:
+        background_loss: [B, P]; read where the label is BACKGROUND.
+        prior_labels: [B, P]; positive and ignored priors are never chosen.
+        num_negatives: [B], how many to choose.
+
+    Returns:
+        bool [B, P].
+    """
+    loss = background_loss.masked_fill(prior_labels != BACKGROUND, -torch.inf)
+    most = min(int(num_negatives.max()), loss.shape[1])
+    hardest_loss, hardest = loss.topk(most, dim=1)  # [B, most], highest first
+    rank = torch.arange(most, device=loss.device)
+    chosen = (rank < num_negatives[:, None]) & (hardest_loss > -torch.inf)
+    return torch.zeros_like(loss, dtype=torch.bool).scatter_(1, hardest, chosen)
