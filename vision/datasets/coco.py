@@ -1,0 +1,150 @@
+"""The dataset of images and boxes that training and evaluation read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from vision.datasets.coco_index import Category, CocoIndex, load_coco_index
+from vision.datasets.image_files import read_image
+
+__all__ = ["Category", "CocoDetection", "CocoIndex", "load_coco_index"]
+
+
+class CocoDetection(Dataset):
+    """Images of one or more annotation files, with their boxes, through a joint transform.
+
+    `dataset[i]` is item `i` as in epoch 0, `dataset[epoch, i]` as in that epoch: augmentation is a
+    function of (seed, epoch, i) alone, whatever worker makes the item and whatever it made before.
+    """
+
+    def __init__(
+        self,
+        sources: list[tuple[CocoIndex, str | os.PathLike]],
+        *,
+        transform: Any,
+        seed: int = 0,
+        image_indices: np.ndarray | None = None,
+        min_size: tuple[int, int] | None = None,
+    ) -> None:
+        """Check the sources against each other and against the disk.
+
+        Args:
+            sources: an index and its image folder, each.
+            transform: called with (image, target, rng), returns (image, target).
+            seed: 0 or more.
+            image_indices: the images to use, [N], counted over all sources; default all.
+            min_size: (height, width) in pixels; JPEGs may be decoded at a fraction of their size
+                as long as they are no smaller than this.
+
+        Raises:
+            ValueError: the sources have different classes, or image files are missing.
+        """
+        _check_same_categories([index for index, _ in sources])
+        for index, folder in sources:
+            check_image_files(index, folder)
+        self.sources = [(index, str(folder)) for index, folder in sources]
+        self.categories = sources[0][0].categories
+        self.transform = transform
+        self.seed = seed
+        self.min_size = min_size
+        self._ends = np.cumsum([len(index) for index, _ in sources])
+        everything = np.arange(self._ends[-1])
+        self.image_indices = everything if image_indices is None else everything[image_indices]
+
+    def __len__(self) -> int:
+        return len(self.image_indices)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[np.ndarray, dict[str, Any]]:
+        """The image, uint8 [H, W, 3] RGB, and its target.
+
+        Returns:
+            image and {boxes float32 [N, 4] xyxy pixels of the image, labels int64 [N], iscrowd
+            bool [N], image_id, index (i), orig_size (height, width)}; N may be 0.
+
+        Raises:
+            ValueError, OSError: the file cannot be read or has another size than its entry says.
+        """
+        epoch, i = item if isinstance(item, tuple) else (0, item)
+        if not 0 <= i < len(self):
+            raise IndexError(f"item {i} of a dataset of {len(self)} images")
+        position = self.image_indices[i]
+        source = int(np.searchsorted(self._ends, position, side="right"))
+        index, folder = self.sources[source]
+        row = int(position - (self._ends[source] - len(index)))
+        image, target = self._read(index, folder, row)
+        target["index"] = int(i)
+        rng = np.random.default_rng((self.seed, int(epoch), int(i)))
+        return self.transform(image, target, rng)
+
+    def _read(self, index: CocoIndex, folder: str, row: int) -> tuple[np.ndarray, dict[str, Any]]:
+        height, width = (int(side) for side in index.sizes[row])
+        path = os.path.join(folder, index.file_name(row))
+        image = read_image(path, size=(height, width), min_size=self.min_size)
+        rows = slice(index.box_offsets[row], index.box_offsets[row + 1])
+        mask = index.trainable[rows]
+        boxes = index.clipped_boxes[rows][mask]
+        if image.shape[:2] != (height, width):
+            boxes *= np.float32([image.shape[1] / width, image.shape[0] / height] * 2)
+        return image, {
+            "boxes": boxes,
+            "labels": index.labels[rows][mask].astype(np.int64),
+            "iscrowd": index.iscrowd[rows][mask],
+            "image_id": int(index.image_ids[row]),
+            "orig_size": (height, width),
+        }
+
+
+def check_image_files(index: CocoIndex, folder: str | os.PathLike) -> None:
+    """Look for every image of `index` in one scan of each folder that holds some.
+
+    Raises:
+        ValueError: files are missing, naming how many and the first few.
+    """
+    present: dict[str, set[str]] = {}
+    missing = []
+    for row in range(len(index)):
+        parent, name = os.path.split(index.file_name(row))
+        if parent not in present:
+            present[parent] = _names_in(Path(folder, parent))
+        if name not in present[parent]:
+            missing.append(index.file_name(row))
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ValueError(
+            f"{folder}: {len(missing)} of the {len(index)} images of {index.annotation_file} are "
+            f"missing: {shown}; fetch them, or remove their entries"
+        )
+
+
+def _names_in(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        return set()
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries}
+
+
+def _check_same_categories(indices: list[CocoIndex]) -> None:
+    if not indices:
+        raise ValueError("a dataset needs at least one annotation file")
+    first = indices[0]
+    expected = [category.name for category in first.categories]
+    for index in indices[1:]:
+        names = [category.name for category in index.categories]
+        if names == expected:
+            continue
+        label = next(
+            (i for i, pair in enumerate(zip(expected, names, strict=False)) if pair[0] != pair[1]),
+            min(len(expected), len(names)),
+        )
+        raise ValueError(
+            f"{index.annotation_file} has other classes than {first.annotation_file}: "
+            f"{len(names)} against {len(expected)}, the first difference at label {label + 1}: "
+            f"{_name_at(names, label)} against {_name_at(expected, label)}"
+        )
+
+
+def _name_at(names: list[str], label: int) -> str:
+    return repr(names[label]) if label < len(names) else "none"

@@ -1,0 +1,238 @@
+"""COCO annotation files as text and as tables: find, read in pieces, check, write atomically."""
+
+import mmap
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows: abandoned temporary files stay until they are deleted by hand
+    fcntl = None
+
+MISSING_ID = -(2**63)
+# Coordinates in pixels at and beyond this count as not finite: NaN and Infinity, which Python
+# writes though JSON has no such words, are read as +-9e9 (as many bytes, so offsets stay true).
+NOT_FINITE = 1e9
+CHUNK_BYTES = 4 << 20
+
+
+class CategoryRecord(msgspec.Struct, gc=False):
+    """One entry of `categories`, without the keys that nothing here reads."""
+
+    id: int
+    name: str
+    original_id: int | None = None
+
+
+class ImageRecord(msgspec.Struct, gc=False):
+    """One entry of `images`; sizes in pixels."""
+
+    id: int | float
+    file_name: str
+    height: int | float
+    width: int | float
+
+
+class AnnotationRecord(msgspec.Struct, gc=False):
+    """One entry of `annotations`; the segmentation is skipped without making objects."""
+
+    id: int | float | None = None
+    image_id: int | float | None = None
+    category_id: int | float | None = None
+    bbox: list[float] | None = None
+    area: float | None = None
+    iscrowd: int | bool | None = None
+
+
+class CocoJson:
+    """An annotation file mapped into memory, its syntax checked, its sections located.
+
+    Attributes:
+        spans: of each top-level key, the first byte of its value and the byte after it.
+        source: the bytes of the file. parsed: the same, or a copy of the same length in which
+            NaN and Infinity are numbers.
+
+    Raises:
+        ValueError: not JSON (naming the byte offset) or not a JSON object.
+        OSError: the file cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = str(path)
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise ValueError(f"{self.path}: malformed JSON at byte 0: the file is empty")
+            self.source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.parsed: mmap.mmap | bytes = self.source
+        self.spans = self._locate_sections()
+
+    def _locate_sections(self) -> dict[str, tuple[int, int]]:
+        decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+        try:
+            sections = decoder.decode(self.parsed)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{self.path}: not a COCO file, the top is no object") from error
+        except msgspec.DecodeError as error:
+            offset = re.search(r"byte (\d+)", str(error))
+            byte = int(offset[1]) if offset else len(self.parsed)
+            if self.parsed is self.source and self.source[byte : byte + 3] in (b"NaN", b"Inf"):
+                self.parsed = _without_not_finite(self.source)
+                return self._locate_sections()
+            reason = str(error).removeprefix("JSON is malformed: ").split(" (byte")[0]
+            raise ValueError(f"{self.path}: malformed JSON at byte {byte}: {reason}") from error
+        return raw_spans(self.parsed, sections)
+
+    def chunks(self, key: str, record: type) -> Iterator[tuple[int, int, list]]:
+        """The list under `key`, some megabytes at a time; nothing where it is absent or null.
+
+        Yields:
+            (start, stop, records): bytes `start` to `stop` of the file hold these records and the
+            separator before the first. Together they are the list without its brackets.
+
+        Raises:
+            ValueError: no list, or an entry of another type, naming the entry.
+        """
+        start, stop = self.spans.get(key, (0, 0))
+        if self.parsed[start:stop] in (b"", b"null"):
+            return
+        if self.parsed[start : start + 1] != b"[":
+            raise ValueError(f"{self.path}: {key!r} must be a list")
+        decoder = msgspec.json.Decoder(list[record])
+        position, end, count = start + 1, stop - 1, 0
+        while position < end:
+            try:
+                cut, records = self._next_chunk(decoder, position, end)
+            except msgspec.DecodeError as error:
+                raise ValueError(f"{self.path}: {_entry_message(key, count, error)}") from error
+            yield position, cut, records
+            position, count = cut, count + len(records)
+
+    def _next_chunk(self, decoder, position: int, end: int) -> tuple[int, list]:
+        """Decode up to a `},{`. A cut inside a string or a nested list cannot decode (what was
+        opened is not closed), so a cut that decodes is right; a wrong one moves on."""
+        size = CHUNK_BYTES
+        while True:
+            boundary = _BETWEEN_OBJECTS.search(self.parsed, min(position + size, end), end)
+            cut = boundary.start() + 1 if boundary else end
+            text = self.parsed[position:cut].lstrip(b" \t\r\n,")
+            try:
+                return cut, decoder.decode(b"[" + text + b"]")
+            except msgspec.ValidationError:
+                raise
+            except msgspec.DecodeError:
+                if cut == end:
+                    raise
+                size = 2 * (cut - position)
+
+
+_BETWEEN_OBJECTS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
+
+
+def _entry_message(key: str, count: int, error: msgspec.DecodeError) -> str:
+    """msgspec's "... - at `$[12].id`", counted from the start of the list."""
+    reason, _, where = str(error).partition(" - at `$")
+    index = re.match(r"\[(\d+)\](.*?)`?$", where)
+    if not index:
+        return f"{key}[{count}...]: {reason}"
+    return f"{key}[{count + int(index[1])}]{index[2]}: {reason}"
+
+
+def _without_not_finite(source: mmap.mmap) -> bytes:
+    words = {b"NaN": b"9e9", b"Infinity": b"9e9     ", b"-Infinity": b"-9e9     "}
+    pattern = re.compile(rb'"(?:[^"\\]|\\.)*"|NaN|-?Infinity', re.DOTALL)
+    return pattern.sub(lambda match: words.get(match[0], match[0]), source)
+
+
+def raw_spans(text: bytes | mmap.mmap, values: dict[str, msgspec.Raw]) -> dict[str, tuple]:
+    """Where in `text` the values lie that msgspec decoded from it: {key: (start, stop)}."""
+
+    def address(buffer) -> int:
+        return np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
+
+    base = address(text)
+    starts = {key: address(raw) - base for key, raw in values.items()}
+    return {key: (start, start + len(memoryview(values[key]))) for key, start in starts.items()}
+
+
+def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
+    """The annotation file and the image folder of a split, 2017 names first.
+
+    Raises:
+        ValueError: one of them is absent; the message lists what was looked for.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such data set folder")
+    names = [f"annotations/instances_{split}2017.json", f"annotations/instances_{split}.json"]
+    folders = [f"{split}2017", split, f"images/{split}2017", f"images/{split}", "images"]
+    annotation_file = next((root / name for name in names if (root / name).is_file()), None)
+    image_folder = next((root / name for name in folders if (root / name).is_dir()), None)
+    if annotation_file is None:
+        raise ValueError(f"{root}: no annotations of split {split!r}; looked for {_or(names)}")
+    if image_folder is None:
+        raise ValueError(f"{root}: no images of split {split!r}; looked for {_or(folders)}")
+    return annotation_file, image_folder
+
+
+def _or(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def write_atomically(path: str | os.PathLike, chunks: bytes | Iterable[bytes]) -> None:
+    """Write a file so that at every moment it is absent, the old one, or the whole new one.
+
+    The bytes go to a temporary name in the same folder, are flushed to the disk and renamed. The
+    temporary file of a writer that was killed is removed by the next writer of the same file.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; `path` is then as it was.
+    """
+    path = Path(path)
+    _remove_abandoned(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_SH)  # held while alive: "not abandoned"
+            for chunk in [chunks] if isinstance(chunks, bytes) else chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+            if path.exists():
+                shutil.copymode(path, temporary)
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and links in `folder` survive a power cut, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for temporary in path.parent.glob(f".{_escape_glob(path.name)}.*.tmp") if fcntl else ():
+        try:
+            with open(temporary, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                temporary.unlink()
+        except OSError:
+            continue  # its writer lives, or it is gone
+
+
+def _escape_glob(name: str) -> str:
+    return re.sub(r"([\[\]*?])", r"[\1]", name)

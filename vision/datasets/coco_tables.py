@@ -1,0 +1,159 @@
+"""The images, annotations and categories of a COCO file as columns, and which boxes are usable."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from vision.datasets.coco_json import (
+    MISSING_ID,
+    NOT_FINITE,
+    AnnotationRecord,
+    CategoryRecord,
+    CocoJson,
+    ImageRecord,
+)
+
+NOT_A_BOX = [np.nan] * 4
+
+
+@dataclass
+class Images:
+    """The columns of `images` in file order."""
+
+    ids: np.ndarray  # int64 [I]
+    names: list[str]
+    sizes: np.ndarray  # int32 [I, 2], (height, width)
+
+
+@dataclass
+class Annotations:
+    """The columns of `annotations` in file order; what is absent is MISSING_ID, NaN or -1."""
+
+    ids: np.ndarray  # int64 [A]
+    image_ids: np.ndarray  # int64 [A]
+    category_ids: np.ndarray  # int64 [A]
+    boxes_xywh: np.ndarray  # float64 [A, 4]; NaN also for a box that is not four numbers
+    areas: np.ndarray  # float64 [A]
+    iscrowd: np.ndarray  # int8 [A]
+    chunks: list[tuple[int, int, int]]  # bytes from, to, and the annotations they hold
+
+
+def read_images(document: CocoJson) -> Images:
+    """Raises: ValueError when there are none, or an id is there twice."""
+    with _without_garbage_collection():
+        records = list(chain.from_iterable(c[2] for c in document.chunks("images", ImageRecord)))
+        ids = _id_array([r.id for r in records], f"{document.path}: images")
+        names = [r.file_name for r in records]
+        sizes = np.array([(r.height, r.width) for r in records], dtype=np.int32)
+    if not names:
+        raise ValueError(f"{document.path}: no images in it; is this an annotation file?")
+    duplicate = first_duplicate(ids)
+    if duplicate is not None:
+        both = [names[i] for i in np.flatnonzero(ids == duplicate)[:2]]
+        raise ValueError(
+            f"{document.path}: image id {duplicate} is there twice ({both[0]}, {both[1]}); "
+            "give one of them another id"
+        )
+    return Images(ids, names, sizes)
+
+
+def read_categories(document: CocoJson) -> list[CategoryRecord]:
+    """By ascending id. Raises: ValueError when there are none, or an id is there twice."""
+    chunks = document.chunks("categories", CategoryRecord)
+    records = sorted(chain.from_iterable(c[2] for c in chunks), key=lambda r: r.id)
+    if not records:
+        raise ValueError(f"{document.path}: no categories in it; is this an annotation file?")
+    duplicate = first_duplicate(np.array([r.id for r in records]))
+    if duplicate is not None:
+        raise ValueError(f"{document.path}: category id {duplicate} is there twice")
+    return records
+
+
+def read_annotations(document: CocoJson) -> Annotations:
+    """Raises: ValueError when an entry has another type than COCO's, naming the entry."""
+    columns: list[Annotations] = []
+    what = f"{document.path}: annotations"
+    with _without_garbage_collection():
+        for start, stop, records in document.chunks("annotations", AnnotationRecord):
+            columns.append(_columns(records, (start, stop, len(records)), what))
+    if not columns:
+        columns.append(_columns([], (0, 0, 0), what))
+    names = ("ids", "image_ids", "category_ids", "boxes_xywh", "areas", "iscrowd")
+    arrays = (np.concatenate([getattr(c, name) for c in columns]) for name in names)
+    return Annotations(*arrays, chunks=[c.chunks[0] for c in columns])
+
+
+def _columns(records: list[AnnotationRecord], span: tuple[int, int, int], what: str):
+    count = len(records)
+    boxes = [r.bbox for r in records]
+    if any(box is None or len(box) != 4 for box in boxes):
+        boxes = [NOT_A_BOX if box is None or len(box) != 4 else box for box in boxes]
+    areas = [r.area for r in records]
+    crowds = [r.iscrowd for r in records]
+    return Annotations(
+        ids=_id_array([r.id for r in records], what),
+        image_ids=_id_array([r.image_id for r in records], what),
+        category_ids=_id_array([r.category_id for r in records], what),
+        boxes_xywh=np.fromiter(chain.from_iterable(boxes), np.float64, 4 * count).reshape(-1, 4),
+        areas=np.array(areas, dtype=np.float64),  # None becomes NaN
+        iscrowd=np.array([-1 if c is None else c != 0 for c in crowds], dtype=np.int8),
+        chunks=[span],
+    )
+
+
+def _id_array(ids: list, what: str) -> np.ndarray:
+    """Ids as int64 [N]; None becomes MISSING_ID, 3.0 becomes 3, 3.5 is a ValueError."""
+    if None in ids:
+        ids = [MISSING_ID if number is None else number for number in ids]
+    array = np.array(ids)
+    if array.dtype.kind == "f" and np.array_equal(array, np.trunc(array)):
+        return array.astype(np.int64)
+    if array.dtype.kind != "i":
+        raise ValueError(f"{what} hold an id that is not a whole number of 64 bits")
+    return array.astype(np.int64)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """A million short lists of numbers make the collector walk all of them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def first_duplicate(ids: np.ndarray) -> int | None:
+    """An id that is there more than once, or None."""
+    ordered = np.sort(ids)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    return int(repeated[0]) if len(repeated) else None
+
+
+def positions_of(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """For each of `wanted` [N] its position in the unique `ids` [M], -1 where it is absent."""
+    order = np.argsort(ids, kind="stable")
+    places = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
+    return np.where(ids[places] == wanted, places, -1)
+
+
+def finite_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
+    """bool [A]: all four numbers are there and are plausible pixels."""
+    return (np.abs(boxes_xywh) < NOT_FINITE).all(axis=1)
+
+
+def clip_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Boxes [A, 4] cut off at the borders of images of `sizes` [A, 2] (height, width): xyxy.
+
+    A box without area in its image comes back with x2 <= x1 or y2 <= y1.
+    """
+    limits = sizes[:, ::-1]
+    low = np.maximum(boxes_xywh[:, :2], 0)
+    high = np.minimum(boxes_xywh[:, :2] + boxes_xywh[:, 2:], limits)
+    return np.concatenate([low, high], axis=1)
