@@ -1,0 +1,103 @@
+"""Convert a folder with YOLO labels into a COCO-style data set; no image is copied.
+
+    python convert_yolo_to_coco.py --data-root finetune_dataset
+    python convert_yolo_to_coco.py --data-root roboflow_export --output coco-style
+
+Writes annotations/instances_<split>.json and annotations/conversion_report.json into the folder
+itself, which is then a root for train_ssd.py --datasets; or into --output, which gets a link to
+the images of each split. Splits are splits/*.txt, or those of data.yaml, or the folders
+images/train and train/images.
+"""
+
+import argparse
+import functools
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vision.datasets.findings import Findings
+from vision.datasets.yolo import YoloSplit, read_yolo
+from vision.datasets.yolo_export import write_coco_root, write_report
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data-root", type=Path, required=True, help="folder of images/ and labels/, or data.yaml"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="ROOT", help="write there and link the images"
+    )
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="class names, one a line")
+    for split in ("train", "val", "test"):
+        parser.add_argument(
+            f"--{split}-split", type=Path, metavar="FILE", help=f"image paths of split {split}"
+        )
+    parser.add_argument(
+        "--strict-labels",
+        action="store_true",
+        help="a malformed row or a class outside the list is an error, not a warning",
+    )
+    parser.add_argument(
+        "--confidence", action="store_true", help="rows may end with a confidence; ignore it"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="where every finding goes (default: annotations/conversion_report.json)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert; 0 when done, 1 on a failure."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    given = {"train": args.train_split, "val": args.val_split, "test": args.test_split}
+    findings = Findings()
+    try:
+        splits = read_yolo(
+            args.data_root,
+            split_files={split: file for split, file in given.items() if file is not None},
+            class_file=args.classes,
+            strict_labels=args.strict_labels,
+            has_confidence=args.confidence,
+            findings=findings,
+            progress=functools.partial(tqdm, unit=" images", disable=None),
+        )
+        data_root = args.data_root if args.data_root.is_dir() else args.data_root.parent
+        root = args.output or data_root
+        files = write_coco_root(splits, root)
+        report = args.report or root / "annotations" / "conversion_report.json"
+        write_report(splits, findings, report)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    _print_result(splits, files, findings, report)
+    return 0
+
+
+def _print_result(
+    splits: dict[str, YoloSplit], files: dict[str, Path], findings: Findings, report: Path
+) -> None:
+    for split, data in splits.items():
+        print(
+            f"{split}: {len(data.coco['images'])} of {data.num_listed} images "
+            f"({data.num_without_label_file} without a label file), "
+            f"{len(data.coco['annotations'])} boxes -> {files[split]}"
+        )
+    for kind, number in findings.counts.items():
+        print(f"{kind}: {number}")
+    print(f"report: {report}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,101 @@
+"""Class names and split locations as classes.txt and data.yaml give them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+
+@dataclass(frozen=True)
+class DataYaml:
+    """What a data.yaml says: `splits` are the places as written, relative ones to `base`."""
+
+    file: Path
+    base: str
+    splits: dict[str, list[str]]
+    classes: dict[int, str] | None
+
+
+def read_class_file(path: Path) -> dict[int, str]:
+    """{class id: name} of a file with one name a line.
+
+    Raises:
+        ValueError: no names, a name twice, or an empty line among them.
+    """
+    names = [line.strip() for line in read_text(path).splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    return _checked_names(path, dict(enumerate(names)))
+
+
+def read_data_yaml(path: Path) -> DataYaml:
+    """Read the path, train, val, test, nc and names of an ultralytics data file.
+
+    Raises:
+        ValueError: it is not YAML, or these entries have another form.
+    """
+    try:
+        # Every scalar stays text: a class may be called no, on or 1.
+        entries = yaml.load(read_text(path), Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{path}: not valid YAML ({problem})") from None
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path}: expected lines such as 'train: images/train' and 'names:'")
+    if "kpt_shape" in entries:
+        raise ValueError(f"{path}: its labels are key points (kpt_shape), not boxes")
+    splits = {
+        split: _as_list(path, key, entries[key])
+        for split, keys in {"train": ["train"], "val": ["val", "valid"], "test": ["test"]}.items()
+        for key in keys
+        if entries.get(key)
+    }
+    classes = _classes_of(path, entries["names"]) if "names" in entries else None
+    if classes is not None and entries.get("nc", str(len(classes))) != str(len(classes)):
+        raise ValueError(
+            f"{path}: nc is {entries['nc']}, but names has {len(classes)}; correct one of them"
+        )
+    return DataYaml(file=path, base=str(entries.get("path", "")), splits=splits, classes=classes)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+
+
+def _as_list(path: Path, key: str, value: object) -> list[str]:
+    places = value if isinstance(value, list) else [value]
+    if not all(isinstance(place, str) for place in places):
+        raise ValueError(f"{path}: {key}: must be a folder, a .txt file or a list of them")
+    return places
+
+
+def _classes_of(path: Path, names: object) -> dict[int, str]:
+    """Class names given as a list or as {id: name}."""
+    if isinstance(names, list):
+        return _checked_names(path, dict(enumerate(names)))
+    if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
+        raise ValueError(f"{path}: names: must be a list of names, or lines 'id: name'")
+    return _checked_names(path, {int(key): name for key, name in names.items()})
+
+
+def _checked_names(path: Path, classes: dict[int, str]) -> dict[int, str]:
+    if not classes:
+        raise ValueError(f"{path}: holds no class names; write one a line, in the order of the ids")
+    ids: dict[str, int] = {}
+    for class_id, name in classes.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                f"{path}: class {class_id} has no name, though others follow; write one, or "
+                "remove the empty line"
+            )
+        if name in ids:
+            raise ValueError(
+                f"{path}: the classes {ids[name]} and {class_id} are both called '{name}'; "
+                "give each its own name"
+            )
+        ids[name] = class_id
+    return dict(sorted(classes.items()))

@@ -1,0 +1,216 @@
+"""Finding the splits, images, labels and class names of a folder in YOLO's layouts."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PureWindowsPath
+
+from vision.datasets.image_files import IMAGE_SUFFIXES
+from vision.datasets.yolo_config import DataYaml, read_class_file, read_data_yaml, read_text
+
+# What the folder of a split may be called.
+_SPLIT_FOLDERS = {
+    "train": ("train", "train2017"),
+    "val": ("val", "valid", "val2017"),
+    "test": ("test", "test2017"),
+}
+
+
+@dataclass(frozen=True)
+class YoloFolder:
+    """A YOLO data set: `splits` maps the name of a split to its image files, in order."""
+
+    root: Path
+    classes: dict[int, str]
+    splits: dict[str, list[str]]
+
+
+def find_yolo_folder(
+    root: str | Path,
+    *,
+    split_files: Mapping[str, str | Path] | None = None,
+    class_file: str | Path | None = None,
+) -> YoloFolder:
+    """Find out how a YOLO folder is laid out.
+
+    Splits come from the first of: `split_files`, `splits/*.txt`, the train, val and test of
+    data.yaml, the folders images/<split> and <split>/images. Class names come from the first
+    of: `class_file`, classes.txt, the names of data.yaml, labels/classes.txt.
+
+    Args:
+        root: the folder, or its data.yaml.
+        split_files: {split: file of image paths, one a line}; only these splits are used.
+        class_file: a file with one class name a line.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: something is missing or ambiguous; the message names it and the remedy.
+    """
+    root = Path(root)
+    config = None
+    if root.suffix.lower() in (".yaml", ".yml") and root.is_file():
+        config, root = read_data_yaml(root), root.parent
+    elif not root.is_dir():
+        raise ValueError(f"{root}: no such folder; give the one that holds images/ and labels/")
+    elif (root / "data.yaml").is_file():
+        config = read_data_yaml(root / "data.yaml")
+    classes = _find_classes(root, class_file, config)
+    if not split_files:
+        files = {split: root / "splits" / f"{split}.txt" for split in _SPLIT_FOLDERS}
+        split_files = {split: file for split, file in files.items() if file.is_file()}
+    if split_files:
+        splits = {split: _read_split(root, Path(file)) for split, file in split_files.items()}
+    else:
+        splits = _splits_of_config(root, config) or _splits_of_folders(root)
+    if not splits:
+        raise ValueError(
+            f"{root}: no splits; looked for splits/train.txt, train: and val: in data.yaml, "
+            "images/train/ and train/images/; write image paths into splits/train.txt, one a line"
+        )
+    for split, images in splits.items():
+        _check_images(split, images)
+    return YoloFolder(root, classes, splits)
+
+
+def label_candidates(root: Path, image_file: str) -> tuple[str, str]:
+    """Where the label file of an image may be, the likelier place first.
+
+    That is beside it with the last images/ of its path turned into labels/, as ultralytics has
+    it, and labels/<image stem>.txt of the root.
+    """
+    stem, _ = os.path.splitext(image_file)
+    flat = os.path.join(root, "labels", os.path.basename(stem) + ".txt")
+    head, images, tail = (os.sep + stem).rpartition(f"{os.sep}images{os.sep}")
+    beside = f"{head}{os.sep}labels{os.sep}{tail}.txt".removeprefix(os.sep)
+    return (beside, flat) if images else (flat, flat)
+
+
+def image_folder_of(root: Path, split: str) -> Path | None:
+    """Where the images of a split are looked for once `root` is a COCO-style data set."""
+    names = (f"{split}2017", split, f"images/{split}2017", f"images/{split}", "images")
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def names_below(folder: Path, images: list[str]) -> list[str]:
+    """The images' paths relative to a folder, with slashes; links are followed if need be.
+
+    Raises:
+        ValueError: an image is not below the folder.
+    """
+    prefix = os.path.join(folder, "")
+    if all(image.startswith(prefix) for image in images):
+        return [image[len(prefix) :].replace(os.sep, "/") for image in images]
+    real_path = lru_cache(os.path.realpath)
+    prefix = os.path.join(real_path(folder), "")
+    names = []
+    for image in images:
+        parent, name = os.path.split(image)
+        place = os.path.join(real_path(parent), name)
+        if not place.startswith(prefix):
+            raise ValueError(f"{image}: is not below {folder}")
+        names.append(place[len(prefix) :].replace(os.sep, "/"))
+    return names
+
+
+def _find_classes(
+    root: Path, class_file: str | Path | None, config: DataYaml | None
+) -> dict[int, str]:
+    if class_file is not None:
+        return read_class_file(Path(class_file))
+    if (root / "classes.txt").is_file():
+        return read_class_file(root / "classes.txt")
+    if config is not None and config.classes is not None:
+        return config.classes
+    if (root / "labels" / "classes.txt").is_file():
+        return read_class_file(root / "labels" / "classes.txt")
+    raise ValueError(
+        f"{root}: no class names; write them into {root / 'classes.txt'}, one a line, in the "
+        "order of the class ids"
+    )
+
+
+def _read_split(root: Path, split_file: Path) -> list[str]:
+    """The image files that a split file lists; paths that do not exist are looked for in images/.
+
+    Raises:
+        ValueError: some are nowhere.
+    """
+    lines = read_text(split_file).splitlines()
+    images, missing = [], []
+    for number, line in enumerate(lines, 1):
+        if name := line.strip():
+            image = _locate(root, split_file.parent, name)
+            images.append(image)
+            if image is None:
+                missing.append(f"line {number} ({name})")
+    if missing:
+        raise ValueError(
+            f"{split_file}: {len(missing)} of {len(images)} images exist neither at their path "
+            f"nor as {root / 'images'}/<name>: {', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}; restore them or remove their lines"
+        )
+    return images
+
+
+def _locate(root: Path, base: Path, name: str) -> str | None:
+    """The file of an image path that may be relative, or of another machine."""
+    places = (
+        os.path.join(root, name),  # the path itself where it is absolute
+        os.path.join(base, name),
+        os.path.join(root, "images", os.path.basename(name)),
+        os.path.join(root, "images", PureWindowsPath(name).name),
+    )
+    return next((os.path.normpath(place) for place in places if os.path.isfile(place)), None)
+
+
+def _splits_of_config(root: Path, config: DataYaml | None) -> dict[str, list[str]]:
+    """The splits of a data.yaml; one whose places are all elsewhere has none."""
+    splits: dict[str, list[str]] = {}
+    for split, places in config.splits.items() if config else ():
+        found = [_find_place(root, config.base, place) for place in places]
+        if None not in found:
+            splits[split] = [
+                image
+                for place in found
+                for image in (_list_images(place) if place.is_dir() else _read_split(root, place))
+            ]
+    return splits
+
+
+def _find_place(root: Path, base: str, place: str) -> Path | None:
+    """A folder or file that a data.yaml names; its `path` may be of another machine."""
+    inner = place.removeprefix("../")  # as Roboflow writes it, meaning the folder itself
+    places = (root / base / place, root / place, root / inner)
+    return next((place for place in places if place.exists()), None)
+
+
+def _splits_of_folders(root: Path) -> dict[str, list[str]]:
+    splits = {}
+    for split, names in _SPLIT_FOLDERS.items():
+        places = [root / "images" / name for name in names]
+        places += [root / name / "images" for name in names]
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is not None:
+            splits[split] = _list_images(folder)
+    return splits
+
+
+def _list_images(folder: Path) -> list[str]:
+    """All image files below a folder, sorted."""
+    return sorted(
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
+
+
+def _check_images(split: str, images: list[str]) -> None:
+    if not images:
+        raise ValueError(f"split {split} has no images; add some, or remove the split")
+    for image in images:
+        try:
+            image.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{image!r}: the name is not UTF-8; rename the file") from None
