@@ -2,6 +2,7 @@
 
 from multiprocessing.reduction import ForkingPickler
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -182,6 +183,41 @@ def test_boxes_are_valid_over_many_random_images(name):
         assert len(boxes) == len(moved["labels"]) == len(moved["iscrowd"])
         assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [200, 150]).all()
         assert (boxes[:, 2:] - boxes[:, :2] >= 0.999).all()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_plan_allows_a_smaller_decode(name):
+    """Half an image of twice the needed size gives the same boxes and nearly its pixels."""
+    blurred = cv2.GaussianBlur(noise_image(900, 1200), (0, 0), 8)
+    target = make_target([200, 100, 700, 800], [800, 500, 1100, 700])
+    transform = build_train_transform(name, image_size=(100, 120), mean=MEAN)
+    num_reduced = 0
+    for seed in range(40):
+        whole, whole_target = transform(blurred, target, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        plan = transform.plan((900, 1200), target, rng)
+        if plan.min_size[0] > 450 or plan.min_size[1] > 600:
+            continue
+        num_reduced += 1
+        half = cv2.resize(blurred, (600, 450), interpolation=cv2.INTER_AREA)
+        out, moved = transform.apply(half, target, plan, rng)
+        assert np.abs(out.astype(int) - whole).mean() < 6
+        np.testing.assert_allclose(moved["boxes"], whole_target["boxes"], atol=1.0)
+        assert moved["boxes"].dtype == np.float32
+    assert num_reduced > 20
+
+
+def test_min_size_is_what_the_view_needs():
+    transform = build_eval_transform((300, 320))
+    plan = transform.plan((3001, 4000), make_target())
+    assert plan.min_size == (300, 320)
+    crop = Augmentation(crop=RandomIouCrop(min_ious=(0.0,), min_size=0.5))
+    plan = ViewTransform((300, 320), (0, 0, 0), crop).plan(
+        (3000, 4000), make_target([1900, 1400, 2100, 1600]), np.random.default_rng(1)
+    )
+    width, height = plan.view.x2 - plan.view.x1, plan.view.y2 - plan.view.y1
+    assert plan.view != (0, 0, 4000, 3000)
+    assert plan.min_size == (int(np.ceil(900_000 / height)), int(np.ceil(1_280_000 / width)))
 
 
 def test_unknown_preset_names_the_choices():

@@ -72,44 +72,41 @@ class RandomIouCrop:
 
     def __call__(self, view: View, boxes: np.ndarray, rng: np.random.Generator) -> View:
         """Pick a patch of `view`, given `boxes` [N, 4] xyxy source pixels with N >= 1."""
-        crops = self._sample(view, rng)  # [K * T, 4]
-        shape = (len(self.min_ious), self.trials)
-        least = np.repeat(np.asarray(self.min_ious), self.trials)
-        fits = (self._best_iou(crops, boxes) >= least).reshape(shape)
+        crops = self._sample(view, rng)  # [4, K * T]
+        least = np.repeat(np.asarray(self.min_ious, np.float32), self.trials)
+        fits = (self._best_iou(crops, boxes) >= least).reshape(-1, self.trials)
         candidates = np.flatnonzero(fits.any(axis=1))
         choice = rng.integers(len(candidates) + 1)
         if choice == len(candidates):
             return view
         row = candidates[choice]
-        return View(*crops[row * self.trials + fits[row].argmax()].tolist())
+        return View(*(int(edge) for edge in crops[:, row * self.trials + fits[row].argmax()]))
 
     def _sample(self, view: View, rng: np.random.Generator) -> np.ndarray:
-        """Random integer patches [K * T, 4] of the view, whatever their aspect and IoU."""
+        """Random whole-pixel patches [4, K * T] of the view, whatever their aspect and IoU."""
         draws = rng.random((4, len(self.min_ious) * self.trials))
-        x1, y1, x2, y2 = view
-        width = (self.min_size + (1 - self.min_size) * draws[0]) * (x2 - x1)
-        height = (self.min_size + (1 - self.min_size) * draws[1]) * (y2 - y1)
-        left = x1 + draws[2] * (x2 - x1 - width)
-        top = y1 + draws[3] * (y2 - y1 - height)
-        return np.rint(np.stack([left, top, left + width, top + height], axis=1)).astype(np.int64)
+        origin = np.array(view[:2])[:, None]
+        length = np.array([view.x2 - view.x1, view.y2 - view.y1])[:, None]
+        share = self.min_size + (1 - self.min_size) * draws[:2]
+        side = np.rint(np.maximum(share * length, 1))
+        first = origin + np.floor(draws[2:] * (length - side + 1))
+        return np.concatenate([first, first + side]).astype(np.float32)
 
     def _best_iou(self, crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """Largest IoU [M] with a box centred in the patch; -1 without one or of a bad aspect."""
-        x1, y1, x2, y2 = crops.astype(np.float32).T[:, :, None]
-        bx1, by1, bx2, by2 = boxes.T.astype(np.float32)
-        center_x, center_y = (bx1 + bx2) / 2, (by1 + by2) / 2
-        width = np.minimum(x2, bx2) - np.maximum(x1, bx1)
+        x1, y1, x2, y2 = crops
+        # Boxes go down the rows, as numpy is fast along the last axis and patches are many.
+        bx1, by1, bx2, by2 = boxes.astype(np.float32).T[:, :, None]
+        width = np.minimum(x2, bx2) - np.maximum(x1, bx1)  # [N, M]
         height = np.minimum(y2, by2) - np.maximum(y1, by1)
-        overlap = np.maximum(width, 0) * np.maximum(height, 0)  # [M, N]
-        crop_width, crop_height = x2 - x1, y2 - y1  # [M, 1]
-        crop_area = crop_width * crop_height
-        iou = overlap / np.maximum(crop_area + (bx2 - bx1) * (by2 - by1) - overlap, 1e-6)
-        inside = (center_x >= x1) & (center_x <= x2) & (center_y >= y1) & (center_y <= y2)
-        best = np.where(inside, iou, -1.0).max(axis=1)
-        wide = np.maximum(crop_width, crop_height) > self.max_aspect * np.minimum(
-            crop_width, crop_height
-        )
-        best[wide[:, 0]] = -1.0
+        overlap = np.maximum(width, 0) * np.maximum(height, 0)
+        crop_width, crop_height = x2 - x1, y2 - y1
+        iou = overlap / (crop_width * crop_height + (bx2 - bx1) * (by2 - by1) - overlap)
+        x, y = (bx1 + bx2) / 2, (by1 + by2) / 2
+        iou[(x < x1) | (x > x2) | (y < y1) | (y > y2)] = -1.0
+        best = iou.max(axis=0)
+        longer = np.maximum(crop_width, crop_height)
+        best[longer > self.max_aspect * np.minimum(crop_width, crop_height)] = -1.0
         return best
 
 

@@ -43,6 +43,24 @@ PRESETS: dict[str, Augmentation] = {
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What was decided for one image before its pixels are read.
+
+    Attributes:
+        view: source pixels that will fill the output.
+        flip: mirror left and right.
+        source_size: (height, width) of the image that `view` and the boxes are in.
+        min_size: (height, width) at which the image may be decoded without losing detail; larger
+            than `source_size` where the view is enlarged.
+    """
+
+    view: View
+    flip: bool
+    source_size: tuple[int, int]
+    min_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class ViewTransform:
     """Augment an image and its boxes, and stretch the result to the network's input size.
 
@@ -74,13 +92,44 @@ class ViewTransform:
         Returns:
             The image uint8 [h, w, 3], and a new target with the boxes in its pixels.
         """
-        view, flip = self._draw_view(image.shape[:2], target, rng)
+        return self.apply(image, target, self.plan(image.shape[:2], target, rng), rng)
+
+    def plan(
+        self, source_size: tuple[int, int], target: dict, rng: np.random.Generator | None = None
+    ) -> Plan:
+        """Draw the geometry, so that a large image need not be decoded at full size.
+
+        `plan`, then `read_image(..., min_size=plan.min_size)`, then `apply` with the same `rng`
+        is the call of the transform, with fewer pixels touched.
+        """
+        view, flip = self._draw_view(source_size, target, rng)
+        height = -(-source_size[0] * self.image_size[0] // (view.y2 - view.y1))  # rounded up
+        width = -(-source_size[1] * self.image_size[1] // (view.x2 - view.x1))
+        return Plan(view, flip, tuple(source_size), (height, width))
+
+    def apply(
+        self, image: np.ndarray, target: dict, plan: Plan, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, dict]:
+        """Carry out `plan` on `image`, which may be smaller than `plan.source_size`."""
+        view = plan.view
+        if image.shape[:2] != plan.source_size:
+            ratio_y, ratio_x = np.divide(image.shape[:2], plan.source_size)
+            view = View(
+                round(view.x1 * ratio_x),
+                round(view.y1 * ratio_y),
+                round(view.x2 * ratio_x),
+                round(view.y2 * ratio_y),
+            )
+            ratios = np.array([ratio_x, ratio_y, ratio_x, ratio_y])
+            target = {**target, "boxes": target["boxes"] * ratios}
         placement = place_view(view, image.shape[:2], self.image_size)
         patch = cut_patch(image, placement)
         if self.augmentation.photometric:
             patch = self.augmentation.photometric(patch, rng)
-        image = paste_patch(patch, placement, image_size=self.image_size, fill=self.fill, flip=flip)
-        target = place_boxes(target, placement, output_width=self.image_size[1], flip=flip)
+        image = paste_patch(
+            patch, placement, image_size=self.image_size, fill=self.fill, flip=plan.flip
+        )
+        target = place_boxes(target, placement, output_width=self.image_size[1], flip=plan.flip)
         return image, target
 
     def _draw_view(self, source_size, target: dict, rng) -> tuple[View, bool]:
