@@ -1,4 +1,4 @@
-"""Convolution blocks; the order of layers in each Sequential is fixed by the family's weight files."""
+"""Convolution blocks; the family's weight files fix the order of layers in each."""
 
 from torch import Tensor, nn
 

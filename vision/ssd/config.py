@@ -1,6 +1,7 @@
 """The numbers of the networks' priors."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -26,9 +27,7 @@ class PriorConfig:
     strides: tuple[int, ...] = (16, 32, 64)
 
     def __post_init__(self):
-        if len(self.sizes) != 7 or any(
-            small >= large for small, large in zip(self.sizes, self.sizes[1:], strict=False)
-        ):
+        if len(self.sizes) != 7 or any(small >= large for small, large in pairwise(self.sizes)):
             raise ValueError(
                 f"prior sizes {self.sizes}: give seven growing shares of the image, "
                 "such as 0.1 0.2 0.35 0.5 0.65 0.8 0.95"

@@ -98,7 +98,7 @@ class MultiBoxLoss:
 def mine_hard_negatives(
     background_loss: Tensor, prior_labels: Tensor, *, num_negatives: Tensor
 ) -> Tensor:
-    """Choose each image's background priors of the highest loss (section 2.2, "Hard negative mining").
+    """Choose each image's background priors of the highest loss (section 2.2).
 
     Args:
         background_loss: [B, P]; read where the label is BACKGROUND.

@@ -1,6 +1,7 @@
 """The networks by name."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import nn
 
@@ -63,7 +64,7 @@ def build_mb2_ssd(
             *conv_bn_relu(in_channels, out_channels // 2, kernel=1),
             *conv_bn_relu(out_channels // 2, out_channels, kernel=3, stride=2),
         )
-        for in_channels, out_channels in zip(channels[1:-1], channels[2:], strict=True)
+        for in_channels, out_channels in pairwise(channels[1:])
     )
 
     def heads(num_values: int) -> nn.ModuleList:

@@ -1,0 +1,127 @@
+"""Batches of images and targets, in an order that is a function of the seed and the epoch."""
+
+import signal
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Batch = tuple[Tensor, list[dict]]
+
+
+class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) pairs; the worker that gets one needs no history.
+
+    A last batch of a single image joins the batch before it: BatchNorm cannot train on one value
+    a channel, which is what the 1x1 feature map has then.
+
+    Attributes:
+        epoch: shuffles, and reaches the data set in each pair.
+        start_batch: batches of the epoch to leave out, when an epoch is continued.
+    """
+
+    def __init__(self, num_images: int, *, batch_size: int, seed: int = 0, shuffle: bool):
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        self.start_batch = 0
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of a whole epoch, wherever this one starts."""
+        full, rest = divmod(self.num_images, self.batch_size)
+        joins = rest == 1 and full > 0 and self.shuffle
+        return full + (rest > 0 and not joins)
+
+    def __len__(self) -> int:
+        return self.num_batches - self.start_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.arange(self.num_images)
+        if self.shuffle:
+            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        for batch in range(self.start_batch, self.num_batches):
+            start = batch * self.batch_size
+            is_last = batch == self.num_batches - 1
+            stop = self.num_images if is_last else start + self.batch_size
+            yield [(self.epoch, int(index)) for index in order[start:stop]]
+
+
+class DetectionLoader:
+    """A DataLoader whose batches are images uint8 [B, 3, H, W] and a list of target dicts.
+
+    Images lie in memory as channels-last. Targets hold boxes float32 [N, 4], labels int64 [N],
+    iscrowd bool [N] as tensors, and image_id, index, orig_size (height, width) as numbers.
+
+    Args:
+        dataset: items (image uint8 [H, W, 3], target dict of arrays), addressed by (epoch, index).
+        batch_size: images a batch.
+        num_workers: processes that read and augment; 0 does it in this one.
+        seed: of the order.
+        shuffle: training order; otherwise the data set's.
+    """
+
+    def __init__(
+        self, dataset: Dataset, *, batch_size: int, num_workers: int, seed: int = 0, shuffle: bool
+    ):
+        self.dataset = dataset
+        self.sampler = EpochBatchSampler(
+            len(dataset), batch_size=batch_size, seed=seed, shuffle=shuffle
+        )
+        self.loader = DataLoader(
+            dataset,
+            batch_sampler=self.sampler,
+            num_workers=num_workers,
+            collate_fn=_collate,
+            worker_init_fn=_init_worker,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_position(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch that the next iteration goes through, and its first batch."""
+        self.sampler.epoch = epoch
+        self.sampler.start_batch = start_batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches.
+
+        Raises:
+            ValueError: an image could not be read; one line that names it.
+        """
+        try:
+            for images, targets in self.loader:
+                yield images, [_to_tensors(target) for target in targets]
+        except (ValueError, OSError) as error:
+            # What a worker raised comes with its traceback as text; the last line says what it was.
+            message = str(error).strip().splitlines()[-1]
+            raise ValueError(message.removeprefix(f"{type(error).__name__}: ")) from error
+
+
+def _collate(items: list[tuple[np.ndarray, dict]]) -> Batch:
+    """Stack images; targets stay numpy arrays, which cross to the main process in one message."""
+    images, targets = zip(*items, strict=True)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), list(targets)
+
+
+def _to_tensors(target: dict) -> dict:
+    return {
+        key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for key, value in target.items()
+    }
+
+
+def _init_worker(worker_id: int) -> None:
+    """One thread a worker; signals are the main process's business, which stops the workers."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

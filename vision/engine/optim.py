@@ -1,0 +1,116 @@
+"""Optimizers, parameter groups, frozen layers and the learning-rate schedule."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from vision.ssd.ssd import SSD
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULERS = ("cosine", "multi-step", "none")
+
+
+def freeze(model: SSD, *, base_net: bool, all_but_heads: bool) -> None:
+    """Stop the gradients of the backbone, or of everything but the prediction heads."""
+    modules = [model.base_net] if base_net or all_but_heads else []
+    if all_but_heads:
+        modules += [model.source_layer_add_ons, model.extras]
+    for module in modules:
+        module.requires_grad_(False)
+
+
+def set_train_mode(model: SSD) -> None:
+    """Put the model in training mode, frozen parts excepted.
+
+    A frozen BatchNorm keeps its statistics too: weights that stay while their normalisation
+    drifts are not frozen.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()
+
+
+def parameter_groups(
+    model: SSD, *, lr: float, base_net_lr: float | None, extra_layers_lr: float | None
+) -> list[dict]:
+    """Split the trainable parameters into backbone, extra layers and heads, each with its rate."""
+    groups = [
+        {"name": "base_net", "modules": [model.base_net], "lr": base_net_lr},
+        {
+            "name": "extra_layers",
+            "modules": [model.source_layer_add_ons, model.extras],
+            "lr": extra_layers_lr,
+        },
+        {
+            "name": "heads",
+            "modules": [model.regression_headers, model.classification_headers],
+            "lr": None,
+        },
+    ]
+    split = []
+    for group in groups:
+        params = [p for m in group["modules"] for p in m.parameters() if p.requires_grad]
+        if params:
+            group_lr = lr if group["lr"] is None else group["lr"]
+            split.append({"params": params, "name": group["name"], "lr": group_lr})
+    return split
+
+
+def build_optimizer(
+    name: str, groups: list[dict], *, momentum: float, weight_decay: float
+) -> Optimizer:
+    """Build one of OPTIMIZERS; each group remembers its `base_lr` for the schedule."""
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    if name == "sgd":
+        return SGD(groups, momentum=momentum, weight_decay=weight_decay)
+    return {"adam": Adam, "adamw": AdamW}[name](groups, weight_decay=weight_decay)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a function of the step alone, so that any step can be resumed.
+
+    Attributes:
+        kind: one of SCHEDULERS.
+        total_steps: where the cosine reaches 0.
+        warmup_steps: steps over which the rate first grows linearly (Goyal et al. 2017, 2.2).
+        milestones: steps at which multi-step multiplies the rate by `gamma`.
+    """
+
+    kind: str
+    total_steps: int
+    warmup_steps: int = 0
+    milestones: Sequence[int] = ()
+    gamma: float = 0.1
+
+    def factor(self, step: int) -> float:
+        """Return what the base rates are multiplied by in step `step`, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.kind == "cosine":
+            decay_steps = max(1, self.total_steps - self.warmup_steps)
+            progress = min(1.0, (step - self.warmup_steps) / decay_steps)
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        if self.kind == "multi-step":
+            return self.gamma ** sum(step >= milestone for milestone in self.milestones)
+        return 1.0
+
+    def apply(self, optimizer: Optimizer, step: int) -> None:
+        """Set the rates of the optimizer's groups for step `step`."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * self.factor(step)
+
+    def state_dict(self) -> dict:
+        """Return what a checkpoint keeps of the schedule."""
+        return {
+            "kind": self.kind,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            "milestones": list(self.milestones),
+            "gamma": self.gamma,
+        }

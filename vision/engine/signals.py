@@ -1,0 +1,44 @@
+"""SIGINT and SIGTERM as a wish to stop, granted between two steps."""
+
+import logging
+import os
+import signal
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """Training stopped because a signal asked for it."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class StopSignals:
+    """Remembers a SIGINT or SIGTERM while active; the second SIGINT ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came."""
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.received is not None and signum == signal.SIGINT:
+            os._exit(128 + signum)
+        self.received = signum
+        logger.warning("%s: finishing this step, then saving", signal.Signals(signum).name)
