@@ -3,7 +3,7 @@
 118,287 images, about 860,000 annotations and 470 MB, with the key order, the gaps in the
 category ids, the polygons, run-length crowds and annotation ids of the real one:
 
-    python benchmarks/make_coco_sized_json.py --output /tmp/coco/annotations/instances_train2017.json
+    python benchmarks/make_coco_sized_json.py --output big/annotations/instances_train2017.json
 """
 
 import argparse

@@ -20,7 +20,7 @@ MISSING_ID = -(2**63)
 # Coordinates in pixels at and beyond this count as not finite: NaN and Infinity, which Python
 # writes though JSON has no such words, are read as +-9e9 (as many bytes, so offsets stay true).
 NOT_FINITE = 1e9
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 
 
 class CategoryRecord(msgspec.Struct, gc=False):
@@ -72,6 +72,7 @@ class CocoJson:
             self.source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.parsed: mmap.mmap | bytes = self.source
         self.spans = self._locate_sections()
+        self.forget_pages(0, len(self.source))
 
     def _locate_sections(self) -> dict[str, tuple[int, int]]:
         decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -100,7 +101,7 @@ class CocoJson:
             ValueError: no list, or an entry of another type, naming the entry.
         """
         start, stop = self.spans.get(key, (0, 0))
-        if self.parsed[start:stop] in (b"", b"null"):
+        if stop - start <= 4 and self.parsed[start:stop] in (b"", b"null"):
             return
         if self.parsed[start : start + 1] != b"[":
             raise ValueError(f"{self.path}: {key!r} must be a list")
@@ -112,18 +113,21 @@ class CocoJson:
             except msgspec.DecodeError as error:
                 raise ValueError(f"{self.path}: {_entry_message(key, count, error)}") from error
             yield position, cut, records
+            self.forget_pages(position, cut)
             position, count = cut, count + len(records)
 
     def _next_chunk(self, decoder, position: int, end: int) -> tuple[int, list]:
         """Decode up to a `},{`. A cut inside a string or a nested list cannot decode (what was
         opened is not closed), so a cut that decodes is right; a wrong one moves on."""
         size = CHUNK_BYTES
+        first = _SEPARATOR.match(self.parsed, position, end).end()
         while True:
             boundary = _BETWEEN_OBJECTS.search(self.parsed, min(position + size, end), end)
             cut = boundary.start() + 1 if boundary else end
-            text = self.parsed[position:cut].lstrip(b" \t\r\n,")
+            with memoryview(self.parsed) as view:
+                text = b"".join((b"[", view[first:cut], b"]"))
             try:
-                return cut, decoder.decode(b"[" + text + b"]")
+                return cut, decoder.decode(text)
             except msgspec.ValidationError:
                 raise
             except msgspec.DecodeError:
@@ -131,7 +135,14 @@ class CocoJson:
                     raise
                 size = 2 * (cut - position)
 
+    def forget_pages(self, start: int, stop: int) -> None:
+        """Give back the memory of pages that were read; read again, they come from the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            first = start - start % mmap.PAGESIZE
+            self.source.madvise(mmap.MADV_DONTNEED, first, stop - first)
 
+
+_SEPARATOR = re.compile(rb"[ \t\r\n,]*")
 _BETWEEN_OBJECTS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 
 

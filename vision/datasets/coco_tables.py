@@ -90,7 +90,7 @@ def read_annotations(document: CocoJson) -> Annotations:
 def _columns(records: list[AnnotationRecord], span: tuple[int, int, int], what: str):
     count = len(records)
     boxes = [r.bbox for r in records]
-    if any(box is None or len(box) != 4 for box in boxes):
+    if None in boxes or set(map(len, boxes)) - {4}:
         boxes = [NOT_A_BOX if box is None or len(box) != 4 else box for box in boxes]
     areas = [r.area for r in records]
     crowds = [r.iscrowd for r in records]
