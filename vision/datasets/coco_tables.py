@@ -79,15 +79,15 @@ def read_annotations(document: CocoJson) -> Annotations:
     what = f"{document.path}: annotations"
     with _without_garbage_collection():
         for start, stop, records in document.chunks("annotations", AnnotationRecord):
-            columns.append(_columns(records, (start, stop, len(records)), what))
+            columns.append(_columns(records, [(start, stop, len(records))], what))
     if not columns:
-        columns.append(_columns([], (0, 0, 0), what))
+        return _columns([], [], what)
     names = ("ids", "image_ids", "category_ids", "boxes_xywh", "areas", "iscrowd")
     arrays = (np.concatenate([getattr(c, name) for c in columns]) for name in names)
-    return Annotations(*arrays, chunks=[c.chunks[0] for c in columns])
+    return Annotations(*arrays, chunks=[chunk for c in columns for chunk in c.chunks])
 
 
-def _columns(records: list[AnnotationRecord], span: tuple[int, int, int], what: str):
+def _columns(records: list[AnnotationRecord], chunks: list, what: str) -> Annotations:
     count = len(records)
     boxes = [r.bbox for r in records]
     if None in boxes or set(map(len, boxes)) - {4}:
@@ -101,7 +101,7 @@ def _columns(records: list[AnnotationRecord], span: tuple[int, int, int], what: 
         boxes_xywh=np.fromiter(chain.from_iterable(boxes), np.float64, 4 * count).reshape(-1, 4),
         areas=np.array(areas, dtype=np.float64),  # None becomes NaN
         iscrowd=np.array([-1 if c is None else c != 0 for c in crowds], dtype=np.int8),
-        chunks=[span],
+        chunks=chunks,
     )
 
 

@@ -1,0 +1,94 @@
+"""Give COCO annotation files sequential category ids and repair broken annotations.
+
+    python fix_coco_annotations.py --path coco-data
+
+Every `annotations/instances_*.json` is rewritten in one go: category ids become 0, 1, ... by
+ascending old id (kept as `original_id`), annotations follow, and nothing else changes. The file as
+it was stays beside it as `instances_*.original.json`. Annotations of categories or images that do
+not exist and boxes that are not finite or outside their image are dropped; annotation ids that are
+0 or there twice are renumbered; absent `area` and `iscrowd` are filled in: all of it counted below.
+Run again, it changes nothing; interrupted, run it again. Exit 1: nothing was changed in the file
+that the message names, and in those after it.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from vision.datasets.coco_repair import Repair, check_same_classes, plan_repair
+from vision.datasets.coco_rewrite import write_repair
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        fix_annotations(arguments.path, dry_run=arguments.dry_run)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; every file is whole, run the same command again", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--path", type=Path, required=True, help="folder that holds annotations/")
+    parser.add_argument("--dry-run", action="store_true", help="report, and write nothing")
+    return parser.parse_args(argv)
+
+
+def fix_annotations(root: Path, *, dry_run: bool) -> None:
+    """Check every annotation file of a data set, then repair them one after the other.
+
+    Raises:
+        ValueError: no files, a file that cannot be repaired, or files with different classes.
+        OSError: a file cannot be read or written.
+    """
+    files, others = find_annotation_files(root)
+    for path in others:
+        print(f"{path}: left alone, not an instances file")
+    repairs = [plan_repair(path) for path in files]
+    check_same_classes(repairs)
+    for path, repair in zip(files, repairs, strict=True):
+        if not repair.is_needed:
+            print(f"{path}: already fixed, unchanged")
+            continue
+        for line in describe(repair):
+            print(f"{path}: {line}")
+        if not dry_run:
+            print(f"{path}: written; the original is {write_repair(repair).name}")
+
+
+def find_annotation_files(root: Path) -> tuple[list[Path], list[Path]]:
+    """The `instances_*.json` of a data set, and the annotation files of other kinds.
+
+    Raises:
+        ValueError: there is no instances file.
+    """
+    folder = root / "annotations"
+    originals = {*folder.glob("*.original.json"), *folder.glob("*.original.*.json")}
+    files = sorted({*folder.glob("*.json")} - originals)
+    instances = [path for path in files if path.name.startswith("instances_")]
+    if not instances:
+        raise ValueError(f"{root}: no annotations/instances_*.json in it")
+    return instances, [path for path in files if path not in instances]
+
+
+def describe(repair: Repair) -> list[str]:
+    """What is repaired, one line a kind."""
+    lines = []
+    if repair.renumbers:
+        ids = [category.id for category in repair.categories]
+        lines.append(f"{len(ids)} category ids {ids[0]}..{ids[-1]} become 0..{len(ids) - 1}")
+    lines += [f"{count} annotations {what}" for what, count in repair.counts.items()]
+    return lines
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

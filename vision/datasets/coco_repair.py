@@ -1,0 +1,143 @@
+"""What has to change in a COCO annotation file: category ids in order, broken annotations."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from vision.datasets.coco_json import (
+    MISSING_ID,
+    NOT_FINITE,
+    CategoryRecord,
+    CocoJson,
+)
+from vision.datasets.coco_tables import (
+    Annotations,
+    Images,
+    clip_boxes,
+    finite_boxes,
+    positions_of,
+    read_annotations,
+    read_categories,
+    read_images,
+)
+
+
+@dataclass
+class Repair:
+    """What has to change in one annotation file; nothing has been written."""
+
+    document: CocoJson
+    categories: list[CategoryRecord]  # by ascending id; the position is the new id
+    annotations: Annotations
+    counts: dict[str, int]  # what is repaired -> how many annotations
+    drop: np.ndarray  # bool [A]
+    new_ids: np.ndarray  # int64 [A]; MISSING_ID where the annotation keeps its id
+    set_area: np.ndarray  # bool [A]
+    set_iscrowd: np.ndarray  # bool [A]
+
+    @property
+    def new_category_ids(self) -> dict[int, int]:
+        """Id in the file -> sequential id from 0."""
+        return {category.id: new for new, category in enumerate(self.categories)}
+
+    @property
+    def renumbers(self) -> bool:
+        """Whether the category ids or their `original_id` are not yet as they should be."""
+        return any(c.id != new or c.original_id is None for new, c in enumerate(self.categories))
+
+    @property
+    def is_needed(self) -> bool:
+        return self.renumbers or bool(self.counts)
+
+    def class_list(self) -> list[tuple[int, str]]:
+        """(id before any fix, name) by ascending id: what files of a data set have in common."""
+        return [(c.id if c.original_id is None else c.original_id, c.name) for c in self.categories]
+
+
+def plan_repair(path: str | os.PathLike) -> Repair:
+    """Read an annotation file and find what has to change.
+
+    Raises:
+        ValueError: malformed JSON (with the byte offset), no annotation file, or ids of images or
+            categories that are there twice.
+        OSError: the file cannot be read.
+    """
+    document = CocoJson(path)
+    categories, images = read_categories(document), read_images(document)
+    annotations = read_annotations(document)
+    dropped = _dropped(annotations, images, categories)
+    drop = np.logical_or.reduce([*dropped.values()])
+    renumbered, new_ids = _new_ids(annotations.ids, ~drop)
+    set_area = ~drop & ~(np.abs(annotations.areas) < NOT_FINITE)
+    set_iscrowd = ~drop & (annotations.iscrowd < 0)
+    found = {**dropped, **renumbered, _AREA: set_area, _ISCROWD: set_iscrowd}
+    counts = {what: int(rows.sum()) for what, rows in found.items() if rows.any()}
+    return Repair(document, categories, annotations, counts, drop, new_ids, set_area, set_iscrowd)
+
+
+_AREA = "had no area: width x height written"
+_ISCROWD = "had no iscrowd: 0 written"
+
+
+def _dropped(
+    annotations: Annotations, images: Images, categories: list[CategoryRecord]
+) -> dict[str, np.ndarray]:
+    """Reason -> bool [A]; an annotation is counted under its first reason only."""
+    rows = positions_of(annotations.image_ids, images.ids)
+    known = np.isin(annotations.category_ids, [category.id for category in categories])
+    finite = finite_boxes(annotations.boxes_xywh)
+    clipped = clip_boxes(annotations.boxes_xywh, images.sizes[rows])
+    reasons = {
+        "of a category that does not exist: dropped": ~known,
+        "of an image that does not exist: dropped": rows < 0,
+        "without a box of four finite numbers: dropped": ~finite,
+        "whose box has no area inside the image: dropped": ~(clipped[:, 2:] > clipped[:, :2]).all(
+            axis=1
+        ),
+    }
+    seen = np.zeros(len(rows), bool)
+    for reason, bad in reasons.items():
+        reasons[reason] = bad & ~seen
+        seen |= bad
+    return reasons
+
+
+def _new_ids(ids: np.ndarray, kept: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Unused ids for kept annotations without one, with id 0, or with the id of an earlier one.
+
+    pycocotools takes a ground truth with id 0 for "not matched".
+    """
+    rows = np.flatnonzero(kept)
+    repeated = np.zeros(len(ids), bool)
+    repeated[rows] = True
+    repeated[rows[np.unique(ids[rows], return_index=True)[1]]] = False
+    absent, zero = kept & (ids == MISSING_ID), kept & (ids == 0)
+    repeated &= ~absent & ~zero
+    change = absent | zero | repeated
+    new_ids = np.full(len(ids), MISSING_ID)
+    new_ids[change] = max(0, ids.max(initial=0)) + 1 + np.arange(change.sum())
+    reasons = {
+        "without an id: numbered": absent,
+        "with id 0: renumbered": zero,
+        "with the id of an earlier one: renumbered": repeated,
+    }
+    return reasons, new_ids
+
+
+def check_same_classes(repairs: list[Repair]) -> None:
+    """Train and val must get the same map from old ids to new ones.
+
+    Raises:
+        ValueError: two files have different categories, naming the first that differs.
+    """
+    for other in repairs[1:]:
+        first, second = repairs[0].class_list(), other.class_list()
+        if first != second:
+            only = sorted(set(first) ^ set(second)) or second
+            holder = repairs[0] if only[0] in first else other
+            raise ValueError(
+                f"{other.document.path} has other categories than {repairs[0].document.path}: "
+                f"id {only[0][0]} {only[0][1]!r} is only in {holder.document.path}; give both "
+                "files the same list, so that they get the same ids"
+            )
