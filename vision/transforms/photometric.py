@@ -54,11 +54,11 @@ def _change_tone(image: np.ndarray, shift: float, contrast: float) -> np.ndarray
 
 def _change_color(image: np.ndarray, saturation: float, turn: float) -> np.ndarray:
     """Scale the saturation and turn the hue by `turn` degrees."""
-    levels = np.arange(256)
-    table = np.empty((1, 256, 3), np.uint8)
-    # The _FULL conversions spread 360 degrees over 0..255 (the plain ones over 0..179).
-    table[0, :, 0] = np.rint(levels + turn * 256 / 360).astype(np.int64) % 256
-    table[0, :, 1] = np.rint((levels * saturation).clip(0, 255))
-    table[0, :, 2] = levels
-    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), table)
+    # The _FULL conversions spread 360 degrees over 0..255, so the hue wraps as uint8 does.
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    if turn != 0.0:
+        hsv[:, :, 0] += np.uint8(round(turn * 256 / 360) % 256)
+    if saturation != 1.0:
+        scaled = cv2.convertScaleAbs(cv2.extractChannel(hsv, 1), alpha=saturation)
+        cv2.insertChannel(scaled, hsv, 1)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)

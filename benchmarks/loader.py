@@ -1,0 +1,154 @@
+"""Images/s on one core: the whole training loader, against bare decoding and torchvision's SSD
+augmentation on the same files in the same run.
+
+    python benchmarks/loader.py --datasets ../shared/data/coco-mini --image-size 300
+
+Ours reads, decodes, augments, resizes and collates batches, by the loader that training uses
+(without worker processes, so one core does it all). The decoder alone is OpenCV's, from files in
+the page cache. torchvision's peer decodes with the same function and then runs the
+transforms.v2 of its reference SSD recipe.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from vision.datasets.coco import CocoDetection, load_coco_index
+from vision.datasets.coco_json import split_files
+from vision.datasets.image_files import read_image
+from vision.datasets.loader import DetectionLoader
+from vision.transforms.presets import PRESETS, build_train_transform
+
+MEAN = (127, 127, 127)
+
+
+def keep_source(image, target, rng):
+    """The transform of the peer's data set: nothing, so that it gets whole images and boxes."""
+    return image, target
+
+
+def torchvision_ssd(size: int) -> v2.Transform:
+    """The "ssd" preset of torchvision's references/detection, with the resize it leaves out."""
+    return v2.Compose(
+        [
+            v2.RandomPhotometricDistort(),
+            v2.RandomZoomOut(fill={tv_tensors.Image: MEAN, "others": 0}),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(),
+            v2.Resize((size, size), antialias=False),
+            v2.SanitizeBoundingBoxes(),
+        ]
+    )
+
+
+def images_per_second(work: Callable[[], int]) -> float:
+    """Run `work`, which returns the number of images it went through."""
+    start = time.perf_counter()
+    num_images = work()
+    return num_images / (time.perf_counter() - start)
+
+
+def decode_files(paths: list[Path]) -> int:
+    flag = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
+    for path in paths:
+        cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flag)
+    return len(paths)
+
+
+def read_files(paths: list[Path]) -> int:
+    for path in paths:
+        read_image(path)
+    return len(paths)
+
+
+def load_batches(dataset: CocoDetection, *, batch_size: int, epoch: int) -> int:
+    loader = DetectionLoader(dataset, batch_size=batch_size, num_workers=0, shuffle=True)
+    loader.set_position(epoch)
+    return sum(len(images) for images, _ in loader)
+
+
+def run_torchvision(dataset: CocoDetection, transform: v2.Transform, *, num_images: int) -> int:
+    for index in range(num_images):
+        image, target = dataset[index]
+        height, width = image.shape[:2]
+        boxes = tv_tensors.BoundingBoxes(
+            torch.from_numpy(target["boxes"]), format="XYXY", canvas_size=(height, width)
+        )
+        pixels = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
+        transform(pixels, {"boxes": boxes, "labels": torch.from_numpy(target["labels"])})
+    return num_images
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", default="../shared/data/coco-mini", help="COCO folder")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--image-size", type=int, default=300, help="pixels")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--augmentation", choices=PRESETS, default="ssd")
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    annotation_file, folder = split_files(args.datasets, args.split)
+    sources = [(load_coco_index(annotation_file), folder)]
+    index = sources[0][0]
+    paths = [Path(folder) / index.file_name(i) for i in range(len(index.image_ids))]
+    size = (args.image_size, args.image_size)
+    transform = build_train_transform(args.augmentation, image_size=size, mean=MEAN)
+    ours = CocoDetection(sources, transform=transform)
+    source = CocoDetection(sources, transform=keep_source)
+    peer = torchvision_ssd(args.image_size)
+
+    decode_files(paths)  # into the page cache
+    rates: dict[str, list[float]] = {"decode": [], "read": [], "ours": [], "torchvision": []}
+    for epoch in range(args.repeats):
+        # The neighbours' load changes within seconds, so what is compared runs in turn.
+        rates["decode"].append(images_per_second(lambda: decode_files(paths)))
+        rates["read"].append(images_per_second(lambda: read_files(paths)))
+        rates["ours"].append(
+            images_per_second(
+                lambda epoch=epoch: load_batches(ours, batch_size=args.batch_size, epoch=epoch)
+            )
+        )
+        rates["torchvision"].append(
+            images_per_second(lambda: run_torchvision(source, peer, num_images=len(paths) // 4))
+        )
+    report(rates, len(paths), args)
+    return 0
+
+
+def report(rates: dict[str, list[float]], num_images: int, args: argparse.Namespace) -> None:
+    print(
+        f"{num_images} images, {args.augmentation} at {args.image_size} px, one core, "
+        f"{args.repeats} repeats; torch {torch.__version__}, OpenCV {cv2.__version__}"
+    )
+    names = {
+        "decode": "bare decode (OpenCV)",
+        "read": "read_image",
+        "ours": "loader, batches of " + str(args.batch_size),
+        "torchvision": "torchvision.transforms.v2",
+    }
+    for key, values in rates.items():
+        middle = statistics.median(values)
+        print(f"{names[key]:28} {middle:7.0f} images/s ({min(values):.0f} to {max(values):.0f})")
+    for key in ("torchvision", "decode"):
+        ratios = [a / b for a, b in zip(rates["ours"], rates[key], strict=True)]
+        spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"loader / {names[key]}: {statistics.median(ratios):.2f} {spread}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
