@@ -1,6 +1,7 @@
 """The dataset of images and boxes that training and evaluation read."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from vision.datasets.coco_index import Category, CocoIndex, load_coco_index
 from vision.datasets.image_files import read_image
 
 __all__ = ["Category", "CocoDetection", "CocoIndex", "load_coco_index"]
+
+Target = dict[str, Any]
+Transform = Callable[[np.ndarray, Target, np.random.Generator], tuple[np.ndarray, Target]]
 
 
 class CocoDetection(Dataset):
@@ -24,7 +28,7 @@ class CocoDetection(Dataset):
         self,
         sources: list[tuple[CocoIndex, str | os.PathLike]],
         *,
-        transform: Any,
+        transform: Transform,
         seed: int = 0,
         image_indices: np.ndarray | None = None,
         min_size: tuple[int, int] | None = None,
@@ -57,7 +61,7 @@ class CocoDetection(Dataset):
     def __len__(self) -> int:
         return len(self.image_indices)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[np.ndarray, dict[str, Any]]:
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[np.ndarray, Target]:
         """The image, uint8 [H, W, 3] RGB, and its target.
 
         Returns:
@@ -79,7 +83,7 @@ class CocoDetection(Dataset):
         rng = np.random.default_rng((self.seed, int(epoch), int(i)))
         return self.transform(image, target, rng)
 
-    def _read(self, index: CocoIndex, folder: str, row: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def _read(self, index: CocoIndex, folder: str, row: int) -> tuple[np.ndarray, Target]:
         height, width = (int(side) for side in index.sizes[row])
         path = os.path.join(folder, index.file_name(row))
         image = read_image(path, size=(height, width), min_size=self.min_size)

@@ -48,7 +48,7 @@ class CocoIndex:
     box_offsets: np.ndarray  # int64 [I + 1]
     boxes_xywh: np.ndarray  # float64 [A, 4], as in the file
     clipped_boxes: np.ndarray  # float32 [A, 4], xyxy inside the image
-    labels: np.ndarray  # int16 [A], 1..C
+    labels: np.ndarray  # int32 [A], 1..C
     areas: np.ndarray  # float64 [A]
     iscrowd: np.ndarray  # bool [A]
     trainable: np.ndarray  # bool [A]: at least 1 px wide and high after clipping
@@ -125,7 +125,7 @@ def _build_index(document: CocoJson) -> CocoIndex:
         box_offsets=np.searchsorted(rows[keep], np.arange(len(images.ids) + 1)),
         boxes_xywh=boxes,
         clipped_boxes=clipped[keep].astype(np.float32),
-        labels=labels[keep].astype(np.int16),
+        labels=labels[keep].astype(np.int32),
         areas=np.where(np.abs(areas) < NOT_FINITE, areas, boxes[:, 2] * boxes[:, 3]),
         iscrowd=annotations.iscrowd[keep] == 1,
         trainable=trainable,

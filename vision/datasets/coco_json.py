@@ -1,20 +1,27 @@
-"""COCO annotation files as text and as tables: find, read in pieces, check, write atomically."""
+"""COCO annotation files as text: find them, check their syntax, read them in pieces."""
 
 import mmap
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows: abandoned temporary files stay until they are deleted by hand
-    fcntl = None
+from vision.datasets.atomic_file import write_atomically
+
+__all__ = [
+    "MISSING_ID",
+    "NOT_FINITE",
+    "AnnotationRecord",
+    "CategoryRecord",
+    "CocoJson",
+    "ImageRecord",
+    "raw_spans",
+    "split_files",
+    "write_atomically",
+]
 
 MISSING_ID = -(2**63)
 # Coordinates in pixels at and beyond this count as not finite: NaN and Infinity, which Python
@@ -194,56 +201,3 @@ def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
 
 def _or(names: list[str]) -> str:
     return ", ".join(names[:-1]) + " and " + names[-1]
-
-
-def write_atomically(path: str | os.PathLike, chunks: bytes | Iterable[bytes]) -> None:
-    """Write a file so that at every moment it is absent, the old one, or the whole new one.
-
-    The bytes go to a temporary name in the same folder, are flushed to the disk and renamed. The
-    temporary file of a writer that was killed is removed by the next writer of the same file.
-
-    Raises:
-        OSError: the disk is full or the folder not writable; `path` is then as it was.
-    """
-    path = Path(path)
-    _remove_abandoned(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_SH)  # held while alive: "not abandoned"
-            for chunk in [chunks] if isinstance(chunks, bytes) else chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-            if path.exists():
-                shutil.copymode(path, temporary)
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and links in `folder` survive a power cut, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove_abandoned(path: Path) -> None:
-    for temporary in path.parent.glob(f".{_escape_glob(path.name)}.*.tmp") if fcntl else ():
-        try:
-            with open(temporary, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                temporary.unlink()
-        except OSError:
-            continue  # its writer lives, or it is gone
-
-
-def _escape_glob(name: str) -> str:
-    return re.sub(r"([\[\]*?])", r"[\1]", name)

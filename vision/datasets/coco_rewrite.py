@@ -9,13 +9,12 @@ from pathlib import Path
 
 import msgspec
 
+from vision.datasets.atomic_file import sync_folder, write_atomically
 from vision.datasets.coco_json import (
     MISSING_ID,
     CategoryRecord,
     CocoJson,
     raw_spans,
-    sync_folder,
-    write_atomically,
 )
 from vision.datasets.coco_repair import Repair
 

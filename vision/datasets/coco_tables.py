@@ -48,17 +48,25 @@ def read_images(document: CocoJson) -> Images:
         records = list(chain.from_iterable(c[2] for c in document.chunks("images", ImageRecord)))
         ids = _id_array([r.id for r in records], f"{document.path}: images")
         names = [r.file_name for r in records]
-        sizes = np.array([(r.height, r.width) for r in records], dtype=np.int32)
+        sizes = np.array([(r.height, r.width) for r in records]).reshape(-1, 2)
     if not names:
         raise ValueError(f"{document.path}: no images in it; is this an annotation file?")
-    duplicate = first_duplicate(ids)
+    implausible = ~((sizes >= 1) & (sizes <= NOT_FINITE)).all(axis=1)
+    if implausible.any():
+        row = int(np.argmax(implausible))
+        height, width = sizes[row]
+        raise ValueError(
+            f"{document.path}: image {ids[row]} ({names[row]}) has the size {width} x {height} "
+            "pixels; write its true width and height into its entry"
+        )
+    duplicate = _first_duplicate(ids)
     if duplicate is not None:
         both = [names[i] for i in np.flatnonzero(ids == duplicate)[:2]]
         raise ValueError(
             f"{document.path}: image id {duplicate} is there twice ({both[0]}, {both[1]}); "
             "give one of them another id"
         )
-    return Images(ids, names, sizes)
+    return Images(ids, names, sizes.astype(np.int32))
 
 
 def read_categories(document: CocoJson) -> list[CategoryRecord]:
@@ -67,7 +75,7 @@ def read_categories(document: CocoJson) -> list[CategoryRecord]:
     records = sorted(chain.from_iterable(c[2] for c in chunks), key=lambda r: r.id)
     if not records:
         raise ValueError(f"{document.path}: no categories in it; is this an annotation file?")
-    duplicate = first_duplicate(np.array([r.id for r in records]))
+    duplicate = _first_duplicate(np.array([r.id for r in records]))
     if duplicate is not None:
         raise ValueError(f"{document.path}: category id {duplicate} is there twice")
     return records
@@ -113,7 +121,8 @@ def _id_array(ids: list, what: str) -> np.ndarray:
     if array.dtype.kind == "f" and np.array_equal(array, np.trunc(array)):
         return array.astype(np.int64)
     if array.dtype.kind != "i":
-        raise ValueError(f"{what} hold an id that is not a whole number of 64 bits")
+        wrong = next(number for number in ids if number % 1 or abs(number) >= 2**63)
+        raise ValueError(f"{what}: the id {wrong} is not a whole number of 64 bits")
     return array.astype(np.int64)
 
 
@@ -129,7 +138,7 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def first_duplicate(ids: np.ndarray) -> int | None:
+def _first_duplicate(ids: np.ndarray) -> int | None:
     """An id that is there more than once, or None."""
     ordered = np.sort(ids)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
