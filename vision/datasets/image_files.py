@@ -1,6 +1,7 @@
 """Reading image files: pixels in RGB, upright by EXIF, and sizes from the header alone."""
 
 import io
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -44,7 +45,7 @@ def read_image(
     """
     data = Path(path).read_bytes()
     try:
-        height, width, orientation = _read_header(io.BytesIO(data))
+        height, width, orientation = read_header(io.BytesIO(data))
     except ValueError as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None
     orientation = _resolve_orientation(path, (height, width), orientation, size)
@@ -63,10 +64,20 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """
     with open(path, "rb") as stream:
         try:
-            height, width, orientation = _read_header(stream)
+            height, width, orientation = read_header(stream)
         except ValueError as error:
             raise ValueError(f"{path}: not a readable image ({error})") from None
     return (width, height) if orientation >= 5 else (height, width)
+
+
+def list_images(folder: str | Path) -> list[str]:
+    """All files below a folder that have an image's suffix, sorted; hidden ones are left out."""
+    return sorted(
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
 
 
 def _resolve_orientation(
@@ -118,8 +129,12 @@ def _turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return image if flip is None else cv2.flip(image, flip)
 
 
-def _read_header(stream: BinaryIO) -> tuple[int, int, int]:
-    """(height, width, EXIF orientation) of the stored pixels; ValueError without a path."""
+def read_header(stream: BinaryIO) -> tuple[int, int, int]:
+    """(height, width, EXIF orientation 1..8) of the stored pixels, from a stream at its start.
+
+    Raises:
+        ValueError: it is not an image or its header is cut off; the caller names the file.
+    """
     magic = stream.read(8)
     if not magic:
         raise ValueError("the file is empty")

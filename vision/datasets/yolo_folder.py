@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 
-from vision.datasets.image_files import IMAGE_SUFFIXES
+from vision.datasets.image_files import list_images
 from vision.datasets.yolo_config import DataYaml, read_class_file, read_data_yaml, read_text
 
 # What the folder of a split may be called.
@@ -173,7 +173,7 @@ def _splits_of_config(root: Path, config: DataYaml | None) -> dict[str, list[str
             splits[split] = [
                 image
                 for place in found
-                for image in (_list_images(place) if place.is_dir() else _read_split(root, place))
+                for image in (list_images(place) if place.is_dir() else _read_split(root, place))
             ]
     return splits
 
@@ -192,18 +192,8 @@ def _splits_of_folders(root: Path) -> dict[str, list[str]]:
         places += [root / name / "images" for name in names]
         folder = next((place for place in places if place.is_dir()), None)
         if folder is not None:
-            splits[split] = _list_images(folder)
+            splits[split] = list_images(folder)
     return splits
-
-
-def _list_images(folder: Path) -> list[str]:
-    """All image files below a folder, sorted."""
-    return sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )
 
 
 def _check_images(split: str, images: list[str]) -> None:

@@ -1,0 +1,139 @@
+"""Decode every image of a folder with scikit-image and find what cannot be trained on.
+
+    python validate_image_files.py --path coco-data/train2017
+    python validate_image_files.py --path coco-data/train2017 --dry-run --report report.json
+    python validate_image_files.py --path coco-data/train2017 --restore
+
+Unreadable files (empty, truncated, not an image, a decompression bomb) move to <path>_invalid/,
+with a report.json by which --restore moves them back. Sizes and names are compared with the
+annotations of the folder where there are any. No image is ever rewritten. Exit code 0: all is
+sound; 1: something was found.
+"""
+
+import argparse
+import functools
+import logging
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+from tqdm import tqdm
+
+from vision.datasets.atomic_file import write_atomically
+from vision.datasets.findings import Findings
+from vision.datasets.image_entries import find_annotation_files
+from vision.datasets.quarantine import invalid_folder, move_aside, restore
+from vision.datasets.validate import MACHINE_FAULTS, UNREADABLE
+from vision.datasets.validate_folder import validate_folder
+
+# More damaged files than this point to the machine, not to the data set.
+_FEW = 5
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--path", type=Path, required=True, help="the folder of images")
+    parser.add_argument(
+        "--workers", type=int, default=_num_cores(), help="processes (default: all cores)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="report only, move nothing")
+    parser.add_argument("--restore", action="store_true", help="move the files in _invalid back")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write all findings as JSON")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="COCO file to compare with (default: those of the folder, if any)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Validate or restore; 0 when all is sound, 1 when something was found."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error("--workers must be at least 1")
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        return _restore(args) if args.restore else _validate(args)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; a further run continues", file=sys.stderr)
+        return 130
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _validate(args: argparse.Namespace) -> int:
+    findings = Findings()
+    if args.annotations:
+        annotation_files = [(file, args.path) for file in args.annotations]
+    else:
+        annotation_files = find_annotation_files(args.path)
+    progress = functools.partial(tqdm, unit=" images", disable=None)
+    num_files, unreadable = validate_folder(
+        args.path, annotation_files, workers=args.workers, findings=findings, progress=progress
+    )
+    if unreadable and not args.dry_run:
+        unreadable = move_aside(args.path, unreadable)
+    if args.report is not None:
+        content = {
+            "path": str(args.path),
+            "num_files": num_files,
+            "annotation_files": [str(file) for file, _ in annotation_files],
+            "findings": findings.as_report(),
+            "unreadable": unreadable,
+            "moved": not args.dry_run,
+        }
+        write_atomically(args.report, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    _print_result(args, num_files, len(annotation_files), len(unreadable), findings)
+    return 1 if findings.counts else 0
+
+
+def _print_result(
+    args: argparse.Namespace,
+    num_files: int,
+    num_annotation_files: int,
+    num_unreadable: int,
+    findings: Findings,
+) -> None:
+    print(f"{args.path}: {num_files} images decoded, {num_unreadable} unreadable")
+    if not num_annotation_files:
+        print("no annotation file for this folder, so sizes and names were not compared")
+    for kind, number in findings.counts.items():
+        print(f"{kind}: {number}")
+    if num_unreadable and args.dry_run:
+        print("dry run: nothing was moved")
+    elif num_unreadable:
+        print(f"moved to {invalid_folder(args.path)}; --restore moves them back")
+    damaged = sum(findings.counts.get(kind, 0) for kind in (*UNREADABLE, *MACHINE_FAULTS))
+    if damaged > _FEW:
+        print(
+            f"{damaged} damaged files are more than a few: the disk or the memory may be at fault; "
+            "check both, and compare the digests with those of another download"
+        )
+
+
+def _restore(args: argparse.Namespace) -> int:
+    restored, problems = restore(args.path, dry_run=args.dry_run)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    verb = "would be restored" if args.dry_run else "restored"
+    print(f"{args.path}: {len(restored)} images {verb}, {len(problems)} not")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,190 @@
+"""Decoding image files in processes to find the ones that cannot be read."""
+
+import hashlib
+import os
+import signal
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import RawArray
+
+from PIL import Image
+from skimage import io as skimage_io
+
+from vision.datasets.image_files import read_header, read_image
+
+# Kinds whose files nothing can train on. A file that the system fails to hand out is not among
+# them: its content may be whole.
+UNREADABLE = frozenset(
+    {"empty", "not an image", "truncated", "unreadable", "decompression bomb", "kills the decoder"}
+)
+# Kinds that come from the machine rather than from the file.
+MACHINE_FAULTS = frozenset({"unstable", "not accessible", "not checked"})
+
+# Where scikit-image itself refuses to read: 179 million pixels.
+_MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+# What a whole file ends with. Others are decoded by the training reader, too: Pillow accepts a
+# PNG without its end, OpenCV does not.
+_ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82")
+_BATCH = 32
+_STARTED, _DONE = 1, 2
+
+_worker: tuple = ()  # of a worker process: the shared states of the files, the check
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """What decoding one file showed; `kind` is None for a sound image."""
+
+    file: str
+    kind: str | None = None
+    message: str = ""
+    stored_size: tuple[int, int] | None = None  # (height, width) before the EXIF orientation
+    upright_size: tuple[int, int] | None = None
+    num_bytes: int = 0
+    sha256: str | None = None  # of an unreadable file
+
+
+def check_image(file: str) -> ImageCheck:
+    """Decode one file fully; whatever is wrong with it is in the result, never raised."""
+    first = _check_once(file)
+    if first.kind not in UNREADABLE:
+        return first
+    if _check_once(file).kind is None:
+        message = f"failed once ({first.message}), then decoded: memory may be at fault"
+        return ImageCheck(file, "unstable", message)
+    return first
+
+
+def check_images(
+    files: Sequence[str],
+    *,
+    workers: int,
+    check: Callable[[str], ImageCheck] = check_image,
+) -> Iterator[ImageCheck]:
+    """Check files in `workers` processes (one: in this process), yielding as results come.
+
+    A file that kills its process (a crash of the decoder, or memory running out) is found by
+    decoding the files that were in hand alone; the rest goes on.
+    """
+    if workers == 1:
+        yield from map(check, files)
+        return
+    pending = list(files)
+    while pending:
+        states = RawArray("B", len(pending))
+        num_yielded = 0
+        try:
+            for results in _run_pool(pending, states, workers, check):
+                yield from results
+                num_yielded += len(results)
+            return
+        except BrokenProcessPool:
+            in_hand = {
+                file for file, state in zip(pending, states, strict=True) if state == _STARTED
+            }
+            if not in_hand and not num_yielded:
+                raise OSError("the worker processes die at once; use fewer --workers") from None
+            pending = pending[num_yielded:]
+            yield from (_check_alone(file, check) for file in pending if file in in_hand)
+            pending = [file for file in pending if file not in in_hand]
+
+
+def _run_pool(pending, states, workers, check) -> Iterator[list[ImageCheck]]:
+    starts = range(0, len(pending), _BATCH)
+    batches = [pending[start : start + _BATCH] for start in starts]
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(states, check))
+    try:
+        yield from pool.map(_check_batch, starts, batches)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_alone(file: str, check: Callable[[str], ImageCheck]) -> ImageCheck:
+    try:
+        with ProcessPoolExecutor(1, initializer=_start_worker, initargs=([0], check)) as pool:
+            return pool.submit(_check_batch, 0, [file]).result()[0]
+    except BrokenProcessPool:
+        return ImageCheck(
+            file,
+            "kills the decoder",
+            "the process that decodes it dies: a crash, or memory runs out",
+            num_bytes=os.path.getsize(file),
+            sha256=_digest(file),
+        )
+
+
+def _start_worker(states: Sequence[int], check: Callable[[str], ImageCheck]) -> None:
+    global _worker
+    _worker = (states, check)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+
+
+def _check_batch(start: int, files: list[str]) -> list[ImageCheck]:
+    states, check = _worker
+    results = []
+    for index, file in enumerate(files, start):
+        states[index] = _STARTED
+        results.append(check(file))
+        states[index] = _DONE
+    return results
+
+
+def _check_once(file: str) -> ImageCheck:
+    try:
+        status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode):
+            return ImageCheck(file, "not a file", "a folder, pipe or device under an image's name")
+        with open(file, "rb") as stream:
+            return _check_stream(file, stream, status.st_size)
+    except OSError as error:
+        return ImageCheck(file, "not accessible", error.strerror or str(error))
+    except MemoryError:
+        return ImageCheck(file, "not checked", "memory ran out; use fewer --workers")
+
+
+def _check_stream(file: str, stream, num_bytes: int) -> ImageCheck:
+    def unreadable(kind: str, message: object) -> ImageCheck:
+        text = " ".join(str(message).split())
+        return ImageCheck(file, kind, text, num_bytes=num_bytes, sha256=_digest(file))
+
+    if num_bytes == 0:
+        return unreadable("empty", "the file is empty")
+    try:
+        height, width, orientation = read_header(stream)
+    except ValueError as error:
+        return unreadable("truncated" if "cut off" in str(error) else "not an image", error)
+    if height * width > _MAX_PIXELS:
+        return unreadable("decompression bomb", f"{width}x{height} pixels in {num_bytes} bytes")
+    try:
+        _decode(file, stream, num_bytes)
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder of damaged bytes may raise anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's error, not the decoder's
+        return unreadable("truncated" if "runcated" in str(error) else "unreadable", error)
+    upright = (width, height) if orientation >= 5 else (height, width)
+    return ImageCheck(file, stored_size=(height, width), upright_size=upright)
+
+
+def _decode(file: str, stream, num_bytes: int) -> None:
+    stream.seek(max(0, num_bytes - 8))
+    is_whole = stream.read().endswith(_ENDINGS)
+    stream.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # oddities of tags, and sizes that are checked above
+        skimage_io.imread(stream)
+    if not is_whole:
+        read_image(file)
+
+
+def _digest(file: str) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
