@@ -1,0 +1,83 @@
+"""Ground truth and detections of a whole data set, as flat arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vision.datasets.coco_index import CocoIndex
+
+
+@dataclass
+class GroundTruth:
+    """The annotated boxes of a data set, those of an image in the order of its file."""
+
+    num_images: int
+    num_classes: int  # without the background
+    image_index: np.ndarray  # int64 [A], from 0
+    labels: np.ndarray  # int64 [A], 1..C
+    boxes_xywh: np.ndarray  # float64 [A, 4], pixels
+    areas: np.ndarray  # float64 [A]: of the segmentation, where there is one
+    iscrowd: np.ndarray  # bool [A]
+
+
+@dataclass
+class Detections:
+    """Found boxes, of any number of images in any order."""
+
+    image_index: np.ndarray  # int64 [D], position of the image in the data set
+    labels: np.ndarray  # int64 [D], 1..C
+    boxes_xywh: np.ndarray  # float64 [D, 4], pixels of the image on disk
+    scores: np.ndarray  # float64 [D]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Detections"]) -> "Detections":
+        """Join the detections of several batches or processes; of none, give an empty set."""
+        return cls(
+            image_index=np.concatenate([np.zeros(0, np.int64), *(p.image_index for p in parts)]),
+            labels=np.concatenate([np.zeros(0, np.int64), *(p.labels for p in parts)]),
+            boxes_xywh=np.concatenate([np.zeros((0, 4)), *(p.boxes_xywh for p in parts)]),
+            scores=np.concatenate([np.zeros(0), *(p.scores for p in parts)]),
+        )
+
+
+def ground_truth_from_index(
+    sources: CocoIndex | Sequence[CocoIndex], image_indices: np.ndarray | None = None
+) -> GroundTruth:
+    """Collect the boxes of the images of a CocoDetection, in its order.
+
+    Args:
+        sources: one or more annotation files, as the data set has them.
+        image_indices: positions in the joined sources that the data set is limited to.
+
+    Returns:
+        Every box of the files, those included that training leaves out.
+    """
+    sources = [sources] if isinstance(sources, CocoIndex) else list(sources)
+    first_image = np.cumsum([0, *map(len, sources)])
+    image_index = np.concatenate(
+        [
+            start + np.repeat(np.arange(len(source)), np.diff(source.box_offsets))
+            for start, source in zip(first_image[:-1], sources, strict=True)
+        ]
+    )
+    num_images = int(first_image[-1])
+    rows = np.arange(len(image_index))
+    if image_indices is not None:
+        position = np.full(num_images, -1)
+        position[image_indices] = np.arange(len(image_indices))
+        image_index, num_images = position[image_index], len(image_indices)
+        rows = np.flatnonzero(image_index >= 0)
+        rows = rows[np.argsort(image_index[rows], kind="stable")]
+    return GroundTruth(
+        num_images=num_images,
+        num_classes=len(sources[0].categories),
+        image_index=image_index[rows],
+        labels=np.concatenate([source.labels for source in sources])[rows].astype(np.int64),
+        boxes_xywh=np.concatenate([source.boxes_xywh for source in sources])[rows],
+        areas=np.concatenate([source.areas for source in sources])[rows],
+        iscrowd=np.concatenate([source.iscrowd for source in sources])[rows],
+    )

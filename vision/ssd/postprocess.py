@@ -1,0 +1,113 @@
+"""From the network's output to detections: score floor, top-k, decoding, NMS."""
+
+import torch
+from torch import Tensor
+
+from vision.ops.box_coder import decode_boxes
+from vision.ops.nms import PADDING, batched_nms
+
+SCORE_THRESHOLD = 0.01
+IOU_THRESHOLD = 0.45
+CANDIDATES_PER_CLASS = 200
+DETECTIONS_PER_IMAGE = 100
+
+
+@torch.no_grad()
+def postprocess(
+    cls_logits: Tensor,
+    bbox_regression: Tensor,
+    priors_cxcywh: Tensor,
+    orig_sizes: Tensor,
+    *,
+    score_threshold: float = SCORE_THRESHOLD,
+    iou_threshold: float = IOU_THRESHOLD,
+    candidates_per_class: int = CANDIDATES_PER_CLASS,
+    detections_per_image: int | None = DETECTIONS_PER_IMAGE,
+) -> list[dict[str, Tensor]]:
+    """Turn logits and offsets into detections in original pixels.
+
+    In each image and class the `candidates_per_class` best boxes above the score threshold go
+    through NMS; of what stays, the image's `detections_per_image` best are returned. What is
+    computed is less: an image's candidates are taken best first, over all classes, and only until
+    that many have passed the NMS. Later candidates cannot change earlier ones, so the result is
+    the same, and a score map that is flat (an untrained network's) costs no more than a sharp one.
+
+    Args:
+        cls_logits: [B, P, C+1], class 0 is background; any float type.
+        bbox_regression: [B, P, 4].
+        priors_cxcywh: [P, 4] in 0..1.
+        orig_sizes: int [B, 2], (height, width) in pixels of the images as they are on disk.
+        score_threshold: boxes with a higher softmax score are candidates.
+        iou_threshold: of two boxes of a class with a higher IoU the better one stays.
+        candidates_per_class: boxes per image and class that enter the NMS.
+        detections_per_image: boxes per image that are returned; None returns all.
+
+    Returns:
+        For each image a dict of `boxes` [N, 4] xyxy, clipped to the image, `scores` [N] and
+        `labels` int64 [N] in 1..C, best score first.
+    """
+    scores = cls_logits.float().softmax(dim=-1)[..., 1:]  # [B, P, C]
+    num_scores = scores.shape[1] * scores.shape[2]
+    limit = detections_per_image or num_scores
+    num_candidates = min(5 * limit, num_scores)
+    results: list[dict[str, Tensor]] = [{} for _ in scores]
+    pending = torch.arange(len(scores), device=scores.device)
+    while len(pending):
+        top_scores, priors, labels = _best_candidates(scores, pending, num_candidates)
+        top_scores.masked_fill_(~(top_scores > score_threshold), PADDING)
+        is_last = (top_scores[:, -1] == PADDING) | (num_candidates == num_scores)
+        _limit_classes(top_scores, labels, candidates_per_class)
+        offsets = bbox_regression[pending[:, None], priors].float()
+        boxes = decode_boxes(offsets, priors_cxcywh[priors]).clamp(0, 1)
+        top_scores.masked_fill_(boxes.isnan().any(dim=-1), PADDING)  # of a diverged network
+        keep = batched_nms(boxes, top_scores, labels=labels, iou_threshold=iou_threshold)
+        is_done = is_last | (keep.sum(dim=1) >= limit)
+        boxes *= orig_sizes.to(boxes)[pending][:, None, [1, 0, 1, 0]]
+        for row in is_done.nonzero()[:, 0].tolist():
+            kept = keep[row].nonzero()[:limit, 0]
+            results[int(pending[row])] = {
+                "boxes": boxes[row, kept],
+                "scores": top_scores[row, kept],
+                "labels": labels[row, kept] + 1,
+            }
+        pending = pending[~is_done]
+        num_candidates = min(4 * num_candidates, num_scores)
+    return results
+
+
+def _best_candidates(
+    scores: Tensor, images: Tensor, num_candidates: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the best (prior, class) pairs of some images.
+
+    The best K pairs lie on the K priors with the best single score, so the search over P x C
+    scores is one over P and one over K x C.
+
+    Args:
+        scores: [B, P, C].
+        images: int64 [b], the images to search.
+        num_candidates: K.
+
+    Returns:
+        Scores [b, K] in descending order, priors int64 [b, K] and classes from 0, int64 [b, K].
+    """
+    _, num_priors, num_classes = scores.shape
+    best = scores.amax(dim=-1)[images]
+    rows = best.topk(min(num_candidates, num_priors), sorted=False).indices
+    top_scores, places = scores[images[:, None], rows].flatten(1).topk(num_candidates)
+    return top_scores, rows.gather(1, places // num_classes), places % num_classes
+
+
+def _limit_classes(top_scores: Tensor, labels: Tensor, candidates_per_class: int) -> None:
+    """Set to PADDING, in place, the scores [b, K] after the best ones of each class.
+
+    Args:
+        top_scores: [b, K], descending.
+        labels: int64 [b, K].
+        candidates_per_class: scores that stay for each label of an image.
+    """
+    by_class, order = labels.sort(dim=1, stable=True)
+    place = torch.arange(labels.shape[1], device=labels.device)
+    rank = place - torch.searchsorted(by_class, by_class)  # in the class, from 0
+    is_over = torch.empty_like(order).scatter_(1, order, rank) >= candidates_per_class
+    top_scores.masked_fill_(is_over, PADDING)
