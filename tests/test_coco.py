@@ -1,0 +1,270 @@
+"""The annotation index and the dataset of images and boxes on top of it."""
+
+import json
+import multiprocessing
+
+import cv2
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from vision.datasets.coco import Category, CocoDetection, load_coco_index
+
+PERSON_AND_CAT = [{"id": 17, "name": "cat"}, {"id": 3, "name": "person"}]
+
+
+def annotation(number, image_id, box, category_id=3, **more):
+    return {"id": number, "image_id": image_id, "category_id": category_id, "bbox": box, **more}
+
+
+def image_entry(number, name, height=40, width=60):
+    return {"id": number, "file_name": name, "height": height, "width": width}
+
+
+def write_json(folder, **sections):
+    sections = {"categories": PERSON_AND_CAT, **sections}
+    path = folder / "instances_train.json"
+    path.write_text(json.dumps(sections))
+    return path
+
+
+def keep(image, target, rng):
+    """A transform at module level, so that spawned workers can import it."""
+    target["draw"] = rng.integers(1 << 40)
+    return image, target
+
+
+IMAGES = [
+    image_entry(9, "b.png"),
+    image_entry(2, "a.png", 50, 30),
+    image_entry(5, "sub/\u00fc.png"),
+]
+ANNOTATIONS = [
+    annotation(1, 2, [1, 2, 10, 20], category_id=17, area=150.5, iscrowd=0),
+    annotation(2, 5, [0, 0, 60, 40], iscrowd=1, segmentation={"counts": [1], "size": [40, 60]}),
+    annotation(3, 2, [-5, 45, 10.5, 50]),  # hangs over the left and the lower border
+    annotation(4, 2, [29.5, 0, 10, 10]),  # half a pixel of it is inside
+    annotation(5, 2, [30, 0, 10, 10]),  # outside
+    annotation(6, 2, [3, 3, 0, 7]),
+    annotation(7, 5, [1, float("nan"), 4, 4]),
+    annotation(8, 5, [1, 1, 4, float("inf")]),
+    annotation(9, 5, [1, 1, 4]),
+]
+
+
+@pytest.fixture
+def index(tmp_path):
+    return load_coco_index(write_json(tmp_path, images=IMAGES, annotations=ANNOTATIONS))
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "sub").mkdir()
+    for entry in IMAGES:
+        pixels = rng.integers(0, 256, (entry["height"], entry["width"], 3), np.uint8)
+        # through memory, as OpenCV on some systems cannot open names beyond ASCII
+        data = cv2.imencode(".png", pixels[..., ::-1])[1]
+        (tmp_path / entry["file_name"]).write_bytes(data.tobytes())
+    return tmp_path
+
+
+class TestLoadCocoIndex:
+    def test_hand_computed_columns(self, index):
+        assert index.categories == [Category(1, 3, 3, "person"), Category(2, 17, 17, "cat")]
+        np.testing.assert_array_equal(index.image_ids, [9, 2, 5])
+        np.testing.assert_array_equal(index.sizes, [[40, 60], [50, 30], [40, 60]])
+        assert [index.file_name(i) for i in range(3)] == ["b.png", "a.png", "sub/\u00fc.png"]
+        np.testing.assert_array_equal(index.box_offsets, [0, 0, 3, 4])
+        np.testing.assert_array_equal(
+            index.boxes_xywh,
+            [[1, 2, 10, 20], [-5, 45, 10.5, 50], [29.5, 0, 10, 10], [0, 0, 60, 40]],
+        )
+        np.testing.assert_array_equal(
+            index.clipped_boxes,
+            [[1, 2, 11, 22], [0, 45, 5.5, 50], [29.5, 0, 30, 10], [0, 0, 60, 40]],
+        )
+        np.testing.assert_array_equal(index.labels, [2, 1, 1, 1])
+        np.testing.assert_array_equal(index.areas, [150.5, 525, 100, 2400])
+        np.testing.assert_array_equal(index.iscrowd, [False, False, False, True])
+        np.testing.assert_array_equal(index.trainable, [True, True, False, True])
+
+    def test_statistics(self, index):
+        assert index.rejected == {
+            "not finite": 3,
+            "no area inside the image": 2,
+            "thinner than 1 px": 1,
+        }
+        assert index.num_empty_images() == 1
+        np.testing.assert_array_equal(index.boxes_per_class(), [2, 1])
+        np.testing.assert_array_equal(index.images_per_class(), [2, 1])
+
+    def test_original_ids_come_from_the_file(self, tmp_path):
+        fixed = [
+            {"id": 0, "name": "person", "original_id": 3},
+            {"id": 1, "name": "cat", "original_id": 17},
+        ]
+        index = load_coco_index(write_json(tmp_path, categories=fixed, images=IMAGES))
+        assert index.categories == [Category(1, 0, 3, "person"), Category(2, 1, 17, "cat")]
+
+    @pytest.mark.parametrize("sections", [{}, {"annotations": None}, {"annotations": []}])
+    def test_without_annotations(self, tmp_path, sections):
+        index = load_coco_index(write_json(tmp_path, images=IMAGES, **sections))
+        assert index.boxes_xywh.shape == (0, 4)
+        np.testing.assert_array_equal(index.box_offsets, [0, 0, 0, 0])
+        assert index.num_empty_images() == 3
+        np.testing.assert_array_equal(index.images_per_class(), [0, 0])
+
+    @pytest.mark.parametrize(
+        ("sections", "message"),
+        [
+            ({"images": []}, "no images"),
+            ({"images": IMAGES, "categories": []}, "no categories"),
+            ({"images": [*IMAGES, IMAGES[0]]}, r"image id 9 is there twice \(b.png, b.png\)"),
+            (
+                {"images": [image_entry(1, "a.png", 0, 10)]},
+                r"image 1 \(a.png\) has the size 10 x 0",
+            ),
+            ({"images": [{"id": 1, "file_name": "a"}]}, r"images\[0\].*height"),
+            ({"images": IMAGES, "categories": PERSON_AND_CAT * 2}, "category id 3 is there twice"),
+            ({"annotations": [annotation(7, 4, [1, 1, 2, 2])]}, "annotation 7 has unknown image 4"),
+            (
+                {"annotations": [annotation(7, 2, [1, 1, 2, 2], category_id=1)]},
+                r"annotation 7 has unknown category 1 \(1 such.*run fix_coco_annotations.py",
+            ),
+            ({"annotations": [{"id": 7, "image_id": 2}]}, "annotation 7 has no category_id"),
+            ({"annotations": [annotation(7, 2.5, [1, 1, 2, 2])]}, "the id 2.5 is not a whole"),
+            (
+                {"annotations": [annotation(7, 2**70, [1, 1, 2, 2])]},
+                "the id 1180591620717411303424",
+            ),
+            ({"annotations": [annotation(7, 2, ["a"])]}, r"annotations\[0\].bbox\[0\]"),
+        ],
+    )
+    def test_bad_entries_are_named(self, tmp_path, sections, message):
+        path = write_json(tmp_path, **{"images": IMAGES, **sections})
+        with pytest.raises(ValueError, match=message) as error:
+            load_coco_index(path)
+        assert str(path) in str(error.value)
+
+    def test_ids_written_as_floats(self, tmp_path):
+        images = [image_entry(2.0, "a.png")]
+        annotations = [annotation(1, 2, [1, 1, 5, 5]), annotation(2.0, 2.0, [1, 1, 5, 5], 3.0)]
+        index = load_coco_index(write_json(tmp_path, images=images, annotations=annotations))
+        np.testing.assert_array_equal(index.labels, [1, 1])
+
+    @pytest.mark.parametrize("split", ["train2017", "val2017"])
+    def test_equals_pycocotools_on_real_annotations(self, shared, split):
+        coco_tools = pytest.importorskip("pycocotools.coco")
+        path = shared / "data" / "coco-mini" / "annotations" / f"instances_{split}.json"
+        index, coco = load_coco_index(path), coco_tools.COCO(str(path))
+        assert index.image_ids.tolist() == [entry["id"] for entry in coco.dataset["images"]]
+        assert [c.category_id for c in index.categories] == sorted(coco.getCatIds())
+        category_ids = np.array([0, *(c.category_id for c in index.categories)])
+        for i, image_id in enumerate(index.image_ids.tolist()):
+            expected = coco.imgToAnns[image_id]
+            rows = slice(index.box_offsets[i], index.box_offsets[i + 1])
+            assert index.file_name(i) == coco.imgs[image_id]["file_name"]
+            assert index.boxes_xywh[rows].tolist() == [a["bbox"] for a in expected]
+            assert index.areas[rows].tolist() == [a["area"] for a in expected]
+            assert index.iscrowd[rows].tolist() == [bool(a["iscrowd"]) for a in expected]
+            assert category_ids[index.labels[rows]].tolist() == [a["category_id"] for a in expected]
+
+
+class TestCocoDetection:
+    def test_items(self, index, image_folder):
+        dataset = CocoDetection([(index, image_folder)], transform=keep)
+        assert len(dataset) == 3
+        image, target = dataset[1]
+        stored = cv2.imread(str(image_folder / "a.png"))[..., ::-1]
+        np.testing.assert_array_equal(image, stored)
+        np.testing.assert_array_equal(target["boxes"], [[1, 2, 11, 22], [0, 45, 5.5, 50]])
+        assert target["boxes"].dtype == np.float32
+        np.testing.assert_array_equal(target["labels"], [2, 1])
+        assert target["labels"].dtype == np.int64
+        np.testing.assert_array_equal(target["iscrowd"], [False, False])
+        assert (target["image_id"], target["index"], target["orig_size"]) == (2, 1, (50, 30))
+        assert dataset[2][1]["iscrowd"].tolist() == [True]
+
+    def test_an_image_without_objects(self, index, image_folder):
+        _, target = CocoDetection([(index, image_folder)], transform=keep)[0]
+        assert target["boxes"].shape == (0, 4)
+        assert target["labels"].shape == target["iscrowd"].shape == (0,)
+
+    def test_changing_an_item_leaves_the_index_alone(self, index, image_folder):
+        dataset = CocoDetection([(index, image_folder)], transform=keep)
+        dataset[1][1]["boxes"] += 100
+        np.testing.assert_array_equal(dataset[1][1]["boxes"][0], [1, 2, 11, 22])
+
+    def test_the_random_numbers_depend_on_seed_epoch_and_item_alone(self, index, image_folder):
+        first = CocoDetection([(index, image_folder)], transform=keep, seed=4)
+        again = CocoDetection([(index, image_folder)], transform=keep, seed=4)
+        other = CocoDetection([(index, image_folder)], transform=keep, seed=5)
+        items = [(0, 0), (0, 1), (1, 0), (1, 1)]
+        draws = [first[item][1]["draw"] for item in items]
+        assert [again[item][1]["draw"] for item in reversed(items)] == draws[::-1]
+        assert first[1][1]["draw"] == first[0, 1][1]["draw"]
+        assert len({*draws, *(other[item][1]["draw"] for item in items)}) == 8
+
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_workers_give_the_same_items(self, index, image_folder, method):
+        if method not in multiprocessing.get_all_start_methods():
+            pytest.skip(f"no {method} here")
+        dataset = CocoDetection([(index, image_folder)], transform=keep)
+        options = {"batch_size": None, "num_workers": 2, "multiprocessing_context": method}
+        items = [(3, 2), (3, 0), (3, 1)]
+        loaded = list(DataLoader(dataset, sampler=items, **options))
+        for item, (image, target) in zip(items, loaded, strict=True):
+            np.testing.assert_array_equal(image, dataset[item][0])
+            np.testing.assert_array_equal(target["boxes"], dataset[item][1]["boxes"])
+            assert target["draw"] == dataset[item][1]["draw"]
+
+    def test_two_sources_and_a_choice_of_images(self, index, image_folder):
+        sources = [(index, image_folder), (index, image_folder)]
+        assert len(CocoDetection(sources, transform=keep)) == 6
+        dataset = CocoDetection(sources, transform=keep, image_indices=np.array([4, 2]))
+        assert len(dataset) == 2
+        assert [dataset[i][1]["image_id"] for i in range(2)] == [2, 5]
+        assert [dataset[i][1]["index"] for i in range(2)] == [0, 1]
+        with pytest.raises(IndexError):
+            dataset[2]
+
+    def test_sources_with_other_classes_are_refused(self, index, image_folder, tmp_path):
+        dogs = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
+        (tmp_path / "other").mkdir()
+        other = load_coco_index(write_json(tmp_path / "other", images=IMAGES, categories=dogs))
+        with pytest.raises(ValueError, match="label 2: 'dog' against 'cat'"):
+            CocoDetection([(index, image_folder), (other, image_folder)], transform=keep)
+        fewer = load_coco_index(write_json(tmp_path / "other", images=IMAGES, categories=dogs[:1]))
+        with pytest.raises(ValueError, match="label 2: none against 'cat'"):
+            CocoDetection([(index, image_folder), (fewer, image_folder)], transform=keep)
+
+    def test_missing_files_are_found_at_construction(self, index, image_folder):
+        for name in ("a.png", "sub/\u00fc.png"):
+            (image_folder / name).unlink()
+        with pytest.raises(
+            ValueError, match=r"2 of the 3 images .* missing: a.png, sub/\u00fc.png;"
+        ):
+            CocoDetection([(index, image_folder)], transform=keep)
+        with pytest.raises(ValueError, match="3 of the 3 images"):
+            CocoDetection([(index, image_folder / "nowhere")], transform=keep)
+
+    def test_a_file_of_another_size_is_named(self, index, image_folder):
+        data = cv2.imencode(".png", np.zeros((7, 7, 3), np.uint8))[1]
+        (image_folder / "a.png").write_bytes(data.tobytes())
+        with pytest.raises(ValueError, match=r"a\.png"):
+            CocoDetection([(index, image_folder)], transform=keep)[1]
+
+    def test_boxes_follow_a_scaled_decode(self, tmp_path):
+        pixels = np.full((400, 600, 3), 200, np.uint8)
+        (tmp_path / "a.jpg").write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
+        path = write_json(
+            tmp_path,
+            images=[image_entry(1, "a.jpg", 400, 600)],
+            annotations=[annotation(1, 1, [60, 40, 120, 80])],
+        )
+        sources = [(load_coco_index(path), tmp_path)]
+        image, target = CocoDetection(sources, transform=keep, min_size=(100, 150))[0]
+        assert image.shape == (100, 150, 3)
+        np.testing.assert_array_equal(target["boxes"], [[15, 10, 45, 30]])
+        assert target["orig_size"] == (400, 600)
