@@ -1,0 +1,109 @@
+"""The MultiBox loss: golden values, mining by hand, empty images, crowds."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vision.ssd.loss import MultiBoxLoss, mine_hard_negatives
+
+PRIORS = torch.tensor([[x, y, 0.4, 0.4] for y in (0.25, 0.75) for x in (0.25, 0.75)])
+NO_BOXES = {
+    "boxes": torch.zeros(0, 4),
+    "labels": torch.zeros(0, dtype=torch.int64),
+    "iscrowd": torch.zeros(0, dtype=torch.bool),
+}
+
+
+def target(*boxes, labels, iscrowd=None):
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32),
+        "labels": torch.tensor(labels),
+        "iscrowd": torch.tensor(iscrowd or [False] * len(boxes)),
+    }
+
+
+@pytest.fixture
+def loss_fn():
+    return MultiBoxLoss(PRIORS, image_size=(100, 100))
+
+
+def test_golden_loss(shared):
+    golden = shared / "golden"
+    forward, matching = np.load(golden / "forward.npz"), np.load(golden / "matching.npz")
+    counts = matching["num_boxes"].tolist()
+    boxes = torch.from_numpy(matching["gt_boxes"]).split(counts)
+    labels = torch.from_numpy(matching["gt_labels"]).split(counts)
+    targets = [
+        {"boxes": b * 300, "labels": x, "iscrowd": torch.zeros(len(x), dtype=torch.bool)}
+        for b, x in zip(boxes, labels, strict=True)
+    ]
+    priors = torch.from_numpy(np.load(golden / "priors_cxcywh.npy"))
+    losses = MultiBoxLoss(priors, image_size=(300, 300))(
+        torch.from_numpy(forward["cls_logits"]),
+        torch.from_numpy(forward["bbox_regression"]),
+        targets,
+    )
+    expected = json.loads((golden / "loss.json").read_text())
+    assert losses["num_pos"] == expected["num_pos"]
+    for ours, theirs in (
+        ("loss_classification", "classification_loss"),
+        ("loss_regression", "regression_loss"),
+    ):
+        assert losses[ours].item() == pytest.approx(expected[theirs], rel=1e-5)
+
+
+def test_one_positive_by_hand(loss_fn):
+    # Uniform logits over 2 classes: each prior costs log 2; 1 positive and its 3 negatives.
+    targets = [target([5, 5, 45, 45], labels=[1])]
+    losses = loss_fn(torch.zeros(1, 4, 2), torch.zeros(1, 4, 4), targets)
+    assert losses["loss_classification"].item() == pytest.approx(4 * math.log(2))
+    assert losses["loss_regression"].item() == pytest.approx(0, abs=1e-6)
+    # An offset of 1 costs 0.5 in smooth L1, one of 3 costs 2.5.
+    regression = torch.zeros(1, 4, 4)
+    regression[0, 0] = torch.tensor([1.0, 0, 3.0, 0])
+    losses = loss_fn(torch.zeros(1, 4, 2), regression, targets)
+    assert losses["loss_regression"].item() == pytest.approx(3.0, rel=1e-5)
+    assert losses["loss"].item() == pytest.approx(3.0 + 4 * math.log(2), rel=1e-5)
+
+
+def test_mining_takes_the_hardest_of_each_image():
+    loss = torch.tensor([[0.1, 0.9, 0.5, 0.7], [0.4, 0.3, 0.2, 0.1]])
+    labels = torch.tensor([[0, 3, 0, 0], [0, 0, -1, 0]])
+    chosen = mine_hard_negatives(loss, labels, num_negatives=torch.tensor([2, 3]))
+    assert chosen.tolist() == [[False, False, True, True], [True, True, False, True]]
+
+
+def test_empty_images_teach_by_their_hardest_negatives(loss_fn):
+    logits = torch.zeros(2, 4, 2, requires_grad=True)
+    losses = loss_fn(logits, torch.zeros(2, 4, 4), [NO_BOXES, NO_BOXES])
+    losses["loss"].backward()
+    # Each image counts as one positive: 2 x 3 negatives of log 2, over 2.
+    assert losses["loss"].item() == pytest.approx(3 * math.log(2))
+    assert (logits.grad[..., 0] < 0).sum(dim=1).tolist() == [3, 3]
+
+
+def test_an_empty_image_beside_a_full_one(loss_fn):
+    targets = [NO_BOXES, target([5, 5, 45, 45], labels=[1])]
+    losses = loss_fn(torch.zeros(2, 4, 2), torch.zeros(2, 4, 4), targets)
+    assert losses["loss_classification"].item() == pytest.approx((3 + 4) * math.log(2) / 2)
+    assert losses["num_pos"] == 1
+
+
+def test_crowds_are_neither_positive_nor_negative(loss_fn):
+    logits = torch.zeros(1, 4, 2, requires_grad=True)
+    crowd = target([0, 0, 100, 50], labels=[1], iscrowd=[True])
+    losses = loss_fn(logits, torch.zeros(1, 4, 4), [crowd])
+    losses["loss"].backward()
+    assert losses["num_pos"] == 0
+    assert (logits.grad != 0).any(dim=-1).tolist() == [[False, False, True, True]]
+
+
+def test_bfloat16_predictions_are_summed_in_float32(loss_fn):
+    targets = [target([5, 5, 45, 45], labels=[1])]
+    losses = loss_fn(
+        torch.zeros(1, 4, 2, dtype=torch.bfloat16), torch.zeros(1, 4, 4).bfloat16(), targets
+    )
+    assert losses["loss"].dtype == torch.float32

@@ -1,0 +1,54 @@
+"""Priors: by hand, against the golden file, and against torchvision's generator."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+
+from vision.ops.box_coder import cxcywh_to_xyxy
+from vision.ops.priors import build_priors
+from vision.ssd.config import PriorConfig
+from vision.ssd.models import build_model
+
+
+def test_one_cell_by_hand():
+    priors = build_priors([(1, 1)], (100, 100), sizes=[0.2, 0.8], aspect_ratios=[2], strides=[])
+    expected = [
+        [0.5, 0.5, 0.2, 0.2],
+        [0.5, 0.5, 0.4, 0.4],
+        [0.5, 0.5, 0.2 * sqrt(2), 0.2 / sqrt(2)],
+        [0.5, 0.5, 0.2 / sqrt(2), 0.2 * sqrt(2)],
+    ]
+    torch.testing.assert_close(priors, torch.tensor(expected))
+
+
+def test_cells_go_row_by_row_with_square_priors_on_wide_images():
+    priors = build_priors([(1, 2)], (100, 200), sizes=[0.5, 0.5], aspect_ratios=[], strides=[])
+    squares = priors[::2]
+    torch.testing.assert_close(squares[:, 0], torch.tensor([0.25, 0.75]))
+    # 50 px of 100 and of 200: square in pixels.
+    torch.testing.assert_close(squares[0, 2:], torch.tensor([0.25, 0.5]))
+
+
+def test_golden_priors(shared):
+    golden = torch.from_numpy(np.load(shared / "golden/priors_cxcywh.npy"))
+    priors = build_model("mb2-ssd-lite", num_classes=4, image_size=(300, 300)).priors_cxcywh
+    assert priors.shape == (3000, 4)
+    torch.testing.assert_close(priors, golden, atol=1e-6, rtol=0)
+
+
+def test_mb2_ssd_has_torchvisions_default_boxes():
+    model = build_model("mb2-ssd", num_classes=4, image_size=(320, 320))
+    images = torch.zeros(1, 3, 320, 320)
+    generator = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
+    boxes = generator(ImageList(images, [(320, 320)]), model.eval().feature_maps(images))[0] / 320
+    torch.testing.assert_close(cxcywh_to_xyxy(model.priors_cxcywh), boxes, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(0.2, 0.3), (0.2, 0.1, 0.3, 0.4, 0.5, 0.6, 0.7)])
+def test_bad_prior_sizes_are_refused(sizes):
+    with pytest.raises(ValueError, match="seven growing shares"):
+        PriorConfig(sizes=sizes)
