@@ -54,7 +54,7 @@ def read_yolo(
     Args:
         root: the folder, or its data.yaml; `find_yolo_folder` says how splits, class names and
             labels are found.
-        split_files: {split: file of image paths}; only these splits are read.
+        split_files: {split: file of image paths}, added to those found, or instead of them.
         class_file: a file with one class name a line.
         strict_labels: a malformed row or an unknown class is an error.
         has_confidence: rows may end with a confidence, which is ignored.

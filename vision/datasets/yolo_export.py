@@ -103,8 +103,11 @@ def _needs_link(root: Path, split: str, image_folder: Path) -> bool:
 
 
 def _link(link: Path, image_folder: Path) -> None:
+    target, root = image_folder.resolve(), link.parent.resolve()
+    if target.is_relative_to(root):
+        target = target.relative_to(root)  # holds when the whole folder moves
     try:
-        link.symlink_to(image_folder.resolve(), target_is_directory=True)
+        link.symlink_to(target, target_is_directory=True)
     except OSError as error:
         raise OSError(
             f"{link}: cannot link to {image_folder} ({error.strerror}); make the link by hand, "

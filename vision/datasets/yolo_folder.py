@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from vision.datasets.image_files import list_images
 from vision.datasets.yolo_config import DataYaml, read_class_file, read_data_yaml, read_text
@@ -34,13 +34,14 @@ def find_yolo_folder(
 ) -> YoloFolder:
     """Find out how a YOLO folder is laid out.
 
-    Splits come from the first of: `split_files`, `splits/*.txt`, the train, val and test of
-    data.yaml, the folders images/<split> and <split>/images. Class names come from the first
-    of: `class_file`, classes.txt, the names of data.yaml, labels/classes.txt.
+    Splits come from the first of: `splits/*.txt`, the train, val and test of data.yaml, the
+    folders images/<split> and <split>/images. Class names come from the first of: `class_file`,
+    classes.txt, the names of data.yaml, labels/classes.txt.
 
     Args:
         root: the folder, or its data.yaml.
-        split_files: {split: file of image paths, one a line}; only these splits are used.
+        split_files: {split: file of image paths, one a line}, added to the splits found, or
+            instead of them.
         class_file: a file with one class name a line.
 
     Raises:
@@ -56,13 +57,12 @@ def find_yolo_folder(
     elif (root / "data.yaml").is_file():
         config = read_data_yaml(root / "data.yaml")
     classes = _find_classes(root, class_file, config)
-    if not split_files:
-        files = {split: root / "splits" / f"{split}.txt" for split in _SPLIT_FOLDERS}
-        split_files = {split: file for split, file in files.items() if file.is_file()}
-    if split_files:
-        splits = {split: _read_split(root, Path(file)) for split, file in split_files.items()}
-    else:
-        splits = _splits_of_config(root, config) or _splits_of_folders(root)
+    files = {split: root / "splits" / f"{split}.txt" for split in _SPLIT_FOLDERS}
+    files = {split: file for split, file in files.items() if file.is_file()}
+    found = {} if files else _splits_of_config(root, config) or _splits_of_folders(root)
+    for split, file in {**files, **(split_files or {})}.items():
+        found[split] = _read_split(root, Path(file))
+    splits = {split: found[split] for split in (*_SPLIT_FOLDERS, *found) if split in found}
     if not splits:
         raise ValueError(
             f"{root}: no splits; looked for splits/train.txt, train: and val: in data.yaml, "
@@ -155,11 +155,13 @@ def _read_split(root: Path, split_file: Path) -> list[str]:
 
 def _locate(root: Path, base: Path, name: str) -> str | None:
     """The file of an image path that may be relative, or of another machine."""
+    below_images = name.replace("\\", "/").rpartition("/images/")[2]
     places = (
         os.path.join(root, name),  # the path itself where it is absolute
         os.path.join(base, name),
         os.path.join(root, "images", os.path.basename(name)),
-        os.path.join(root, "images", PureWindowsPath(name).name),
+        os.path.join(root, "images", below_images),
+        os.path.join(root, "images", os.path.basename(below_images)),
     )
     return next((os.path.normpath(place) for place in places if os.path.isfile(place)), None)
 
