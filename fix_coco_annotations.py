@@ -16,6 +16,7 @@ import logging
 import sys
 from pathlib import Path
 
+from vision.datasets.coco_json import MISSING_ID
 from vision.datasets.coco_repair import Repair, check_same_classes, plan_repair
 from vision.datasets.coco_rewrite import write_repair
 
@@ -86,8 +87,15 @@ def describe(repair: Repair) -> list[str]:
     if repair.renumbers:
         ids = [category.id for category in repair.categories]
         lines.append(f"{len(ids)} category ids {ids[0]}..{ids[-1]} become 0..{len(ids) - 1}")
-    lines += [f"{count} annotations {what}" for what, count in repair.counts.items()]
+    lines += [f"annotations {what}: {_examples(repair, what)}" for what in repair.found]
     return lines
+
+
+def _examples(repair: Repair, what: str) -> str:
+    ids = repair.annotations.ids[repair.found[what]]
+    shown = [str(number) for number in ids[:3].tolist() if number != MISSING_ID]
+    more = ["..."] * (len(ids) > 3)
+    return f"{len(ids)} (ids {', '.join(shown + more)})" if shown else str(len(ids))
 
 
 if __name__ == "__main__":

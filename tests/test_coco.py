@@ -41,7 +41,14 @@ IMAGES = [
 ]
 ANNOTATIONS = [
     annotation(1, 2, [1, 2, 10, 20], category_id=17, area=150.5, iscrowd=0),
-    annotation(2, 5, [0, 0, 60, 40], iscrowd=1, segmentation={"counts": [1], "size": [40, 60]}),
+    annotation(
+        2,
+        5,
+        [0, 0, 60, 40],
+        iscrowd=1,
+        area=float("nan"),
+        segmentation={"counts": [1], "size": [40, 60]},
+    ),
     annotation(3, 2, [-5, 45, 10.5, 50]),  # hangs over the left and the lower border
     annotation(4, 2, [29.5, 0, 10, 10]),  # half a pixel of it is inside
     annotation(5, 2, [30, 0, 10, 10]),  # outside

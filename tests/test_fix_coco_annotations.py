@@ -67,10 +67,13 @@ class TestScript:
         assert path.read_bytes() == AFTER
         assert (path.parent / "instances_train.original.json").read_bytes() == BEFORE
         assert "2 category ids 3..17 become 0..1" in result.stdout
-        assert "1 annotations of a category that does not exist: dropped" in result.stdout
-        assert "1 annotations with the id of an earlier one: renumbered" in result.stdout
-        assert "1 annotations had no area" in result.stdout
-        assert "1 annotations had no iscrowd" in result.stdout
+        for line in (
+            "annotations of a category that does not exist, dropped: 1 (ids 3)",
+            "annotations with the id of an earlier one, renumbered: 1 (ids 1)",
+            "annotations without area, given width x height: 1 (ids 1)",
+            "annotations without iscrowd, given 0: 1 (ids 1)",
+        ):
+            assert line in result.stdout
         before = path.stat()
         result = run_script("fix_coco_annotations.py", "--path", data_set)
         assert result.returncode == 0
@@ -155,6 +158,43 @@ class TestScript:
         for name, text in texts.items():
             assert json.loads((folder / name).read_bytes()) == expected_repair(json.loads(text))
             assert (folder / name.replace(".json", ".original.json")).read_bytes() == text
+
+
+def good(**changes):
+    """An annotation that needs nothing but a new category id."""
+    entry = {"id": 5, "image_id": 5, "category_id": 17, "bbox": [1, 2, 3, 4], "area": 9}
+    entry = {**entry, "iscrowd": 0, **changes}
+    return {key: value for key, value in entry.items() if value != "absent"}
+
+
+class TestCounts:
+    @pytest.mark.parametrize(
+        ("entries", "expected"),
+        [
+            pytest.param([good()], [], id="good"),
+            pytest.param([good(id=0), good(id=0), good()], [2, "with id 0"], id="zero"),
+            pytest.param([good(id=None), good(id="absent")], [2, "without an id"], id="no-id"),
+            pytest.param([good(), good(id=6), good(), good()], [2, "earlier one"], id="twice"),
+            pytest.param([good(image_id=6, bbox=None)], [1, "of an image"], id="image"),
+            pytest.param([good(category_id=1, image_id=6)], [1, "of a category"], id="category"),
+            pytest.param([good(category_id="absent")], [1, "of a category"], id="no-category"),
+            pytest.param([good(bbox=[1, 2, 3])], [1, "four finite numbers"], id="three-numbers"),
+            pytest.param([good(bbox=[1, 2, 3, math.inf])], [1, "four finite"], id="infinite"),
+            pytest.param([good(bbox=[60, 2, 3, 3])], [1, "no area inside"], id="outside"),
+            pytest.param([good(bbox=[4, 2, 0, 3], area=None)], [1, "no area inside"], id="thin"),
+            pytest.param([good(area=math.nan), good(id=6, area=0)], [1, "without area"], id="area"),
+            pytest.param([good(iscrowd=None)], [1, "without iscrowd"], id="iscrowd"),
+        ],
+    )
+    def test_one_line_a_kind(self, tmp_path, entries, expected):
+        document = json.loads(BEFORE) | {"annotations": entries}
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(document))
+        found = plan_repair(path).found
+        assert len(found) == len(expected) // 2
+        for what, rows in found.items():
+            assert rows.sum() == expected[0]
+            assert expected[1] in what
 
 
 KILL_AT = """

@@ -5,12 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vision.datasets.coco_json import (
-    MISSING_ID,
-    NOT_FINITE,
-    CategoryRecord,
-    CocoJson,
-)
+from vision.datasets.coco_json import MISSING_ID, NOT_FINITE, CategoryRecord, CocoJson
 from vision.datasets.coco_tables import (
     Annotations,
     Images,
@@ -30,7 +25,7 @@ class Repair:
     document: CocoJson
     categories: list[CategoryRecord]  # by ascending id; the position is the new id
     annotations: Annotations
-    counts: dict[str, int]  # what is repaired -> how many annotations
+    found: dict[str, np.ndarray]  # what is repaired -> bool [A]; only what there is
     drop: np.ndarray  # bool [A]
     new_ids: np.ndarray  # int64 [A]; MISSING_ID where the annotation keeps its id
     set_area: np.ndarray  # bool [A]
@@ -48,7 +43,7 @@ class Repair:
 
     @property
     def is_needed(self) -> bool:
-        return self.renumbers or bool(self.counts)
+        return self.renumbers or bool(self.found)
 
     def class_list(self) -> list[tuple[int, str]]:
         """(id before any fix, name) by ascending id: what files of a data set have in common."""
@@ -72,12 +67,12 @@ def plan_repair(path: str | os.PathLike) -> Repair:
     set_area = ~drop & ~(np.abs(annotations.areas) < NOT_FINITE)
     set_iscrowd = ~drop & (annotations.iscrowd < 0)
     found = {**dropped, **renumbered, _AREA: set_area, _ISCROWD: set_iscrowd}
-    counts = {what: int(rows.sum()) for what, rows in found.items() if rows.any()}
-    return Repair(document, categories, annotations, counts, drop, new_ids, set_area, set_iscrowd)
+    found = {what: rows for what, rows in found.items() if rows.any()}
+    return Repair(document, categories, annotations, found, drop, new_ids, set_area, set_iscrowd)
 
 
-_AREA = "had no area: width x height written"
-_ISCROWD = "had no iscrowd: 0 written"
+_AREA = "without area, given width x height"
+_ISCROWD = "without iscrowd, given 0"
 
 
 def _dropped(
@@ -88,13 +83,12 @@ def _dropped(
     known = np.isin(annotations.category_ids, [category.id for category in categories])
     finite = finite_boxes(annotations.boxes_xywh)
     clipped = clip_boxes(annotations.boxes_xywh, images.sizes[rows])
+    has_area = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     reasons = {
-        "of a category that does not exist: dropped": ~known,
-        "of an image that does not exist: dropped": rows < 0,
-        "without a box of four finite numbers: dropped": ~finite,
-        "whose box has no area inside the image: dropped": ~(clipped[:, 2:] > clipped[:, :2]).all(
-            axis=1
-        ),
+        "of a category that does not exist, dropped": ~known,
+        "of an image that does not exist, dropped": rows < 0,
+        "without a box of four finite numbers, dropped": ~finite,
+        "whose box has no area inside the image, dropped": ~has_area,
     }
     seen = np.zeros(len(rows), bool)
     for reason, bad in reasons.items():
@@ -118,9 +112,9 @@ def _new_ids(ids: np.ndarray, kept: np.ndarray) -> tuple[dict[str, np.ndarray], 
     new_ids = np.full(len(ids), MISSING_ID)
     new_ids[change] = max(0, ids.max(initial=0)) + 1 + np.arange(change.sum())
     reasons = {
-        "without an id: numbered": absent,
-        "with id 0: renumbered": zero,
-        "with the id of an earlier one: renumbered": repeated,
+        "without an id, numbered": absent,
+        "with id 0, renumbered": zero,
+        "with the id of an earlier one, renumbered": repeated,
     }
     return reasons, new_ids
 

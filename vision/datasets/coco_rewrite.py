@@ -10,12 +10,7 @@ from pathlib import Path
 import msgspec
 
 from vision.datasets.atomic_file import sync_folder, write_atomically
-from vision.datasets.coco_json import (
-    MISSING_ID,
-    CategoryRecord,
-    CocoJson,
-    raw_spans,
-)
+from vision.datasets.coco_json import MISSING_ID, CategoryRecord, CocoJson, raw_spans
 from vision.datasets.coco_repair import Repair
 
 COPY_BYTES = 4 << 20
@@ -103,9 +98,8 @@ def _annotation_pieces(repair: Repair, start: int) -> Iterator[bytes]:
     for first, stop, count in annotations.chunks:
         yield from _copy(document, position, first)  # "[", before the first
         rows = slice(row, row + count)
-        text = (
-            None if changed[rows].any() else _renumbered(repair, document.source[first:stop], rows)
-        )
+        text = document.source[first:stop]
+        text = None if changed[rows].any() else _renumbered(repair, text, rows)
         if text is None:
             changes = [_annotation_changes(repair, i) for i in range(row, row + count)]
             text = b"".join(_rewritten(document, (first, stop), changes))
@@ -125,7 +119,7 @@ def _renumbered(repair: Repair, text: bytes, rows: slice) -> bytes | None:
         return text
     old_ids = repair.annotations.category_ids[rows]
     pieces = _CATEGORY_ID.split(text)
-    if len(pieces) != 3 * len(old_ids) + 1 or [*map(int, pieces[2::3])] != old_ids.tolist():
+    if [*map(int, pieces[2::3])] != old_ids.tolist():
         return None
     new_id = {b"%d" % old: b"%d" % new for old, new in repair.new_category_ids.items()}
     pieces[2::3] = [new_id[old_id] for old_id in pieces[2::3]]
@@ -171,10 +165,10 @@ def _with_values(text: bytes, parsed: msgspec.Raw, values: _Values) -> bytes:
     """A JSON object with the values of some keys replaced in place, new keys at the end."""
     spans = raw_spans(memoryview(parsed), msgspec.json.decode(parsed, type=dict[str, msgspec.Raw]))
     present = sorted((spans[key], value) for key, value in values.items() if key in spans)
-    added = b"".join(b', "%s": %s' % (k.encode(), v) for k, v in values.items() if k not in spans)
+    added = [b'"%s": %s' % (key.encode(), values[key]) for key in values if key not in spans]
     pieces, position = [], 0
     for (start, stop), value in present:
         pieces += [text[position:start], value]
         position = stop
     end = text.rindex(b"}")
-    return b"".join([*pieces, text[position:end], added if spans else added[2:], text[end:]])
+    return b"".join([*pieces, b", ".join([text[position:end], *added]), text[end:]])

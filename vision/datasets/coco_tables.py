@@ -75,7 +75,8 @@ def read_categories(document: CocoJson) -> list[CategoryRecord]:
     records = sorted(chain.from_iterable(c[2] for c in chunks), key=lambda r: r.id)
     if not records:
         raise ValueError(f"{document.path}: no categories in it; is this an annotation file?")
-    duplicate = _first_duplicate(np.array([r.id for r in records]))
+    ids = _id_array([r.id for r in records], f"{document.path}: categories")
+    duplicate = _first_duplicate(ids)
     if duplicate is not None:
         raise ValueError(f"{document.path}: category id {duplicate} is there twice")
     return records
@@ -100,14 +101,13 @@ def _columns(records: list[AnnotationRecord], chunks: list, what: str) -> Annota
     boxes = [r.bbox for r in records]
     if None in boxes or set(map(len, boxes)) - {4}:
         boxes = [NOT_A_BOX if box is None or len(box) != 4 else box for box in boxes]
-    areas = [r.area for r in records]
     crowds = [r.iscrowd for r in records]
     return Annotations(
         ids=_id_array([r.id for r in records], what),
         image_ids=_id_array([r.image_id for r in records], what),
         category_ids=_id_array([r.category_id for r in records], what),
         boxes_xywh=np.fromiter(chain.from_iterable(boxes), np.float64, 4 * count).reshape(-1, 4),
-        areas=np.array(areas, dtype=np.float64),  # None becomes NaN
+        areas=np.array([r.area for r in records], dtype=np.float64),  # None becomes NaN
         iscrowd=np.array([-1 if c is None else c != 0 for c in crowds], dtype=np.int8),
         chunks=chunks,
     )
@@ -118,12 +118,12 @@ def _id_array(ids: list, what: str) -> np.ndarray:
     if None in ids:
         ids = [MISSING_ID if number is None else number for number in ids]
     array = np.array(ids)
-    if array.dtype.kind == "f" and np.array_equal(array, np.trunc(array)):
+    if array.dtype.kind == "i":
         return array.astype(np.int64)
-    if array.dtype.kind != "i":
-        wrong = next(number for number in ids if number % 1 or abs(number) >= 2**63)
-        raise ValueError(f"{what}: the id {wrong} is not a whole number of 64 bits")
-    return array.astype(np.int64)
+    wrong = [number for number in ids if number % 1 or not -(2**63) <= number < 2**63]
+    if wrong:
+        raise ValueError(f"{what}: the id {wrong[0]} is not a whole number of 64 bits")
+    return np.array([int(number) for number in ids], dtype=np.int64)
 
 
 @contextmanager
