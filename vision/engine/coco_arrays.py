@@ -80,13 +80,7 @@ def _sort_detections(dt: Detections, num_images: int) -> tuple[Detections, np.nd
     order = np.lexsort((-dt.scores, groups))
     ranks = _rank_in_group(groups[order])
     order, ranks = order[ranks < MAX_DETECTIONS[-1]], ranks[ranks < MAX_DETECTIONS[-1]]
-    dt = Detections(
-        image_index=dt.image_index[order],
-        labels=dt.labels[order],
-        boxes_xywh=dt.boxes_xywh[order],
-        scores=dt.scores[order],
-    )
-    return dt, groups[order], ranks
+    return dt.take(order), groups[order], ranks
 
 
 def _rank_in_group(groups: np.ndarray) -> np.ndarray:

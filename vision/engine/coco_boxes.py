@@ -33,6 +33,12 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def take(self, rows: np.ndarray) -> "Detections":
+        """Return those at some places, int [N] or bool [D]."""
+        return Detections(
+            self.image_index[rows], self.labels[rows], self.boxes_xywh[rows], self.scores[rows]
+        )
+
     @classmethod
     def concatenate(cls, parts: Sequence["Detections"]) -> "Detections":
         """Join the detections of several batches or processes; of none, give an empty set."""
