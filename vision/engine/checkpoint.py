@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vision.datasets.coco_json import write_atomically
+from vision.datasets.atomic_file import write_atomically
 
 FORMAT = "ssd-checkpoint/1"
 KEYS = ["format", "model", "optimizer", "scheduler", "scaler", "ema", "rng", "epoch", "step"]

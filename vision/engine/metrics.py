@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from vision.datasets.coco_json import write_atomically
+from vision.datasets.atomic_file import write_atomically
 
 
 class MetricsLog:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vision.datasets.coco_json import write_atomically
+from vision.datasets.atomic_file import write_atomically
 
 MAX_IN_A_ROW = 10
 

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from vision.datasets.coco_json import write_atomically
+from vision.datasets.atomic_file import write_atomically
 from vision.engine.checkpoint import BEST, epoch_path, link_or_copy, list_checkpoints
 
 try:
@@ -45,8 +45,10 @@ class RunLock:
         self._file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
 
-    def release(self) -> None:
-        """Let others in."""
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         with contextlib.suppress(OSError):
             self._file.truncate(0)
         self._file.close()

@@ -3,7 +3,10 @@
 import logging
 import os
 import signal
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+from vision.datasets.loader import Batch, DetectionLoader
 
 logger = logging.getLogger(__name__)
 
@@ -14,6 +17,23 @@ class Interrupted(Exception):
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+
+
+class Interruptible:
+    """A loader that calls `check`, which may raise, before each batch."""
+
+    def __init__(self, loader: DetectionLoader, check: Callable[[], None]):
+        self._loader = loader
+        self._check = check
+        self.dataset = loader.dataset
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            self._check()
+            yield batch
 
 
 class StopSignals:

@@ -1,0 +1,123 @@
+"""The data of a run: which images and boxes of which folders, and whether they fit the run."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from vision.datasets.atomic_file import write_atomically
+from vision.datasets.coco_index import Category, CocoIndex, load_coco_index
+from vision.datasets.coco_json import split_files
+from vision.datasets.findings import Findings
+from vision.datasets.yolo import read_yolo
+
+logger = logging.getLogger(__name__)
+Sources = list[tuple[CocoIndex, Path]]
+
+
+def open_coco(roots: list[str], split: str) -> Sources:
+    """Read the annotations of one split of each folder.
+
+    Raises:
+        ValueError: a folder lacks the split, or its annotations are not COCO's.
+    """
+    sources = []
+    for root in roots:
+        annotation_file, image_folder = split_files(root, split)
+        sources.append((load_coco_index(annotation_file), image_folder))
+    return sources
+
+
+def open_yolo(
+    roots: list[str],
+    *,
+    annotations: Path,
+    split_lists: dict[str, str | None],
+    strict_labels: bool,
+) -> dict[str, Sources]:
+    """Convert YOLO folders to COCO annotations in a folder of the run, and read those.
+
+    The data set folder itself is only read.
+
+    Args:
+        roots: the YOLO folders.
+        annotations: where the annotation files go.
+        split_lists: {split: file of image paths, or None for the folder's own}.
+        strict_labels: a bad label line is an error.
+
+    Returns:
+        Sources by split.
+    """
+    annotations.mkdir(parents=True, exist_ok=True)
+    given = {split: path for split, path in split_lists.items() if path}
+    sources: dict[str, Sources] = {}
+    for number, root in enumerate(roots):
+        findings = Findings()
+        splits = read_yolo(
+            root, split_files=given or None, strict_labels=strict_labels, findings=findings
+        )
+        for kind, count in findings.counts.items():
+            logger.warning("%s: %d x %s", root, count, kind)
+        for split, converted in splits.items():
+            suffix = f"_{number}" if number else ""
+            path = annotations / f"instances_{split}{suffix}.json"
+            write_atomically(path, json.dumps(converted.coco).encode())
+            sources.setdefault(split, []).append((load_coco_index(path), converted.image_folder))
+    return sources
+
+
+def describe(split: str, sources: Sources) -> list[str]:
+    """Say in a few lines what a split holds and what was left out of it."""
+    images = sum(len(index) for index, _ in sources)
+    boxes = sum(int(index.trainable.sum()) for index, _ in sources)
+    empty = sum(index.num_empty_images() for index, _ in sources)
+    crowds = sum(int(index.iscrowd.sum()) for index, _ in sources)
+    lines = [f"{split}: {images} images, {boxes} boxes, {empty} images without, {crowds} crowds"]
+    for index, _ in sources:
+        rejected = [f"{count} {reason}" for reason, count in index.rejected.items() if count]
+        if rejected:
+            lines.append(f"{index.annotation_file}: boxes left out: {', '.join(rejected)}")
+    per_class = np.sum([index.boxes_per_class() for index, _ in sources], axis=0)
+    names = [category.name for category in sources[0][0].categories]
+    absent = [name for name, count in zip(names, per_class, strict=True) if count == 0]
+    if absent:
+        shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+        lines.append(f"{split}: no box of {len(absent)} of {len(names)} classes: {shown}")
+    elif len(names) <= 20:
+        pairs = zip(names, per_class, strict=True)
+        lines.append(f"{split}: " + ", ".join(f"{name} {count}" for name, count in pairs))
+    return lines
+
+
+def check_classes(expected: list[dict], categories: list[Category], *, where: str) -> None:
+    """Refuse data of other classes than the run's, or in another order.
+
+    Raises:
+        ValueError: names the first difference.
+    """
+    old = [item["name"] for item in expected]
+    new = [category.name for category in categories]
+    if old == new:
+        return
+    missing = [name for name in old if name not in new]
+    added = [name for name in new if name not in old]
+    if missing or added:
+        difference = f"without {missing or 'none'}, with {added or 'none'} besides"
+    else:
+        difference = f"in another order: {new} instead of {old}"
+    raise ValueError(
+        f"{where}: its classes are not the run's: {difference}; start a new run from these weights "
+        "with --pretrained-ssd"
+    )
+
+
+def images_with_boxes(sources: Sources, count: int) -> np.ndarray:
+    """Return the positions of the first `count` images that have a box, over all sources."""
+    positions, start = [], 0
+    for index, _ in sources:
+        before = np.concatenate([[0], np.cumsum(index.trainable & ~index.iscrowd)])
+        has_boxes = np.diff(before[index.box_offsets]) > 0
+        positions.append(start + np.flatnonzero(has_boxes))
+        start += len(index)
+    return np.concatenate(positions)[:count]

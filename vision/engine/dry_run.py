@@ -1,0 +1,81 @@
+"""One batch end to end: shapes, counts, and a picture of what the network is asked to learn."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from vision.datasets.loader import DetectionLoader
+from vision.engine.state import TrainingState
+from vision.engine.train import StepOptions, train_step
+from vision.ops.box_coder import decode_boxes, encode_boxes
+from vision.ops.matcher import IGNORED
+from vision.ssd.loss import MultiBoxLoss
+from vision.visualize import draw_boxes
+
+MAX_PICTURES = 16
+COLUMNS = 4
+
+
+def dry_run(
+    state: TrainingState,
+    loader: DetectionLoader,
+    loss_fn: MultiBoxLoss,
+    *,
+    options: StepOptions,
+    class_names: list[str],
+    picture: Path,
+) -> list[str]:
+    """Take one training step, and draw the batch with its decoded targets.
+
+    The boxes drawn went the whole way: augmentation, matching, encoding and decoding. Each box
+    stands as often as it has priors, so one drawn once has only its best prior.
+
+    Args:
+        state: a fresh network.
+        loader: training batches.
+        loss_fn: of the run.
+        options: of the step.
+        class_names: of labels 1..C.
+        picture: the file to write.
+
+    Returns:
+        Lines of shapes and counts.
+    """
+    images, targets = next(iter(loader))
+    prior_labels, matched_boxes = loss_fn.match(targets)
+    priors = loss_fn.priors_cxcywh
+    decoded = decode_boxes(encode_boxes(matched_boxes, priors), priors) * loss_fn.box_scale
+    values, is_finite = train_step(state, images, targets, loss_fn, options=options)
+    feature_maps = state.model.feature_maps(torch.zeros(1, 3, *state.model.image_size))
+    num_boxes = sum(len(target["labels"]) for target in targets)
+    num_pos = int((prior_labels > 0).sum())
+    lines = [
+        f"images: {tuple(images.shape)} {images.dtype}, {int(images.min())} to {int(images.max())}",
+        "feature maps: " + ", ".join("x".join(map(str, x.shape[-2:])) for x in feature_maps),
+        f"priors: {len(priors)} an image; positive {num_pos} for {num_boxes} boxes, "
+        f"ignored {int((prior_labels == IGNORED).sum())}",
+        f"parameters: {sum(p.numel() for p in state.model.parameters()) / 1e6:.2f} million",
+        ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
+    ]
+    if not is_finite:
+        lines.append("the loss or its gradient is not finite: lower --lr and look at the picture")
+    _write_picture(images, prior_labels, decoded, class_names, picture)
+    return [*lines, f"picture: {picture}"]
+
+
+def _write_picture(images, prior_labels, decoded, class_names: list[str], path: Path) -> None:
+    """Lay the images out in a grid, each with the decoded boxes of its positive priors."""
+    tiles = []
+    for image, labels, boxes in zip(images[:MAX_PICTURES], prior_labels, decoded, strict=False):
+        positive = labels > 0
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        names = [class_names[label - 1] for label in labels[positive].tolist()]
+        tiles.append(draw_boxes(pixels, boxes[positive].cpu().numpy(), names))
+    blank = np.zeros_like(tiles[0])
+    tiles += [blank] * (-len(tiles) % COLUMNS)
+    rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
+    grid = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
+    if not cv2.imwrite(str(path), grid):
+        raise OSError(f"{path}: could not be written")

@@ -1,0 +1,89 @@
+"""The arguments that a run saves, and what --resume may change of them."""
+
+import argparse
+
+from vision.args import build_train_parser, flag_of, image_size
+
+# What --resume lets change: it decides where and how long training runs, not what it computes.
+FREE_ON_RESUME = {
+    "epochs",
+    "workers",
+    "device",
+    "tensorboard",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+    "keep_last",
+    "on_save_error",
+}
+# Accepted once the classes have been compared.
+CHECKED_ON_RESUME = {"datasets", "validation_dataset"}
+# Say what this call is to do; no part of the saved arguments.
+NOT_SAVED = {"resume", "force_override", "dry_run", "overfit", "checkpoint_folder"}
+
+
+def saved_arguments(args: argparse.Namespace) -> dict:
+    """Return what config.json keeps."""
+    return {name: value for name, value in vars(args).items() if name not in NOT_SAVED}
+
+
+def resume_arguments(
+    saved: dict, args: argparse.Namespace, given: set[str]
+) -> tuple[argparse.Namespace, dict[str, list]]:
+    """Combine a run's saved arguments with the ones given to --resume.
+
+    Args:
+        saved: of config.json; checked like a command line, since it may come from a stranger.
+        args: parsed from the command line.
+        given: the names that stood there.
+
+    Returns:
+        The arguments to go on with, and {name: [saved, given]} of those that differ.
+
+    Raises:
+        ValueError: the saved arguments are not a command line of this trainer, or a flag differs
+            that may not, naming both values.
+    """
+    parser = build_train_parser(exit_on_error=False)
+    try:
+        merged = parser.parse_args(_as_argv(parser, saved))
+    except (argparse.ArgumentError, argparse.ArgumentTypeError) as error:
+        raise ValueError(
+            f"config.json: bad arguments ({error}); it was edited or is damaged"
+        ) from None
+    changes = {}
+    for name in sorted(given - NOT_SAVED):
+        old, new = getattr(merged, name), getattr(args, name)
+        if old != new:
+            changes[name] = [old, new]
+            setattr(merged, name, new)
+    refused = sorted(changes.keys() - FREE_ON_RESUME - CHECKED_ON_RESUME)
+    if refused and not args.force_override:
+        name = refused[0]
+        raise ValueError(
+            f"{flag_of(name)} was {changes[name][0]} in this run and is {changes[name][1]} now; "
+            "leave it out, start a new run, or add --force-override"
+        )
+    for name in NOT_SAVED:
+        setattr(merged, name, getattr(args, name))
+    return merged, changes
+
+
+def _as_argv(parser: argparse.ArgumentParser, saved: dict) -> list[str]:
+    """Write saved arguments as a command line, so that types and choices are checked again."""
+    actions = {action.dest: action for action in parser._actions}
+    argv = []
+    for name, value in saved.items():
+        if name not in actions or name in NOT_SAVED:
+            raise ValueError(f"config.json: unknown argument {name!r}; it was edited or is damaged")
+        flag = flag_of(name)
+        if value is None:
+            continue
+        if isinstance(actions[name], argparse.BooleanOptionalAction):
+            argv.append(flag if value is True else "--no-" + flag.removeprefix("--"))
+        elif actions[name].type is image_size:
+            argv.append(f"{flag}={value[0]}x{value[1]}")
+        elif isinstance(value, list):
+            argv += [flag, *map(str, value)]
+        else:
+            argv.append(f"{flag}={value}")
+    return argv
