@@ -146,7 +146,12 @@ def read_header(stream: BinaryIO) -> tuple[int, int, int]:
     except struct.error:
         raise ValueError("its header is cut off") from None
     stream.seek(0)
-    return _read_header_with_pillow(stream)
+    try:
+        return _read_header_with_pillow(stream)
+    except ValueError:
+        if magic.startswith((b"RIFF", b"BM")):
+            raise ValueError("it is damaged or cut off") from None
+        raise
 
 
 def _read_jpeg_header(stream: BinaryIO) -> tuple[int, int, int]:

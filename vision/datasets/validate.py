@@ -29,7 +29,7 @@ _MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 # What a whole file ends with. Others are decoded by the training reader, too: Pillow accepts a
 # PNG without its end, OpenCV does not.
 _ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82")
-_BATCH = 32
+_BATCH = 16
 _STARTED, _DONE = 1, 2
 
 _worker: tuple = ()  # of a worker process: the shared states of the files, the check
@@ -120,7 +120,7 @@ def _check_alone(file: str, check: Callable[[str], ImageCheck]) -> ImageCheck:
 def _start_worker(states: Sequence[int], check: Callable[[str], ImageCheck]) -> None:
     global _worker
     _worker = (states, check)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once and without a word
 
 
 def _check_batch(start: int, files: list[str]) -> list[ImageCheck]:
