@@ -1,0 +1,184 @@
+"""The annotation index of a COCO-sized file: seconds, memory, and 8 workers over an epoch.
+
+    python benchmarks/annotation_index.py
+
+Each line is measured in a process of its own. "peak" and "kept" are resident memory: the most
+there ever was, interpreter and imports included, and what loading added once garbage is collected.
+The unique set size of a worker is what it has for itself (private pages of smaps_rollup, Linux
+only), after its first batch and after the epoch. The peer holds pycocotools' COCO object, as most
+toolkits do. Image files are links to four JPEGs, so that the start-up scan sees all 118,287.
+"""
+
+import argparse
+import gc
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+NUM_WORKERS = 8
+BATCH = 16
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=16_000, help="images in the epoch")
+    parser.add_argument("--only", choices=sorted(TASKS), help="run one task in this process")
+    parser.add_argument("--folder", type=Path, help="with --only: where the files are")
+    arguments = parser.parse_args(argv)
+    if arguments.only:
+        TASKS[arguments.only](arguments.folder, arguments.images)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        generator = [ROOT / "benchmarks" / "make_coco_sized_json.py"]
+        run([*generator, "--output", Path(folder, "instances.json")])
+        for name in TASKS:
+            run([__file__, "--only", name, "--folder", folder, "--images", arguments.images])
+        ours, peer = (json.loads(Path(folder, name).read_text()) for name in ("ours", "peer"))
+    ratios = [peer[what] / ours[what] for what in ("seconds", "peak", "kept")]
+    print("against pycocotools: {:.1f} times as fast, peak {:.1f} and kept {:.1f} "
+          "times less memory".format(*ratios))  # fmt: skip
+    return 0
+
+
+def run(command: list) -> None:
+    subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT)
+
+
+def measure_load(name: str, folder: Path, load: Callable[[Path], object]) -> None:
+    """Load once; print and store seconds and megabytes."""
+    gc.collect()
+    before, start = memory("status", "VmRSS"), time.perf_counter()
+    loaded = load(folder / "instances.json")
+    seconds = time.perf_counter() - start
+    gc.collect()
+    figures = {
+        "seconds": seconds,
+        "peak": memory("status", "VmHWM"),
+        "kept": memory("status", "VmRSS") - before,
+    }
+    (folder / name).write_text(json.dumps(figures))
+    print(f"{type(loaded).__name__}: {seconds:.2f} s, peak {figures['peak']:.0f} MB, "
+          f"kept {figures['kept']:.0f} MB")  # fmt: skip
+
+
+def memory(file: str, *keys: str, pid: int | str = "self") -> float:
+    """The sum of some lines of /proc/PID/FILE in MB."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/{file}").read_text().splitlines())
+    return sum(int(line[1]) for line in lines if line[0].rstrip(":") in keys) * 1024 / 1e6
+
+
+def load_ours(folder: Path, _num_images: int) -> None:
+    from vision.datasets.coco_index import load_coco_index
+
+    measure_load("ours", folder, load_coco_index)
+
+
+def load_peer(folder: Path, _num_images: int) -> None:
+    measure_load("peer", folder, load_with_pycocotools)
+
+
+def load_with_pycocotools(path: Path):
+    from contextlib import redirect_stdout
+
+    from pycocotools.coco import COCO
+
+    with redirect_stdout(None):
+        return COCO(str(path))
+
+
+def keep_a_corner(image: np.ndarray, target: dict, _rng: np.random.Generator):
+    """A transform that leaves next to nothing of the image: what grows is the data set's."""
+    return np.ascontiguousarray(image[:8, :8]), target
+
+
+def workers_of_ours(folder: Path, num_images: int, method: str) -> None:
+    from vision.datasets.coco import CocoDetection, load_coco_index
+    from vision.datasets.loader import DetectionLoader
+
+    multiprocessing.set_start_method(method)
+    index = load_coco_index(folder / "instances.json")
+    images = folder / "images"
+    if not images.exists():
+        link_images(index, images)
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(len(index), min(num_images, len(index)), replace=False)
+    start = time.perf_counter()
+    dataset = CocoDetection([(index, images)], transform=keep_a_corner, image_indices=chosen)
+    if method == "fork":
+        print(f"start-up scan for {len(index)} image files: {time.perf_counter() - start:.2f} s")
+    loader = DetectionLoader(dataset, batch_size=BATCH, num_workers=NUM_WORKERS, shuffle=True)
+    report_growth(f"CocoDetection, {method}", loader)
+
+
+def link_images(index, folder: Path) -> None:
+    """A name for every image, each a link to one of few JPEGs of the right size."""
+    import cv2
+
+    folder.mkdir()
+    for i in range(len(index)):
+        height, width = map(int, index.sizes[i])
+        target = folder / f"{height}x{width}.jpg"
+        if not target.exists():
+            cv2.imwrite(str(target), np.full((height, width, 3), 127, np.uint8))
+        (folder / index.file_name(i)).symlink_to(target.name)
+
+
+class PeerDataset:
+    """What a data set on top of pycocotools does for the boxes of an image; no pixels."""
+
+    def __init__(self, path: Path, num_images: int) -> None:
+        self.coco = load_with_pycocotools(path)
+        self.ids = np.random.default_rng(0).permutation(self.coco.getImgIds())[:num_images]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        annotations = self.coco.loadAnns(self.coco.getAnnIds(imgIds=int(self.ids[i])))
+        return np.array([annotation["bbox"] for annotation in annotations]).reshape(-1, 4)
+
+
+def workers_of_peer(folder: Path, num_images: int) -> None:
+    from torch.utils.data import DataLoader
+
+    dataset = PeerDataset(folder / "instances.json", num_images)
+    loader = DataLoader(dataset, BATCH, num_workers=NUM_WORKERS, collate_fn=list)
+    report_growth("pycocotools, fork", loader)
+
+
+def report_growth(name: str, batches: Iterable) -> None:
+    """Go through an epoch; print the unique set size of the workers before and after."""
+    private = ("Private_Clean", "Private_Dirty", "Private_Hugetlb")
+    sizes: list[list[float]] = []
+    iterator = iter(batches)
+    for number, _ in enumerate(iterator, 1):
+        if number in (2 * NUM_WORKERS, len(batches) - 2 * NUM_WORKERS):  # all at work, all alive
+            pids = sorted(child.pid for child in multiprocessing.active_children())
+            sizes.append([memory("smaps_rollup", *private, pid=pid) for pid in pids])
+    for when, values in zip(("start", "end"), sizes, strict=True):
+        print(
+            f"{name}, {len(values)} workers, {when}: unique MB each", *(f"{v:.0f}" for v in values)
+        )
+    growth = max(end - start for start, end in zip(*sizes, strict=True))
+    print(f"{name}: the worker that grew most grew by {growth:.1f} MB")
+
+
+TASKS = {
+    "index": load_ours,
+    "pycocotools": load_peer,
+    "workers-fork": lambda folder, images: workers_of_ours(folder, images, "fork"),
+    "workers-spawn": lambda folder, images: workers_of_ours(folder, images, "spawn"),
+    "workers-pycocotools": workers_of_peer,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
