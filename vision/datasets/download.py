@@ -129,14 +129,15 @@ class _Transfer:
         threads = [
             threading.Thread(target=self._connection, daemon=True) for _ in range(self.num_running)
         ]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads) and not self.stop.wait(0.02):
-            pass
-        if self.stop.is_set():
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads) and not self.stop.wait(0.02):
+                pass
+        finally:
             with self.lock:  # one that waits for the network may wake when the file is closed
                 self.halt.set()
-        assert self.halt.is_set() or self.num_running == 0, "a connection died"
+        assert self.stop.is_set() or self.num_running == 0, "a connection died"
 
     def _connection(self) -> None:
         """One thread: fetch pieces until there is none or the transfer halts."""

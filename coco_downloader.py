@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""Download COCO 2017, unpack it and check every file; safe to interrupt and to run again.
+
+    python coco_downloader.py --path coco-data --splits train,val,annotations
+    python coco_downloader.py --path coco-data --splits val,annotations --connections 8
+    python coco_downloader.py --path coco-data --base-url http://mirror.example/coco
+    python coco_downloader.py --path coco-data --base-url file:///mnt/coco-zips
+
+Exit status: 0 all there, 1 something failed (what there is stays: run the same command again),
+2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import errno
+import logging
+import math
+import queue
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from vision.datasets.coco_archives import (
+    ARCHIVES,
+    OFFICIAL_URL,
+    Archive,
+    archives_for,
+    as_on_mirror,
+    install,
+    only_one_in,
+    read_checksums,
+)
+from vision.datasets.disk_space import check_free_space
+from vision.datasets.download import Stopped
+
+logger = logging.getLogger("coco_downloader")
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = _parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    root = Path(args.path)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        digests = read_checksums(Path(args.checksums)) if args.checksums else {}
+        with only_one_in(root):
+            archives = archives_for(args.splits)
+            if args.base_url != OFFICIAL_URL:
+                settings = {"base_url": args.base_url, "timeout": args.timeout}
+                archives = [as_on_mirror(archive, root, **settings) for archive in archives]
+            for archive in archives if args.checksums else ():
+                if archive.name not in digests:
+                    logger.warning("%s: not in %s, its digest", archive.name, args.checksums)
+            if not check_free_space(archives, root, keep_zips=args.keep_zips):
+                logger.warning("%s: room for one archive at a time only", root)
+                args.workers = 1
+            with logging_redirect_tqdm():
+                failures = _install_all(archives, root, digests, args)
+    except KeyboardInterrupt:
+        print(f"interrupted; to continue: {_command(argv)}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    if failures:
+        print(f"to continue: {_command(argv)}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--path", default="coco-data", help="folder for everything (default %(default)s)")
+    add(
+        "--splits",
+        default="train,val,test,annotations",
+        help="which parts, of %(default)s (all by default; train,val,annotations is what training "
+        "needs; test comes with its image list, it has no annotations)",
+    )
+    add(
+        "--base-url",
+        default=OFFICIAL_URL,
+        help="server or mirror with zips/train2017.zip and so on, http://, https:// or file:///; "
+        "a mirror's own lengths count (default %(default)s)",
+    )
+    add("--workers", type=int, default=4, help="archives at the same time (default %(default)s)")
+    add(
+        "--connections",
+        type=int,
+        default=1,
+        help="ranges of one archive at the same time, for servers that limit each connection "
+        "(default %(default)s)",
+    )
+    add("--checksums", metavar="FILE", help="SHA-256 digests of the zips, as sha256sum writes")
+    add(
+        "--timeout",
+        type=float,
+        default=60.0,
+        help="seconds without data that count as a stalled connection (default %(default)s)",
+    )
+    add(
+        "--retries",
+        type=int,
+        default=20,
+        help="tries in a row without progress, with growing pauses; %(default)s outlast half an "
+        "hour without network (default %(default)s)",
+    )
+    add("--keep-zips", action="store_true", help="keep the archives after unpacking")
+    args = parser.parse_args(argv)
+    args.splits = [split.strip() for split in args.splits.split(",") if split.strip()]
+    args.base_url = args.base_url.rstrip("/")
+    unknown = set(args.splits) - set(ARCHIVES)
+    if unknown or not args.splits:
+        parser.error(f"--splits: choose from {','.join(ARCHIVES)}, not {','.join(unknown)!r}")
+    for name in ("workers", "connections", "timeout"):
+        if not getattr(args, name) > 0:
+            parser.error(f"--{name} must be greater than 0")
+    if args.retries < 0:
+        parser.error("--retries must be 0 or more")
+    return args
+
+
+def _install_all(
+    archives: Sequence[Archive], root: Path, digests: dict[str, str], args: argparse.Namespace
+) -> list[str]:
+    """Bring all archives onto the disk; returns one line for each that failed."""
+    stop = threading.Event()
+    waiting: queue.SimpleQueue[tuple[int, Archive]] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+    outcomes = {archive.name: "ended without a reason" for archive in archives}
+    for item in enumerate(archives):
+        waiting.put(item)
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                position, archive = waiting.get_nowait()
+                with _Progress(archive.name, archive.num_bytes, position) as progress:
+                    outcomes[archive.name] = _install_one(
+                        archive, root, digests.get(archive.name), args, progress, stop
+                    )
+        except (queue.Empty, Stopped):
+            pass
+        finally:
+            ended.put(None)
+
+    try:
+        for _ in range(args.workers):
+            threading.Thread(target=work, daemon=True).start()
+        _wait_for(ended, args.workers, seconds=math.inf)
+    except KeyboardInterrupt:
+        stop.set()  # each thread puts its state on disk
+        _wait_for(ended, args.workers, seconds=10)
+        raise
+    return [f"{name}: {outcome}" for name, outcome in outcomes.items() if outcome]
+
+
+def _wait_for(ended: queue.SimpleQueue, count: int, *, seconds: float) -> None:
+    # Thread.join takes a thread for ended when Ctrl-C comes meanwhile (Python 3.11).
+    end = time.monotonic() + seconds
+    while ended.qsize() < count and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def _install_one(archive, root, sha256, args, progress, stop) -> str:
+    """Returns why it failed, nothing when it did not."""
+    try:
+        done = install(
+            archive,
+            root,
+            base_url=args.base_url,
+            sha256=sha256,
+            keep_zip=args.keep_zips,
+            connections=args.connections,
+            timeout=args.timeout,
+            retries=args.retries,
+            progress=progress,
+            stop=stop,
+        )
+    except (ValueError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            return f"the disk of {root} is full: make room, nothing that was fetched is lost"
+        return str(error)
+    tqdm.write(done, file=sys.stdout)
+    return ""
+
+
+class _Progress:
+    """A bar on a terminal, elsewhere a line a minute; called from the archive's threads."""
+
+    def __init__(self, name: str, num_bytes: int, position: int) -> None:
+        self._name = name
+        self._stage = "fetch"
+        self._said_at = time.monotonic()
+        self._bar = tqdm(
+            total=num_bytes,
+            desc=f"{name} fetch",
+            unit="B",
+            unit_scale=True,
+            position=position,
+            leave=False,
+            disable=None,
+        )
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        if stage != self._stage:
+            self._stage = stage
+            self._bar.set_description(f"{self._name} {stage}", refresh=False)
+            self._bar.reset(total)
+        self._bar.total = total
+        if self._bar.n == 0:  # what an earlier run left says nothing about the speed
+            self._bar.initial = self._bar.n = self._bar.last_print_n = done
+        self._bar.update(done - self._bar.n)
+        if self._bar.disable and time.monotonic() - self._said_at > SECONDS_BETWEEN_LINES:
+            self._said_at = time.monotonic()
+            share = f"{100 * done / total:.1f} %" if total else "?"
+            logger.info("%s: %s %s, %.3f GB", self._name, stage, share, done / 1e9)
+
+
+def _command(argv: Sequence[str]) -> str:
+    return shlex.join(["python", Path(__file__).name, *argv])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
