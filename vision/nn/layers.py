@@ -1,12 +1,28 @@
 """Convolution blocks; the family's weight files fix the order of layers in each."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Conv2d(nn.Conv2d):
+    """torch's convolution, safe on maps of one column.
+
+    oneDNN 3.12 (torch 2.14) returns uninitialised memory as the weight gradient of a 3x3
+    convolution of stride 2 on an input one pixel wide, in bfloat16 and channels-last. A second
+    column of zeros is what padding puts there anyway: the output is the same, the gradient right.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve [B, C, H, W]."""
+        if x.shape[-1] == 1 and self.stride == (2, 2) and self.padding == (1, 1):
+            x = F.pad(x, (0, 1))
+        return super().forward(x)
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, *, kernel: int, stride: int = 1):
     """Return Conv2d (no bias, same padding), BatchNorm2d, ReLU6 as a Sequential."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU6(inplace=True),
     )
@@ -42,7 +58,7 @@ class InvertedResidual(nn.Module):
         if expand_ratio != 1:
             layers += conv_bn_relu(in_channels, hidden, kernel=1)
         layers += [
-            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
+            Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
             nn.BatchNorm2d(hidden),
             nn.ReLU6(inplace=True),
             nn.Conv2d(hidden, out_channels, 1, bias=False),
