@@ -4,15 +4,11 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from vision.datasets.findings import Findings
+from vision.datasets.findings import Findings, no_progress
 from vision.datasets.image_entries import ImageEntries, compare_size
 from vision.datasets.image_files import list_images
 from vision.datasets.quarantine import MovedImage, invalid_folder
 from vision.datasets.validate import UNREADABLE, check_images
-
-
-def _no_progress(checks: Iterable, total: int) -> Iterable:
-    return checks
 
 
 def validate_folder(
@@ -21,7 +17,7 @@ def validate_folder(
     *,
     workers: int,
     findings: Findings,
-    progress: Callable[..., Iterable] = _no_progress,
+    progress: Callable[..., Iterable] = no_progress,
 ) -> tuple[int, list[MovedImage]]:
     """Decode every image below a folder; nothing is moved or changed.
 

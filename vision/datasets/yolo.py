@@ -1,17 +1,18 @@
 """YOLO labels as a COCO dict per split; used by the converter, and in memory by the trainer."""
 
+import gc
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations, count
 from pathlib import Path
 
 import numpy as np
 
-from vision.datasets.findings import Findings
-from vision.datasets.image_files import image_size
+from vision.datasets.findings import Findings, no_progress
+from vision.datasets.yolo_files import LabelledImage, read_ahead
 from vision.datasets.yolo_folder import (
     YoloFolder,
     find_yolo_folder,
@@ -43,7 +44,7 @@ def read_yolo(
     strict_labels: bool = False,
     has_confidence: bool = False,
     findings: Findings | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[..., Iterable] = no_progress,
 ) -> dict[str, YoloSplit]:
     """Read a YOLO folder into one COCO dict per split.
 
@@ -59,7 +60,7 @@ def read_yolo(
         strict_labels: a malformed row or an unknown class is an error.
         has_confidence: rows may end with a confidence, which is ignored.
         findings: collects what was wrong, by kind.
-        progress: wraps the iteration over the images of a split, as tqdm does.
+        progress: wraps the iteration over a split's images, called with `total=`, as tqdm does.
 
     Raises:
         OSError: a file cannot be read.
@@ -74,15 +75,17 @@ def read_yolo(
     for split, listed in folder.splits.items():
         parser = LabelParser(findings, strict=strict_labels, has_confidence=has_confidence)
         images = _without_repetitions(split, listed, findings)
-        sizes, num_without = _read_files(folder, progress(images), parser, owners)
-        sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+        files = progress(read_ahead(folder.root, images), total=len(images))
+        sizes, num_without = _add_files(files, parser, owners)
         boxes = parser.boxes(sizes, folder.classes)
         kept = np.arange(len(images))
         if split == "train":
             kept = _images_with_boxes(folder.root, images, boxes, findings)
         image_folder, names = _relative_names(folder.root, split, images)
+        with _without_garbage_collection():
+            coco = _coco_dict(folder.classes, names, sizes, boxes, kept)
         splits[split] = YoloSplit(
-            coco=_coco_dict(folder.classes, names, sizes, boxes, kept),
+            coco=coco,
             image_folder=image_folder,
             num_listed=len(listed),
             num_without_label_file=num_without,
@@ -90,40 +93,30 @@ def read_yolo(
     return splits
 
 
-def _read_files(
-    folder: YoloFolder, images: Iterable[str], parser: LabelParser, owners: dict[str, str]
-) -> tuple[list[tuple[int, int]], int]:
-    """Feed the label files to the parser.
+def _add_files(
+    files: Iterable[LabelledImage], parser: LabelParser, owners: dict[str, str]
+) -> tuple[np.ndarray, int]:
+    """Feed label files to the parser.
+
+    Args:
+        owners: the image of each label file so far, over all splits.
 
     Returns:
-        (height, width) of each image, and how many have no label file.
+        (height, width) of each image [I, 2], and how many images have no label file.
     """
     sizes, num_without = [], 0
-    for index, image in enumerate(images):
-        label_file, content = _read_label_file(folder.root, image)
-        if (owner := owners.setdefault(label_file, image)) != image:
+    for index, file in enumerate(files):
+        if (owner := owners.setdefault(file.label_file, file.image)) != file.image:
             raise ValueError(
-                f"{image}: has the same label file as {owner} ({label_file}); rename one of the "
-                "images together with its labels"
+                f"{file.image}: has the same label file as {owner} ({file.label_file}); rename "
+                "one of the images together with its labels"
             )
-        if content is None:
+        if file.labels is None:
             num_without += 1
         else:
-            parser.add_file(index, label_file, content)
-        sizes.append(image_size(image))
-    return sizes, num_without
-
-
-def _read_label_file(root: Path, image: str) -> tuple[str, bytes | None]:
-    """The label file of an image and its content; None where there is none."""
-    places = label_candidates(root, image)
-    for place in dict.fromkeys(places):
-        try:
-            with open(place, "rb", buffering=0) as stream:
-                return place, stream.read()
-        except FileNotFoundError:
-            continue
-    return places[0], None
+            parser.add_file(index, file.label_file, file.labels)
+        sizes.append(file.size)
+    return np.array(sizes, dtype=np.int64), num_without
 
 
 def _without_repetitions(split: str, images: list[str], findings: Findings) -> list[str]:
@@ -167,6 +160,18 @@ def _relative_names(root: Path, split: str, images: list[str]) -> tuple[Path, li
             return folder, names_below(folder, images)
     folder = Path(os.path.commonpath([os.path.dirname(image) for image in images]))
     return folder, names_below(folder, images)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Many dicts at once make the collector look for cycles again and again: twice the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _coco_dict(

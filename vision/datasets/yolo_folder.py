@@ -136,11 +136,13 @@ def _read_split(root: Path, split_file: Path) -> list[str]:
     Raises:
         ValueError: some are nowhere.
     """
-    lines = read_text(split_file).splitlines()
+    images_folder = os.path.join(root, "images")
+    # one listing instead of a look at each file: foreign paths are what exported sets have
+    in_images = set(os.listdir(images_folder)) if os.path.isdir(images_folder) else set()
     images, missing = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(split_file).split("\n"), 1):
         if name := line.strip():
-            image = _locate(root, split_file.parent, name)
+            image = _locate(str(root), str(split_file.parent), name, in_images)
             images.append(image)
             if image is None:
                 missing.append(f"line {number} ({name})")
@@ -153,17 +155,18 @@ def _read_split(root: Path, split_file: Path) -> list[str]:
     return images
 
 
-def _locate(root: Path, base: Path, name: str) -> str | None:
+def _locate(root: str, base: str, name: str, in_images: set[str]) -> str | None:
     """The file of an image path that may be relative, or of another machine."""
+    for folder in (root,) if os.path.isabs(name) else (root, base):
+        place = os.path.join(folder, name)
+        if os.path.isfile(place):
+            return os.path.normpath(place)
     below_images = name.replace("\\", "/").rpartition("/images/")[2]
-    places = (
-        os.path.join(root, name),  # the path itself where it is absolute
-        os.path.join(base, name),
-        os.path.join(root, "images", os.path.basename(name)),
-        os.path.join(root, "images", below_images),
-        os.path.join(root, "images", os.path.basename(below_images)),
-    )
-    return next((os.path.normpath(place) for place in places if os.path.isfile(place)), None)
+    for fallback in (os.path.basename(name), os.path.basename(below_images)):
+        if fallback in in_images:
+            return os.path.join(root, "images", fallback)
+    place = os.path.join(root, "images", below_images)
+    return os.path.normpath(place) if os.path.isfile(place) else None
 
 
 def _splits_of_config(root: Path, config: DataYaml | None) -> dict[str, list[str]]:
