@@ -206,4 +206,6 @@ def _copy(value: object) -> object:
         return {key: _copy(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_copy(item) for item in value]
+    # Anything else, a NumPy number among them, would be refused by weights_only when read.
+    assert value is None or type(value) in (bool, int, float, str), f"{value!r} in a checkpoint"
     return value

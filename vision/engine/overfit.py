@@ -18,6 +18,7 @@ from vision.ssd.loss import MultiBoxLoss
 
 logger = logging.getLogger(__name__)
 TARGET_AP50 = 0.9
+MAX_STEPS = 300
 
 
 @dataclass
@@ -43,7 +44,7 @@ def overfit(
     *,
     options: StepOptions,
     measure: Callable[[torch.nn.Module], EvaluationResult],
-    max_steps: int = 300,
+    max_steps: int = MAX_STEPS,
     rounds: int = 5,
 ) -> OverfitResult:
     """Train on the loader's images until AP50 on them is over 0.9, or for `max_steps` steps.
@@ -132,8 +133,8 @@ def _suspects(
         )
     if not last_loss < 0.5 * first_loss:
         lines.append(
-            f"the loss went from {first_loss:.3f} to {last_loss:.3f}: the rate (--lr) is too low or "
-            "too high, or layers are frozen"
+            f"the loss went from {first_loss:.3f} to {last_loss:.3f}: the rate (--lr) is too low "
+            "or too high, or layers are frozen"
         )
     unseen = [name for name, score in top_scores.items() if score < 0.1]
     if unseen:

@@ -1,0 +1,40 @@
+# make demo: see it work.  make test: check it.  make check: format, lint and test, for a change.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+DEMO = demo
+READY = $(VENV)/.ready
+
+.PHONY: demo test check bench clean-demo
+
+$(READY): requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python -m vision.datasets.sample --path $(DEMO)/data
+	$(BIN)/python fix_coco_annotations.py --path $(DEMO)/data
+	if [ -e $(DEMO)/run/config.json ]; then \
+	  $(BIN)/python train_ssd.py --resume $(DEMO)/run; \
+	else \
+	  $(BIN)/python train_ssd.py --datasets $(DEMO)/data --checkpoint-folder $(DEMO)/run $(DEMO_RECIPE); \
+	fi
+	$(BIN)/python eval_ssd.py --trained-model $(DEMO)/run --dataset $(DEMO)/data --output-dir $(DEMO)/eval
+	$(BIN)/python run_ssd_example.py --trained-model $(DEMO)/run --images $(DEMO)/data/val2017 \
+	  --output-dir $(DEMO)/pictures
+	@cat docs/next-steps.txt
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run_quick.py
+
+clean-demo:
+	rm -rf $(DEMO)

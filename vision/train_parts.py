@@ -1,0 +1,234 @@
+"""What training is made of, built from the arguments: data, network, optimizer, measurement."""
+
+import argparse
+import logging
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+import vision
+from vision.datasets.coco import CocoDetection
+from vision.datasets.loader import DetectionLoader
+from vision.engine.coco_boxes import ground_truth_from_index
+from vision.engine.data import (
+    Sources,
+    check_classes,
+    describe,
+    images_with_boxes,
+    open_coco,
+    open_yolo,
+)
+from vision.engine.ema import ModelEma
+from vision.engine.evaluate import EvaluationResult, evaluate
+from vision.engine.optim import Schedule, build_optimizer, freeze, parameter_groups
+from vision.engine.overfit import MAX_STEPS as OVERFIT_STEPS
+from vision.engine.precision import choose_device, choose_precision
+from vision.engine.signals import Interruptible
+from vision.engine.state import TrainingState
+from vision.engine.train import StepOptions
+from vision.engine.weights import load_base_net, load_pretrained_ssd
+from vision.saved_args import saved_arguments
+from vision.ssd.loss import MultiBoxLoss
+from vision.ssd.models import build_model
+from vision.ssd.ssd import SSD
+from vision.transforms.normalize import PIXEL_MEAN
+from vision.transforms.presets import build_eval_transform, build_train_transform
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Parts:
+    """What training, --dry-run and --overfit work with."""
+
+    state: TrainingState
+    train_loader: DetectionLoader
+    loss_fn: MultiBoxLoss
+    options: StepOptions
+    measure: Callable[..., EvaluationResult] | None  # called with (model, check); None: no val
+    config: dict
+
+    @property
+    def class_names(self) -> list[str]:
+        return [item["name"] for item in self.config["classes"]]
+
+
+def build(
+    args: argparse.Namespace,
+    run: Path,
+    *,
+    config: dict | None = None,
+    checkpoint: dict | None = None,
+) -> Parts:
+    """Make data, network and optimizer from the arguments, and restore what a checkpoint holds."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    device = choose_device(args.device)
+    precision = choose_precision(args.precision, device)
+    train_sources, val_sources = open_sources(args, run)
+    categories = train_sources[0][0].categories
+    classes = [asdict(category) for category in categories]
+    check_classes(config["classes"] if config else classes, categories, where="--datasets")
+    model = build_model(
+        args.net,
+        num_classes=len(classes) + 1,
+        image_size=args.image_size,
+        width_mult=args.mb2_width_mult,
+        prior_sizes=args.prior_sizes,
+    )
+    args.image_size = model.image_size
+    if checkpoint is None:
+        load_initial_weights(model, args, [category.name for category in categories])
+    model.to(device, memory_format=torch.channels_last)
+    loss_fn = MultiBoxLoss(
+        model.priors_cxcywh,
+        image_size=model.image_size,
+        iou_threshold=args.iou_threshold,
+        neg_pos_ratio=args.neg_pos_ratio,
+    )
+    if args.overfit:
+        val_sources = train_sources
+    train_loader = build_train_loader(args, train_sources)
+    state = build_state(args, model, steps_per_epoch=train_loader.sampler.num_batches)
+    new_config = {
+        "arguments": saved_arguments(args),
+        "classes": config["classes"] if config else classes,
+        "versions": versions(),
+        "history": config["history"] if config else [],
+    }
+    if checkpoint:
+        state.load_state_dict(checkpoint)
+    logger.info(
+        "%s at %dx%d, %d classes, on %s in %s, %d threads and %d workers",
+        args.net, *model.image_size, len(classes), device, precision,
+        torch.get_num_threads(), args.workers,
+    )  # fmt: skip
+    options = StepOptions(
+        device=device,
+        precision=precision,
+        clip_grad_norm=args.clip_grad_norm,
+        skip_nonfinite=args.on_nonfinite == "skip",
+    )
+    measure = build_measure(args, val_sources, loss_fn, device) if val_sources else None
+    return Parts(state, train_loader, loss_fn, options, measure, new_config)
+
+
+def open_sources(args: argparse.Namespace, run: Path) -> tuple[Sources, Sources]:
+    """Read the annotations of the train and val splits; the latter may be empty."""
+    val_roots = [args.validation_dataset] if args.validation_dataset else args.datasets
+    if args.dataset_type == "yolo":
+        lists = {"train": args.train_split, "val": args.val_split}
+        sources = open_yolo(
+            args.datasets,
+            annotations=run / "annotations",
+            split_lists=lists,
+            strict_labels=args.strict_labels,
+        )
+        train_sources, val_sources = sources.get("train"), sources.get("val", [])
+        if not train_sources:
+            raise ValueError(f"{args.datasets[0]}: no train split there")
+    else:
+        train_sources = open_coco(args.datasets, "train")
+        val_sources = open_coco(val_roots, "val")
+    for split, sources in (("train", train_sources), ("val", val_sources)):
+        for line in describe(split, sources) if sources else [f"no {split} split: no AP, no best"]:
+            logger.info(line)
+    if val_sources:
+        expected = [asdict(category) for category in train_sources[0][0].categories]
+        check_classes(expected, val_sources[0][0].categories, where="the val split")
+    return train_sources, val_sources
+
+
+def load_initial_weights(model: SSD, args: argparse.Namespace, class_names: list[str]) -> None:
+    """Start from a backbone or a detector, and freeze what is to stay."""
+    if args.pretrained_ssd:
+        report = load_pretrained_ssd(model, args.pretrained_ssd, class_names=class_names)
+        logger.info("%s: %s", args.pretrained_ssd, report)
+    elif args.base_net != "none":
+        logger.info("%s: %s", args.base_net, load_base_net(model, args.base_net))
+
+
+def build_train_loader(args: argparse.Namespace, sources: Sources) -> DetectionLoader:
+    """Make the training batches; for --overfit, of the first images with boxes, as they are."""
+    augmentation = "none" if args.overfit else args.augmentation
+    transform = build_train_transform(augmentation, image_size=args.image_size, mean=PIXEL_MEAN)
+    chosen = images_with_boxes(sources, args.overfit) if args.overfit else None
+    dataset = CocoDetection(sources, transform=transform, seed=args.seed, image_indices=chosen)
+    if len(dataset) < 2:
+        raise ValueError(f"--datasets: {len(dataset)} training images; at least 2 are needed")
+    return DetectionLoader(
+        dataset,
+        batch_size=min(args.batch_size, len(dataset)),
+        num_workers=args.workers,
+        seed=args.seed,
+        shuffle=True,
+    )
+
+
+def build_measure(
+    args: argparse.Namespace, sources: Sources, loss_fn: MultiBoxLoss, device: torch.device
+) -> Callable[..., EvaluationResult]:
+    """Make the function that measures a model on the val split."""
+    chosen = images_with_boxes(sources, args.overfit) if args.overfit else None
+    dataset = CocoDetection(
+        sources, transform=build_eval_transform(args.image_size), image_indices=chosen
+    )
+    loader = DetectionLoader(
+        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
+    )
+    ground_truth = ground_truth_from_index([index for index, _ in sources], chosen)
+    names = [category.name for category in dataset.categories]
+
+    def measure(model: torch.nn.Module, check: Callable[[], None]) -> EvaluationResult:
+        return evaluate(
+            model,
+            Interruptible(loader, check),
+            ground_truth=ground_truth,
+            class_names=names,
+            device=device,
+            loss_fn=loss_fn,
+        )
+
+    return measure
+
+
+def build_state(args: argparse.Namespace, model: SSD, *, steps_per_epoch: int) -> TrainingState:
+    """Make the optimizer, the schedule and the rest of a fresh state."""
+    freeze(model, base_net=args.freeze_base_net, all_but_heads=args.freeze_net)
+    groups = parameter_groups(
+        model, lr=args.lr, base_net_lr=args.base_net_lr, extra_layers_lr=args.extra_layers_lr
+    )
+    optimizer = build_optimizer(
+        args.optimizer, groups, momentum=args.momentum, weight_decay=args.weight_decay
+    )
+    total_steps = OVERFIT_STEPS if args.overfit else args.epochs * steps_per_epoch
+    schedule = Schedule(
+        args.scheduler,
+        total_steps=total_steps,
+        warmup_steps=min(round(args.warmup_epochs * steps_per_epoch), total_steps // 2),
+        milestones=tuple(round(epoch * steps_per_epoch) for epoch in args.milestones),
+        gamma=args.gamma,
+    )
+    device = next(model.parameters()).device
+    scaler = torch.amp.GradScaler(
+        device.type, enabled=choose_precision(args.precision, device) == "fp16"
+    )
+    ema = ModelEma(model, decay=args.ema) if args.ema else None
+    return TrainingState(model, optimizer, schedule, scaler, ema)
+
+
+def versions() -> dict[str, str]:
+    """Return what a run was made with."""
+    return {
+        "toolkit": vision.__version__,
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
