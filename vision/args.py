@@ -21,6 +21,9 @@ _PATHS = {
     "val_split",
 }
 
+TABLE_START = "<!-- flags: written by `python -m vision.args` -->"
+TABLE_END = "<!-- end of flags -->"
+
 
 class FamilyParser(argparse.ArgumentParser):
     """A parser that also takes the family's underscores: `--batch_size` for `--batch-size`."""
@@ -218,19 +221,34 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--ema must be 0 or more and less than 1")
 
 
-def flag_table(parser: argparse.ArgumentParser) -> str:
-    """Return the parser's flags as a Markdown table, for the README."""
+def flag_table() -> str:
+    """Return the flags of train_ssd.py as a Markdown table, for the README."""
     lines = ["| flag | default | what it does |", "| --- | --- | --- |"]
-    for action in parser._actions:
+    for action in build_train_parser()._actions:
         if action.dest == "help":
             continue
         value = f" {action.metavar}" if action.metavar else ""
         if action.choices:
-            value = " " + "\\|".join(action.choices)
+            value = " " + "|".join(action.choices)
         default = "" if action.default in (None, False) else action.default
         if isinstance(default, list):
             default = " ".join(map(str, default))
         if action.dest == "workers":
             default = "half the cores"
-        lines.append(f"| `{action.option_strings[0]}{value}` | {default} | {action.help} |")
+        flag = f"{action.option_strings[0]}{value}".replace("|", "\\|")
+        lines.append(f"| `{flag}` | {default} | {action.help} |")
     return "\n".join(lines)
+
+
+def write_flag_table(readme: Path) -> None:
+    """Put the table between the marks in the README."""
+    text = readme.read_text(encoding="utf-8")
+    head, rest = text.split(TABLE_START)
+    _, tail = rest.split(TABLE_END)
+    readme.write_text(
+        f"{head}{TABLE_START}\n\n{flag_table()}\n\n{TABLE_END}{tail}", encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    write_flag_table(Path(__file__).parent.parent / "README.md")
