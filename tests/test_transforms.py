@@ -120,7 +120,7 @@ def test_pixels_and_boxes_move_together(name, image_size):
 
 def test_crop_ignores_crowds():
     """A crowd over everything would satisfy each least IoU; the small box does not."""
-    target = make_target([300, 200, 340, 240], [0, 0, 640, 480], crowd=(1,))
+    target = make_target([20, 20, 60, 60], [0, 0, 640, 480], crowd=(1,))
     transform = ViewTransform((300, 300), (0, 0, 0), Augmentation(crop=RandomIouCrop()))
     for seed in range(50):
         _, moved = transform(np.zeros((480, 640, 3), np.uint8), target, np.random.default_rng(seed))
