@@ -230,7 +230,7 @@ def flag_table() -> str:
         value = f" {action.metavar}" if action.metavar else ""
         if action.choices:
             value = " " + "|".join(action.choices)
-        default = "" if action.default in (None, False) else action.default
+        default = "" if action.default is None or action.default is False else action.default
         if isinstance(default, list):
             default = " ".join(map(str, default))
         if action.dest == "workers":
