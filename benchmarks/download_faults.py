@@ -115,10 +115,14 @@ def _faults(generator: random.Random, *, num_changes: int) -> list[str]:
     faults = ["change"] * num_changes
     for _ in range(generator.randrange(1, 13 - num_changes)):
         kind = generator.choice(KINDS)
-        argument = generator.choice([503, 500, 429, 408]) if kind == "status" else None
-        if kind in ("too-much", "other-length"):
-            argument = generator.randrange(1, 1000)
-        faults.append(f"{kind}:{argument or generator.randrange(0, 1_500_000)}")
+        argument = generator.randrange(1_500_000)
+        if kind == "status":
+            argument = generator.choice([503, 500, 429, 408])
+        elif kind in ("too-much", "other-length"):
+            argument = 1 + argument % 1000
+        elif kind == "416":
+            argument = 0
+        faults.append(f"{kind}:{argument}")
     generator.shuffle(faults)
     return faults
 

@@ -17,7 +17,7 @@ FAULTS = {
     "garbage": "the answer is no HTTP",
     "status": "this status, for example status:500",
     "retry-after": "503 and these seconds (a number, or `date` for two seconds as a date)",
-    "416": "416 though the range is right",
+    "416": "416 though the range is right, of a file of so many bytes (0: its own)",
     "whole": "200 and the whole file although a range was asked for",
     "redirect": "302 to the same file under another path",
     "loop": "302 to itself, always",
@@ -94,7 +94,7 @@ class Faults:
         self._send(503, b"later", Retry_After=date if self.argument == "date" else self.argument)
 
     def _fault_416(self) -> None:
-        self._send(416, b"", Content_Range=f"bytes */{len(self.body)}")
+        self._send(416, b"", Content_Range=f"bytes */{self.number or len(self.body)}")
 
     def _fault_whole(self) -> None:
         self._send(200, self.body, **self._validators())

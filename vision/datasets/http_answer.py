@@ -70,7 +70,7 @@ def read_answer(
         Interrupted, FileChanged, RangesRefused, DownloadError: as their docstrings say.
     """
     if status == 416:
-        raise _judge_416(headers, known, num_done)
+        raise _judge_416(headers, known, num_done, expected_length)
     if status in TRANSIENT:
         raise Interrupted(f"HTTP {status}", retry_after=_retry_after(headers))
     if status not in (200, 206):
@@ -99,9 +99,11 @@ def read_answer(
     )
 
 
-def _judge_416(headers: Mapping[str, str], known: RemoteFile, num_done: int) -> Exception:
+def _judge_416(
+    headers: Mapping[str, str], known: RemoteFile, num_done: int, expected_length: int | None
+) -> Exception:
     total = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
-    if total and known.length is not None and int(total[1]) != known.length:
+    if total and known.length not in (None, int(total[1]), expected_length):
         return FileChanged("the file changed on the server")
     if num_done:
         return Interrupted("HTTP 416 for a range inside the file")
