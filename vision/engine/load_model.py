@@ -106,6 +106,6 @@ def _check_fit(
     if missing or unknown or other:
         first = (missing or unknown or other)[0]
         raise ValueError(
-            f"{path}: not weights of {net}: {len(missing)} tensors missing, {len(unknown)} unknown, "
-            f"{len(other)} of another shape, such as {first}; is --net right?"
+            f"{path}: not weights of {net}: {len(missing)} tensors missing, "
+            f"{len(unknown)} unknown, {len(other)} of another shape, such as {first}"
         )
