@@ -173,7 +173,14 @@ def _wait_for(ended: queue.SimpleQueue, count: int, *, seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _install_one(archive, root, sha256, args, progress, stop) -> str:
+def _install_one(
+    archive: Archive,
+    root: Path,
+    sha256: str | None,
+    args: argparse.Namespace,
+    progress: "_Progress",
+    stop: threading.Event,
+) -> str:
     """Returns why it failed, nothing when it did not."""
     try:
         done = install(
