@@ -134,6 +134,16 @@ def test_cut_header_is_an_error_that_names_the_file(tmp_path, suffix):
             read_image(path)
 
 
+@pytest.mark.parametrize("length", [1, 2, 30, 300])
+def test_a_truncated_jpeg_is_an_error_and_a_trailer_is_not(tmp_path, length):
+    content = save(tmp_path / "a.jpg", quadrants()).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[:-length])
+    with pytest.raises(ValueError, match=r"cut\.jpg: .*validate_image_files"):
+        read_image(tmp_path / "cut.jpg")
+    (tmp_path / "trailer.jpg").write_bytes(content + b"\xff" * length)
+    assert read_image(tmp_path / "trailer.jpg").shape == (40, 60, 3)
+
+
 @pytest.mark.parametrize("damage", [b"II*\0\xff\xff\xff\xff", b"II*\0", b"garbage", b""])
 def test_damaged_exif_reads_as_upright(tmp_path, damage):
     path = tmp_path / "a.jpg"

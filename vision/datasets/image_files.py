@@ -112,11 +112,16 @@ def _decode(path: str | Path, data: bytes, reduction: int) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ValueError(f"{path}: cannot be decoded ({error.err or error})") from None
-    if image is None:
-        raise ValueError(
-            f"{path}: cannot be decoded: truncated or damaged; run validate_image_files.py"
-        )
+    if image is None or _is_cut_off(data):
+        raise ValueError(f"{path}: truncated or damaged; run validate_image_files.py")
     return image if _DECODES_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether a JPEG ends inside a scan; OpenCV 4 decodes that to grey without a word."""
+    if not data.startswith(b"\xff\xd8") or data.endswith(b"\xff\xd9"):
+        return False
+    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def _turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
