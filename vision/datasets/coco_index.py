@@ -112,7 +112,7 @@ def _build_index(document: CocoJson) -> CocoIndex:
     keep = np.flatnonzero(has_area)
     keep = keep[np.argsort(rows[keep], kind="stable")]
     trainable = (extents >= 1).all(axis=1)[keep]
-    boxes = annotations.boxes_xywh[keep]
+    boxes = annotations.boxes_xywh.take(keep, axis=0)
     areas = annotations.areas[keep]
     name_bytes, name_offsets = _pack_names(images)
     return CocoIndex(
@@ -124,7 +124,7 @@ def _build_index(document: CocoJson) -> CocoIndex:
         name_offsets=name_offsets,
         box_offsets=np.searchsorted(rows[keep], np.arange(len(images.ids) + 1)),
         boxes_xywh=boxes,
-        clipped_boxes=clipped[keep].astype(np.float32),
+        clipped_boxes=clipped.astype(np.float32).take(keep, axis=0),
         labels=labels[keep].astype(np.int32),
         areas=np.where(np.abs(areas) < NOT_FINITE, areas, boxes[:, 2] * boxes[:, 3]),
         iscrowd=annotations.iscrowd[keep] == 1,

@@ -27,7 +27,7 @@ MISSING_ID = -(2**63)
 # Coordinates in pixels at and beyond this count as not finite: NaN and Infinity, which Python
 # writes though JSON has no such words, are read as +-9e9 (as many bytes, so offsets stay true).
 NOT_FINITE = 1e9
-CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 1 << 20
 
 
 class CategoryRecord(msgspec.Struct, gc=False):
