@@ -66,9 +66,13 @@ def test_given_split_files_replace_the_folders_own(tmp_path):
 
 
 def test_a_relative_root(tmp_path, monkeypatch):
-    make_folder(tmp_path, {"a.png": BOX})
-    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "set", {"a.png": BOX})
+    monkeypatch.chdir(tmp_path / "set")
     assert len(read_yolo(".")["val"].coco["annotations"]) == 1
+    elsewhere = write_image(tmp_path / "photos" / "b.png")
+    (tmp_path / "set" / "splits" / "val.txt").write_text(f"a.png\n{elsewhere}\n")
+    names = [image["file_name"] for image in read_yolo(".")["val"].coco["images"]]
+    assert names == ["set/images/a.png", "photos/b.png"]
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ def _relative_names(root: Path, split: str, images: list[str]) -> tuple[Path, li
     if folder is not None:
         with suppress(ValueError):
             return folder, names_below(folder, images)
+    images = [os.path.abspath(image) for image in images]
     folder = Path(os.path.commonpath([os.path.dirname(image) for image in images]))
     return folder, names_below(folder, images)
 
