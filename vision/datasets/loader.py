@@ -81,10 +81,18 @@ class DetectionLoader:
             worker_init_fn=_init_worker,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            # Seeds the workers, which use no seed; not drawn from training's generator, whose
+            # state would then depend on the number of workers.
+            generator=torch.Generator(),
         )
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of a whole epoch."""
+        return self.sampler.num_batches
 
     def set_position(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch that the next iteration goes through, and its first batch."""

@@ -70,12 +70,14 @@ def fit(
         NonFiniteError: a step could not be taken.
         OSError: the state could not be saved.
     """
-    with StopSignals() as signals:
+    with StopSignals() as signals, saver:
         try:
             while state.epoch < epochs:
                 train_metrics = train_one_epoch(
                     state, loader, loss_fn, options=options, saver=saver, check=signals.check
                 )
+                # Validation may start processes, which would inherit a file being written.
+                saver.wait()
                 start = time.perf_counter()
                 val_metrics = evaluate_epoch(state, signals.check)
                 val_metrics["eval_seconds"] = time.perf_counter() - start
@@ -85,9 +87,8 @@ def fit(
                 logger.info(epoch_line(record, epochs))
         except Interrupted:
             saver.save_step(state)
+            saver.wait()
             raise
-        finally:
-            saver.finish()
 
 
 def train_one_epoch(
@@ -102,13 +103,15 @@ def train_one_epoch(
     """Do the rest of the epoch that `state.progress` is in, and return its metrics."""
     set_train_mode(state.model)
     progress = state.progress
+    # The schedule's step: that of the run, unless the number of batches has changed since.
+    epoch_start = state.epoch * loader.num_batches
     loader.set_position(state.epoch, start_batch=progress["batches"])
     num_images, data_wait = 0, 0.0
     start = waiting_since = time.perf_counter()
     bar = tqdm(loader, desc=f"epoch {state.epoch + 1}", leave=False, disable=None)
     for images, targets in bar:
         data_wait += time.perf_counter() - waiting_since
-        state.schedule.apply(state.optimizer, state.step)
+        state.schedule.apply(state.optimizer, epoch_start + progress["batches"])
         values, is_finite = train_step(state, images, targets, loss_fn, options=options)
         if not is_finite:
             _handle_nonfinite(state, values, images, targets, saver=saver, options=options)
@@ -119,6 +122,8 @@ def train_one_epoch(
         saver.after_step(state)
         waiting_since = time.perf_counter()
     seconds = time.perf_counter() - start
+    # Again, for an epoch whose steps were all done before a resume.
+    state.schedule.apply(state.optimizer, epoch_start + progress["batches"] - 1)
     taken = max(1, progress["batches"] - progress["nonfinite"])
     return {
         "lr": max(group["lr"] for group in state.optimizer.param_groups),
@@ -182,6 +187,7 @@ def train_step(
         if state.ema:
             state.ema.update(state.model, step=state.step + 1)
     else:  # the forward pass has moved BatchNorm's statistics: take that back
+        state.scaler.update()
         for buffer, before in zip(state.model.buffers(), statistics, strict=True):
             buffer.copy_(before)
     return values, is_finite
