@@ -1,6 +1,8 @@
 """What is written down when a loss or gradient is not finite."""
 
+import io
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from vision.datasets.atomic_file import write_atomically
 
+logger = logging.getLogger(__name__)
 MAX_IN_A_ROW = 10
 
 
@@ -19,7 +22,7 @@ class NonFiniteError(ValueError):
 def report_nonfinite(
     run: Path, *, step: int, values: dict[str, float], images: Tensor, targets: list[dict]
 ) -> str:
-    """Write nonfinite_step_N.json, and the batch's pixels as nonfinite_step_N.pt.
+    """Log the batch; write nonfinite_step_N.json, and its pixels as nonfinite_step_N.pt.
 
     Args:
         run: the run folder.
@@ -39,17 +42,30 @@ def report_nonfinite(
         }
         for target in targets
     ]
+    for item in batch:
+        boxes = [[round(side, 1) for side in box] for box in item["boxes"]]
+        logger.error("image %s: boxes %s, labels %s", item["image_id"], boxes, item["labels"])
     path = run / f"nonfinite_step_{step}.json"
-    # JSON has no word for them, so numbers that are not finite are written as text.
-    readable = {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
-    text = json.dumps({"step": step, **readable, "batch": batch}, indent=1)
-    write_atomically(path, text.encode())
-    temporary = path.with_suffix(".pt.tmp")
-    torch.save({"images": images.contiguous()}, temporary)
-    temporary.replace(path.with_suffix(".pt"))
-    bad = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
+    try:
+        _write_report(path, {"step": step, **_readable(values), "batch": batch}, images)
+        where = f"see {path}"
+    except OSError as error:
+        where = f"{path} could not be written ({error.strerror})"
+    terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
     image_ids = " ".join(str(item["image_id"]) for item in batch)
     return (
-        f"step {step}: {bad} (learning rate {values['lr']:g}); images {image_ids}; see {path}. "
+        f"step {step} is not finite: {terms}; images {image_ids}; {where}. "
         "Lower --lr, set --clip-grad-norm, or check these images' boxes"
     )
+
+
+def _readable(values: dict[str, float]) -> dict[str, float | str]:
+    """JSON has no word for numbers that are not finite, so they are written as text."""
+    return {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
+
+
+def _write_report(path: Path, report: dict, images: Tensor) -> None:
+    write_atomically(path, json.dumps(report, indent=1).encode())
+    pixels = io.BytesIO()
+    torch.save({"images": images.contiguous()}, pixels)
+    write_atomically(path.with_suffix(".pt"), pixels.getvalue())

@@ -15,9 +15,14 @@ def choose_device(name: str) -> torch.device:
         ValueError: torch does not see that device.
     """
     if name != "auto":
-        device = torch.device(name)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"--device {name}: torch sees no CUDA device here; use --device cpu")
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).split(". ")[0].splitlines()[0]
+            raise ValueError(
+                f"--device {name}: torch cannot use it here ({reason}); use --device cpu"
+            ) from None
         return device
     if torch.cuda.is_available():
         return torch.device("cuda")

@@ -59,6 +59,7 @@ class StopSignals:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.received is not None and signum == signal.SIGINT:
+            os.write(2, b"\nstopped at once; the checkpoints on disk are intact\n")
             os._exit(128 + signum)
         self.received = signum
         logger.warning("%s: finishing this step, then saving", signal.Signals(signum).name)
