@@ -15,6 +15,7 @@ done; 1: failed, in one line; 2: wrong usage; 128 + signal: stopped, saved, read
 
 import argparse
 import logging
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,23 +23,23 @@ from functools import partial
 from pathlib import Path
 
 from vision.args import parse_train_args
-from vision.engine.checkpoint import find_newest, list_checkpoints, read_checkpoint
+from vision.engine.checkpoint import list_checkpoints
 from vision.engine.dry_run import dry_run
 from vision.engine.metrics import MetricsLog
 from vision.engine.overfit import TARGET_AP50, overfit
-from vision.engine.run_folder import (
-    CONFIG,
-    METRICS,
-    RunLock,
-    point_best_at,
-    read_config,
-    remove_leftovers,
-    write_config,
-)
+from vision.engine.run_folder import CONFIG, METRICS, RunLock, write_config
 from vision.engine.saver import RunSaver
 from vision.engine.signals import Interrupted
 from vision.engine.state import TrainingState
 from vision.engine.train import fit
+from vision.resume import (
+    find_resume_point,
+    history_entry,
+    locate_run,
+    log_rate_change,
+    restore,
+    return_to,
+)
 from vision.saved_args import resume_arguments
 from vision.train_parts import Parts, build
 
@@ -53,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         return resume(args, given) if args.resume else start(args)
     except Interrupted as interrupted:
         return 128 + interrupted.signum
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -65,10 +68,12 @@ def start(args: argparse.Namespace) -> int:
             parts = build(args, Path(folder))
             return run_dry(parts) if args.dry_run else run_overfit(parts)
     run = Path(args.checkpoint_folder)
-    if (run / CONFIG).exists() or list_checkpoints(run):
-        raise ValueError(f"{run}: there is a run already; --resume {run}, or choose another folder")
     run.mkdir(parents=True, exist_ok=True)
     with RunLock(run):
+        if (run / CONFIG).exists() or list_checkpoints(run):
+            raise ValueError(
+                f"{run}: there is a run already; --resume {run}, or choose another folder"
+            )
         parts = build(args, run)
         write_config(run, parts.config)
         return run_training(args, run, parts)
@@ -76,32 +81,25 @@ def start(args: argparse.Namespace) -> int:
 
 def resume(args: argparse.Namespace, given: set[str]) -> int:
     """Continue a run from its newest intact checkpoint, or from the one that was named."""
-    path = Path(args.resume)
-    run = path.parent if path.is_file() else path
-    config = read_config(run)
-    args, changes = resume_arguments(config["arguments"], args, given)
+    run, named = locate_run(Path(args.resume))
     with RunLock(run):
-        remove_leftovers(run)
-        if path.is_file():
-            checkpoint = read_checkpoint(path)
-        else:
-            path, checkpoint, skipped = find_newest(run)
-            for line in skipped:
-                logger.warning("passed over: %s", line)
-        epoch = checkpoint["epoch"]
-        logger.info("resuming %s at epoch %d, step %d", path.name, epoch + 1, checkpoint["step"])
-        if epoch >= args.epochs:
+        point = find_resume_point(run, named)
+        args, changes = resume_arguments(point.config["arguments"], args, given)
+        if point.epoch >= args.epochs:
+            if named is None:
+                return_to(run, point)
             print(
-                f"{run}: finished, {epoch} of {args.epochs} epochs are done. To train longer: "
-                f"train_ssd.py --resume {run} --epochs {epoch + 10}"
+                f"{run}: finished, {point.epoch} of {args.epochs} epochs are done. To train "
+                f"longer: train_ssd.py --resume {args.resume} --epochs {point.epoch + 10}"
             )
             return 0
-        parts = build(args, run, config=config, checkpoint=checkpoint)
-        if changes:
-            for name, (old, new) in changes.items():
-                logger.warning("%s: %s in this run until now, %s from here on", name, old, new)
-            entry = {"epoch": epoch, "step": checkpoint["step"], "changes": changes}
-            parts.config["history"] = [*config["history"], entry]
+        parts = build(args, run, config=point.config, has_checkpoint=point.checkpoint is not None)
+        restore(parts.state, point, config=parts.config)
+        entry = history_entry(point, parts.config, changes)
+        if entry:
+            parts.config["history"] = [*point.config["history"], entry]
+        log_rate_change(parts.state, point, num_batches=parts.train_loader.num_batches)
+        return_to(run, point)
         write_config(run, parts.config)
         return run_training(args, run, parts)
 
@@ -113,7 +111,6 @@ def run_training(args: argparse.Namespace, run: Path, parts: Parts) -> int:
         run / METRICS, tensorboard=run / "tensorboard" if args.tensorboard else None
     )
     metrics.keep_until(state.epoch)
-    point_best_at(run, state.best["epoch"])
     saver = RunSaver(
         run,
         metrics=metrics,
@@ -143,7 +140,11 @@ def run_training(args: argparse.Namespace, run: Path, parts: Parts) -> int:
             saver=saver,
         )
     except Interrupted as interrupted:
-        print(f"{interrupted}: saved at step {state.step}; continue with: --resume {run}")
+        newest = saver.newest.name if saver.newest else "none written"
+        print(
+            f"{run}: stopped by {interrupted} after step {state.step}, newest checkpoint {newest}; "
+            f"to go on: train_ssd.py --resume {run}"
+        )
         raise
     best = state.best
     if best["epoch"]:

@@ -23,6 +23,10 @@ _PATHS = {
 
 TABLE_START = "<!-- flags: written by `python -m vision.args` -->"
 TABLE_END = "<!-- end of flags -->"
+_POSITIVE = ("epochs", "lr", "mb2_width_mult", "neg_pos_ratio")
+_NOT_NEGATIVE = ("workers", "seed", "overfit", "weight_decay", "clip_grad_norm", "keep_last")
+_NOT_NEGATIVE += ("eval_every", "checkpoint_every_steps", "checkpoint_every_minutes", "threads")
+_NOT_NEGATIVE += ("warmup_epochs",)
 
 
 class FamilyParser(argparse.ArgumentParser):
@@ -175,8 +179,9 @@ def parse_train_args(argv: Sequence[str] | None, **kwargs) -> tuple[argparse.Nam
     args = parser.parse_args(argv)
     given = set(vars(_without_defaults().parse_args(argv)))
     _absolute_paths(args)
+    _check_mode(parser, args)
     if not args.resume:
-        _check(parser, args)
+        check_arguments(parser, args)
     return args, given
 
 
@@ -197,12 +202,24 @@ def _absolute_paths(args: argparse.Namespace) -> None:
             setattr(args, name, str(Path(value).absolute()))
 
 
-def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse combinations that cannot work, naming the flag."""
+def _check_mode(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse flags that do not go together with --resume, or only with it."""
+    if args.resume:
+        if args.dry_run or args.overfit:
+            parser.error("--dry-run and --overfit look at a new run; leave out --resume")
+        path = Path(args.resume)
+        if args.checkpoint_folder and Path(args.checkpoint_folder) not in (path, path.parent):
+            parser.error("--checkpoint-folder is for a new run; --resume RUN goes on in RUN")
+    elif args.force_override:
+        parser.error("--force-override needs --resume RUN")
+    elif not args.checkpoint_folder and not args.dry_run and not args.overfit:
+        parser.error("--checkpoint-folder RUN is needed (or --resume RUN)")
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse values and combinations that cannot work, naming the flag, by `parser.error`."""
     if not args.datasets:
         parser.error("--datasets ROOT is needed (or --resume RUN)")
-    if not args.checkpoint_folder and not args.dry_run and not args.overfit:
-        parser.error("--checkpoint-folder RUN is needed (or --resume RUN)")
     if args.batch_size < 2:
         parser.error(
             "--batch-size must be 2 or more: the last feature map is 1x1, and BatchNorm cannot "
@@ -210,12 +227,11 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         )
     if args.dataset_type != "yolo" and (args.train_split or args.val_split or args.strict_labels):
         parser.error("--train-split, --val-split and --strict-labels need --dataset-type yolo")
-    positive = ("epochs", "lr", "mb2_width_mult", "neg_pos_ratio")
-    for name in positive:
-        if getattr(args, name) <= 0:
+    for name in _POSITIVE:
+        if not getattr(args, name) > 0:
             parser.error(f"{flag_of(name)} must be more than 0")
-    for name in ("workers", "seed", "overfit", "weight_decay", "clip_grad_norm", "keep_last"):
-        if getattr(args, name) < 0:
+    for name in _NOT_NEGATIVE:
+        if not getattr(args, name) >= 0:
             parser.error(f"{flag_of(name)} must be 0 or more")
     if not 0 <= args.ema < 1:
         parser.error("--ema must be 0 or more and less than 1")

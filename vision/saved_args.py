@@ -1,8 +1,9 @@
 """The arguments that a run saves, and what --resume may change of them."""
 
 import argparse
+from pathlib import Path
 
-from vision.args import build_train_parser, flag_of, image_size
+from vision.args import build_train_parser, check_arguments, flag_of, image_size
 
 # What --resume lets change: it decides where and how long training runs, not what it computes.
 FREE_ON_RESUME = {
@@ -14,9 +15,11 @@ FREE_ON_RESUME = {
     "checkpoint_every_minutes",
     "keep_last",
     "on_save_error",
+    "base_net",  # read once, before the first step
+    "pretrained_ssd",
 }
 # Accepted once the classes have been compared.
-CHECKED_ON_RESUME = {"datasets", "validation_dataset"}
+CHECKED_ON_RESUME = {"datasets", "validation_dataset", "train_split", "val_split"}
 # Say what this call is to do; no part of the saved arguments.
 NOT_SAVED = {"resume", "force_override", "dry_run", "overfit", "checkpoint_folder"}
 
@@ -44,12 +47,7 @@ def resume_arguments(
             that may not, naming both values.
     """
     parser = build_train_parser(exit_on_error=False)
-    try:
-        merged = parser.parse_args(_as_argv(parser, saved))
-    except (argparse.ArgumentError, argparse.ArgumentTypeError) as error:
-        raise ValueError(
-            f"config.json: bad arguments ({error}); it was edited or is damaged"
-        ) from None
+    merged = _parse_saved(parser, saved)
     changes = {}
     for name in sorted(given - NOT_SAVED):
         old, new = getattr(merged, name), getattr(args, name)
@@ -58,14 +56,54 @@ def resume_arguments(
             setattr(merged, name, new)
     refused = sorted(changes.keys() - FREE_ON_RESUME - CHECKED_ON_RESUME)
     if refused and not args.force_override:
-        name = refused[0]
+        differences = "; ".join(
+            f"{flag_of(name)} was {changes[name][0]} in this run and is {changes[name][1]} now"
+            for name in refused
+        )
         raise ValueError(
-            f"{flag_of(name)} was {changes[name][0]} in this run and is {changes[name][1]} now; "
-            "leave it out, start a new run, or add --force-override"
+            f"{differences}. Leave out what differs, start a new run, or add --force-override"
         )
     for name in NOT_SAVED:
         setattr(merged, name, getattr(args, name))
+    try:
+        check_arguments(parser, merged)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
     return merged, changes
+
+
+def check_same_run(config: dict, path: Path, checkpoint: dict) -> None:
+    """Refuse a checkpoint that another run has left in the folder.
+
+    Args:
+        config: the run's.
+        path: of the checkpoint.
+        checkpoint: its content.
+
+    Raises:
+        ValueError: its classes or arguments are not the run's; names the first difference.
+    """
+    own, theirs = config["arguments"], checkpoint["config"].get("arguments")
+    if not isinstance(theirs, dict):
+        raise ValueError(f"{path}: the checkpoint lacks its run's arguments")
+    if checkpoint["classes"] != config["classes"]:
+        raise ValueError(f"{path}: a checkpoint of another run, its classes are others")
+    changed = {name for entry in config["history"] for name in entry["changes"]}
+    for name in sorted(own.keys() & theirs.keys() - FREE_ON_RESUME - CHECKED_ON_RESUME - changed):
+        if own[name] != theirs[name]:
+            raise ValueError(
+                f"{path}: a checkpoint of another run, with {flag_of(name)} {theirs[name]} "
+                f"instead of {own[name]}"
+            )
+
+
+def _parse_saved(parser: argparse.ArgumentParser, saved: dict) -> argparse.Namespace:
+    try:
+        return parser.parse_args(_as_argv(parser, saved))
+    except (argparse.ArgumentError, argparse.ArgumentTypeError, TypeError, LookupError) as error:
+        raise ValueError(
+            f"config.json: bad arguments ({error}); it was edited or is damaged"
+        ) from None
 
 
 def _as_argv(parser: argparse.ArgumentParser, saved: dict) -> list[str]:
@@ -83,6 +121,8 @@ def _as_argv(parser: argparse.ArgumentParser, saved: dict) -> list[str]:
         elif actions[name].type is image_size:
             argv.append(f"{flag}={value[0]}x{value[1]}")
         elif isinstance(value, list):
+            if any(str(item).startswith("-") for item in value):
+                raise ValueError(f"config.json: {flag} {value}: it was edited or is damaged")
             argv += [flag, *map(str, value)]
         else:
             argv.append(f"{flag}={value}")

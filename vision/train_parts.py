@@ -19,6 +19,7 @@ from vision.engine.data import (
     Sources,
     check_classes,
     describe,
+    fingerprint,
     images_with_boxes,
     open_coco,
     open_yolo,
@@ -63,9 +64,16 @@ def build(
     run: Path,
     *,
     config: dict | None = None,
-    checkpoint: dict | None = None,
+    has_checkpoint: bool = False,
 ) -> Parts:
-    """Make data, network and optimizer from the arguments, and restore what a checkpoint holds."""
+    """Make data, network and optimizer from the arguments.
+
+    Args:
+        args: of the run.
+        run: its folder, where converted annotations go.
+        config: of a run that is resumed; its classes are those of the data.
+        has_checkpoint: weights will be restored, so none are read.
+    """
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -83,7 +91,7 @@ def build(
         prior_sizes=args.prior_sizes,
     )
     args.image_size = model.image_size
-    if checkpoint is None:
+    if not has_checkpoint:
         load_initial_weights(model, args, [category.name for category in categories])
     model.to(device, memory_format=torch.channels_last)
     loss_fn = MultiBoxLoss(
@@ -100,10 +108,14 @@ def build(
         "arguments": saved_arguments(args),
         "classes": config["classes"] if config else classes,
         "versions": versions(),
+        "machine": {
+            "device": str(device),
+            "precision": precision,
+            "threads": torch.get_num_threads(),
+        },
+        "data": {"train": fingerprint(train_sources), "val": fingerprint(val_sources)},
         "history": config["history"] if config else [],
     }
-    if checkpoint:
-        state.load_state_dict(checkpoint)
     logger.info(
         "%s at %dx%d, %d classes, on %s in %s, %d threads and %d workers",
         args.net, *model.image_size, len(classes), device, precision,

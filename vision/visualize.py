@@ -46,7 +46,7 @@ def _draw_box(
     canvas: np.ndarray, box: list[int], text: str, color: tuple[int, int, int], thickness: int
 ) -> None:
     x1, y1, x2, y2 = box
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness)
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4 * max(1.0, thickness / 1.5)
     # OpenCV's letters are ASCII; it would draw ??? for each byte of another.
     text = text.encode("ascii", "replace").decode()

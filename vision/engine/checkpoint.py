@@ -1,21 +1,25 @@
-"""Checkpoint files: names, digest, writing in the background, finding the newest intact one."""
+"""Checkpoint files: names, digest, safe loading, finding the newest intact one."""
 
 import hashlib
 import io
 import os
 import re
-import shutil
-import threading
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from vision.datasets.atomic_file import write_atomically
+from vision.datasets.atomic_file import sync_folder, write_atomically
 
 FORMAT = "ssd-checkpoint/1"
-KEYS = ["format", "model", "optimizer", "scheduler", "scaler", "ema", "rng", "epoch", "step"]
-KEYS += ["best", "progress", "config", "classes"]
+KEYS = {
+    "format": str,
+    **dict.fromkeys(["model", "optimizer", "scheduler", "scaler", "rng"], dict),
+    "ema": (dict, type(None)),
+    **dict.fromkeys(["epoch", "step"], int),
+    **dict.fromkeys(["best", "progress", "config"], dict),
+    "classes": list,
+}
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 _NAME = re.compile(r"checkpoint_epoch_(\d{4,})(?:_step_(\d{8,}))?\.pt")
 _DIGEST_PREFIX = b"sha256:"
@@ -39,13 +43,18 @@ def list_checkpoints(run: Path) -> list[Path]:
 
     One inside epoch 4 comes after the end of epoch 3 and before the end of epoch 4.
     """
-    found = []
-    for path in run.glob("checkpoint_epoch_*.pt"):
-        match = _NAME.fullmatch(path.name)
-        if match:
-            epoch, step = int(match[1]), match[2]
-            found.append(((epoch, 0 if step else 1, int(step or 0)), path))
-    return [path for _, path in sorted(found, reverse=True)]
+    found = [(position_of(path), path) for path in run.glob("checkpoint_epoch_*.pt")]
+    return [path for position, path in sorted(found, reverse=True) if position]
+
+
+def position_of(path: Path) -> tuple[int, ...]:
+    """Return what a checkpoint's name says of its place in the run; greater is later.
+
+    That is its epoch (1-based), whether that is done (0 or 1), and the step inside it; empty for
+    another kind of name.
+    """
+    match = _NAME.fullmatch(path.name)
+    return (int(match[1]), 0 if match[2] else 1, int(match[2] or 0)) if match else ()
 
 
 def serialize(state: dict) -> bytes:
@@ -79,24 +88,29 @@ def read_checkpoint(path: Path) -> dict:
     digest = hashlib.sha256(signed).hexdigest().encode()
     if digest != comment.removeprefix(_DIGEST_PREFIX) or length != bytes([_COMMENT_SIZE, 0]):
         raise ValueError(f"{path}: the content does not match its digest; the file is damaged")
-    state = load_tensors(path)
+    state = load_tensors(path, content)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint in the format {FORMAT}")
-    missing = [key for key in KEYS if key not in state]
-    if missing:
-        raise ValueError(f"{path}: the checkpoint lacks {', '.join(missing)}")
+    missing = [key for key, kind in KEYS.items() if not isinstance(state.get(key), kind)]
+    if missing or state["epoch"] < 0 or state["step"] < 0:
+        raise ValueError(f"{path}: the checkpoint lacks {', '.join(missing) or 'a valid place'}")
     return state
 
 
-def load_tensors(path: Path) -> object:
+def load_tensors(path: Path, content: bytes | None = None) -> object:
     """Load any .pt or .pth file with `weights_only=True`; there is no other way in this toolkit.
+
+    Args:
+        path: the file.
+        content: its bytes, if they have been read already.
 
     Raises:
         ValueError: the file is not torch's, is damaged, or holds objects other than tensors,
             numbers, strings, lists and dicts.
     """
+    source = path if content is None else io.BytesIO(content)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(source, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001  the unpickler raises whatever the bytes lead it to
@@ -110,8 +124,14 @@ def load_tensors(path: Path) -> object:
         raise ValueError(f"{path}: cannot be read as a torch file ({reason})") from None
 
 
-def find_newest(run: Path) -> tuple[Path, dict, list[str]]:
+def find_newest(
+    run: Path, *, check: Callable[[Path, dict], None] | None = None
+) -> tuple[Path, dict, list[str]]:
     """Read the newest intact checkpoint of a run folder.
+
+    Args:
+        run: the folder.
+        check: gets a path and its content, and raises ValueError if it is not to be used.
 
     Returns:
         Its path, its content, and one line for each newer file that had to be passed over.
@@ -124,7 +144,10 @@ def find_newest(run: Path) -> tuple[Path, dict, list[str]]:
         if not path.is_file():
             continue
         try:
-            return path, read_checkpoint(path), skipped
+            checkpoint = read_checkpoint(path)
+            if check:
+                check(path, checkpoint)
+            return path, checkpoint, skipped
         except (ValueError, OSError) as error:
             skipped.append(str(error))
     if skipped:
@@ -134,6 +157,8 @@ def find_newest(run: Path) -> tuple[Path, dict, list[str]]:
 
 def link_or_copy(target: Path, name: Path) -> None:
     """Make `name` another name of `target`, atomically; a copy where links are not to be had."""
+    if name.exists() and os.path.samefile(target, name):
+        return  # a rename would do nothing, and leave its temporary name
     temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -142,70 +167,4 @@ def link_or_copy(target: Path, name: Path) -> None:
         write_atomically(name, target.read_bytes())
         return
     os.replace(temporary, name)
-
-
-class CheckpointWriter:
-    """Writes checkpoints in a thread, one at a time, while training goes on.
-
-    `save` first waits for the write before it. A write that failed is raised by the next `save` or
-    by `join`, as an OSError that names the file, the bytes needed and the bytes free.
-    """
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
-
-    def save(
-        self, state: dict, path: Path, *, links: Iterable[Path] = (), remove: Iterable[Path] = ()
-    ) -> None:
-        """Copy the state now, and write it to `path` soon.
-
-        Args:
-            state: the checkpoint; its tensors may change after this returns.
-            path: the file.
-            links: further names that the file gets, once it is on disk.
-            remove: files of the run that it makes needless, removed after that.
-        """
-        self.join()
-        self._thread = threading.Thread(
-            target=self._write, args=(_copy(state), path, list(links), list(remove))
-        )
-        self._thread.start()
-
-    def join(self) -> None:
-        """Wait for the write in flight, and raise what went wrong with it."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def _write(self, state: dict, path: Path, links: list[Path], remove: list[Path]) -> None:
-        content = b""
-        try:
-            content = serialize(state)
-            write_atomically(path, content)
-            for link in links:
-                link_or_copy(path, link)
-            for old in remove:
-                old.unlink(missing_ok=True)
-        except OSError as error:
-            free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-            self._error = OSError(
-                f"{path}: could not be written ({error.strerror or error}); "
-                f"it needs {len(content) / 1e6:.1f} MB and {free / 1e6:.1f} MB are free"
-            )
-
-
-def _copy(value: object) -> object:
-    """Copy tensors to new memory on the CPU, through dicts and lists."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_copy(item) for item in value]
-    # Anything else, a NumPy number among them, would be refused by weights_only when read.
-    assert value is None or type(value) in (bool, int, float, str), f"{value!r} in a checkpoint"
-    return value
+    sync_folder(name.parent)

@@ -1,11 +1,11 @@
 """Ground truth and detections of a whole data set, as flat arrays."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vision.datasets.coco_index import CocoIndex
+from vision.datasets.coco_index import Category, CocoIndex
 
 
 @dataclass
@@ -87,3 +87,38 @@ def ground_truth_from_index(
         areas=np.concatenate([source.areas for source in sources])[rows],
         iscrowd=np.concatenate([source.iscrowd for source in sources])[rows],
     )
+
+
+def categories_by_name(
+    class_names: Sequence[str], categories: Sequence[Category], *, where: str
+) -> list[Category]:
+    """Find a model's classes in an annotation file.
+
+    Args:
+        class_names: the model's, of labels 1..C.
+        categories: the file's, in any order.
+        where: the file, for the message.
+
+    Returns:
+        The file's category of each of the model's labels.
+
+    Raises:
+        ValueError: the names are not the same; the line has both lists.
+    """
+    names = [category.name for category in categories]
+    if list(class_names) == names:
+        return list(categories)
+    if len(set(names)) < len(names) or sorted(names) != sorted(class_names):
+        raise ValueError(
+            f"{where}: its classes are not the model's: {', '.join(names)} in the file, "
+            f"{', '.join(class_names)} in the model"
+        )
+    by_name = {category.name: category for category in categories}
+    return [by_name[name] for name in class_names]
+
+
+def relabel(ground_truth: GroundTruth, categories: Sequence[Category]) -> GroundTruth:
+    """Number the labels by `categories`, as `categories_by_name` returned them, from 1."""
+    new_label = np.zeros(ground_truth.num_classes + 1, np.int64)
+    new_label[[category.label for category in categories]] = np.arange(1, len(categories) + 1)
+    return replace(ground_truth, labels=new_label[ground_truth.labels])

@@ -11,18 +11,22 @@ class MetricsLog:
     """One JSON object an epoch, a line each; the file is replaced whole, so it is never cut."""
 
     def __init__(self, path: Path, *, tensorboard: Path | None = None):
+        """Read what is there.
+
+        Raises:
+            ValueError: the file is not what this class writes.
+        """
         self.path = path
+        self.records = self._read()
         self.writer = _summary_writer(tensorboard) if tensorboard else None
 
-    def read(self) -> list[dict]:
-        """Return the records so far."""
-        if not self.path.is_file():
-            return []
-        return [json.loads(line) for line in self.path.read_text().splitlines() if line.strip()]
-
     def append(self, record: dict) -> None:
-        """Add an epoch's record, in place of one of the same epoch."""
-        self._write([r for r in self.read() if r["epoch"] < record["epoch"]] + [record])
+        """Add an epoch's record, in place of one of the same epoch.
+
+        A record that could not be written, on a full disk, is written with the next one.
+        """
+        self.records = [r for r in self.records if r["epoch"] < record["epoch"]] + [record]
+        self._write()
         if self.writer:
             for name, value in record.items():
                 if isinstance(value, (int, float)) and name != "epoch":
@@ -31,14 +35,32 @@ class MetricsLog:
 
     def keep_until(self, epoch: int) -> None:
         """Forget epochs after `epoch`: a resumed run does them again."""
-        records = self.read()
-        kept = [record for record in records if record["epoch"] <= epoch]
-        if len(kept) < len(records):
-            self._write(kept)
+        kept = [record for record in self.records if record["epoch"] <= epoch]
+        if len(kept) < len(self.records):
+            self.records = kept
+            self._write()
 
-    def _write(self, records: list[dict]) -> None:
-        text = "".join(json.dumps(record) + "\n" for record in records)
-        write_atomically(self.path, text.encode())
+    def _read(self) -> list[dict]:
+        if not self.path.is_file():
+            return []
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            records = [json.loads(line) for line in lines if line.strip()]
+            if not all(isinstance(record["epoch"], int) for record in records):
+                raise TypeError
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(
+                f"{self.path}: not the metrics of a run, one JSON object a line; it was edited: "
+                "repair it, or move it away"
+            ) from None
+        return records
+
+    def content(self) -> bytes:
+        """Return what the file is to hold."""
+        return "".join(json.dumps(record) + "\n" for record in self.records).encode()
+
+    def _write(self) -> None:
+        write_atomically(self.path, self.content())
 
 
 def _summary_writer(folder: Path):

@@ -1,10 +1,14 @@
 """When and under which name the state of a run is saved."""
 
 import logging
+import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from vision.engine.checkpoint import BEST, LAST, CheckpointWriter, epoch_path, step_path
+from vision.engine.checkpoint import BEST, LAST, epoch_path, step_path
+from vision.engine.checkpoint_writer import CheckpointWriter, save_error
 from vision.engine.metrics import MetricsLog
 from vision.engine.run_folder import superseded
 from vision.engine.state import TrainingState
@@ -13,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunSaver:
-    """Writes the checkpoints and metrics of a run.
+    """Writes the checkpoints and metrics of a run; as a context manager, ends with all on disk.
 
     Args:
         run: the run folder.
@@ -48,9 +52,33 @@ class RunSaver:
         self.continue_on_error = continue_on_error
         self._writer = CheckpointWriter()
         self._last_save = time.monotonic()
+        self._disk_checked = False
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest checkpoint of this process that is on disk."""
+        return self._writer.last_path
+
+    def __enter__(self) -> "RunSaver":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+        try:
+            self._writer.join()
+        except OSError as failure:
+            if kind is None:
+                self._failed(failure)
+            else:  # training ends for another reason, which is what is to be raised
+                logger.error("%s", failure)
+
+    def wait(self) -> None:
+        """Wait until everything is on disk."""
+        self._checked(self._writer.join)
 
     def after_step(self, state: TrainingState) -> None:
-        """Save inside the epoch if it is time."""
+        """Save inside the epoch if it is time; say early when the last write failed."""
+        self._checked(self._writer.poll)
+        self._check_disk(state)
         minutes = (time.monotonic() - self._last_save) / 60
         is_due = (self.every_steps and state.step % self.every_steps == 0) or (
             self.every_minutes and minutes >= self.every_minutes
@@ -62,8 +90,12 @@ class RunSaver:
         """Save inside the epoch, in place of the last such checkpoint."""
         epoch = state.epoch + 1
         path = step_path(self.run, epoch, state.step)
-        older = superseded(self.run, epoch=epoch, best_epoch=None, keep_last=0)
-        self._save(state, path, links=[self.run / LAST], remove=[p for p in older if p != path])
+
+        def needless() -> list[Path]:
+            older = superseded(self.run, epoch=epoch, best_epoch=None, keep_last=0)
+            return [p for p in older if p != path]
+
+        self._save(state, path, links=[self.run / LAST], needless=needless)
 
     def save_epoch(self, state: TrainingState, record: dict) -> None:
         """Write the epoch's metrics, then its checkpoint.
@@ -74,32 +106,47 @@ class RunSaver:
         try:
             self.metrics.append(record)
         except OSError as error:
-            self._failed(OSError(f"{self.metrics.path}: could not be written ({error.strerror})"))
+            self._failed(save_error(self.metrics.path, error, len(self.metrics.content())))
         best_epoch = state.best["epoch"]
         self._save(
             state,
             epoch_path(self.run, state.epoch),
             links=[self.run / LAST] + [self.run / BEST] * (best_epoch == state.epoch),
-            remove=superseded(
-                self.run, epoch=state.epoch, best_epoch=best_epoch, keep_last=self.keep_last
+            needless=partial(
+                superseded,
+                self.run,
+                epoch=state.epoch,
+                best_epoch=best_epoch,
+                keep_last=self.keep_last,
             ),
         )
 
-    def finish(self) -> None:
-        """Wait until everything is on disk."""
+    def _save(self, state: TrainingState, path: Path, **options) -> None:
+        self.wait()
+        content = state.state_dict(config=self.config, classes=self.classes)
+        self._writer.save(content, path, **options)
+        self._last_save = time.monotonic()
+
+    def _checked(self, action: Callable[[], None]) -> None:
         try:
-            self._writer.join()
+            action()
         except OSError as error:
             self._failed(error)
 
-    def _save(self, state: TrainingState, path: Path, **options: list[Path]) -> None:
-        content = state.state_dict(config=self.config, classes=self.classes)
-        try:
-            self._writer.save(content, path, **options)
-        except OSError as error:  # of the write before this one
-            self._failed(error)
-            self._writer.save(content, path, **options)
-        self._last_save = time.monotonic()
+    def _check_disk(self, state: TrainingState) -> None:
+        """Once a checkpoint's size is known, warn if those to come do not fit."""
+        if self._disk_checked or not self._writer.last_size:
+            return
+        self._disk_checked = True
+        to_come = self.config["arguments"]["epochs"] - state.epoch
+        if self.keep_last:
+            to_come = min(to_come, self.keep_last + 2)  # the best, and one before it replaces
+        needed, free = to_come * self._writer.last_size, shutil.disk_usage(self.run).free
+        if needed > free:
+            logger.warning(
+                "%s: the %d checkpoints to come need %.0f MB, %.0f MB are free; see --keep-last",
+                self.run, to_come, needed / 1e6, free / 1e6,
+            )  # fmt: skip
 
     def _failed(self, error: OSError) -> None:
         if not self.continue_on_error:

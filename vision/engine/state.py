@@ -1,5 +1,6 @@
 """Everything that training changes, to be saved and restored as one."""
 
+import logging
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,8 @@ from vision.engine.checkpoint import FORMAT
 from vision.engine.ema import ModelEma
 from vision.engine.optim import Schedule
 from vision.ssd.ssd import SSD
+
+logger = logging.getLogger(__name__)
 
 
 def _no_progress() -> dict:
@@ -52,10 +55,14 @@ class TrainingState:
     def finish_epoch(self, average_precision: float | None) -> None:
         """Count the epoch and remember it if its AP is the best."""
         self.epoch += 1
-        self.progress = _no_progress()
+        self.restart_epoch()
         best = self.best["AP"]
         if average_precision is not None and (best is None or average_precision > best):
             self.best = {"AP": average_precision, "epoch": self.epoch}
+
+    def restart_epoch(self) -> None:
+        """Go to the start of the epoch."""
+        self.progress = _no_progress()
 
     def state_dict(self, *, config: dict, classes: list[dict]) -> dict:
         """Return the content of a checkpoint; tensors are the live ones, not copies.
@@ -81,21 +88,44 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore everything but the schedule, which follows from the arguments."""
+        """Restore everything but the schedule, which follows from the arguments.
+
+        Raises:
+            ValueError: the checkpoint is of another network, or its parts are not what they
+                should be.
+        """
+        try:
+            self._load(state)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"the checkpoint does not fit this run: {reason}") from error
+
+    def _load(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
-        # Rates and decay of the groups come from the arguments, which may have been overridden.
-        groups = [
-            {**saved, **{k: v for k, v in own.items() if k != "params"}}
-            for saved, own in zip(
-                state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True
-            )
-        ]
-        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
-        self.scaler.load_state_dict(state["scaler"])
+        self._load_optimizer(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.model.load_state_dict(state["ema"] or state["model"])
         torch.set_rng_state(state["rng"]["torch"])
         if state["rng"]["cuda"] and len(state["rng"]["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["rng"]["cuda"])
         self.epoch, self.step = state["epoch"], state["step"]
-        self.best, self.progress = dict(state["best"]), dict(state["progress"])
+        self.best = {key: state["best"][key] for key in self.best}
+        self.progress = {key: state["progress"][key] + 0 for key in self.progress}
+
+    def _load_optimizer(self, saved: dict) -> None:
+        own_groups = self.optimizer.state_dict()["param_groups"]
+        if _describe(saved["param_groups"]) != _describe(own_groups):
+            logger.warning(
+                "another optimizer, or other layers are trained than in the checkpoint: "
+                "momentum starts anew"
+            )
+            return
+        # Rates and decay of the groups come from the arguments, which may have been overridden.
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own_groups})
+
+
+def _describe(groups: list[dict]) -> list[tuple]:
+    """Return what must be the same for an optimizer's state to mean the same."""
+    return [(g["name"], len(g["params"]), "betas" in g, "momentum" in g) for g in groups]
