@@ -56,7 +56,8 @@ def postprocess(
         top_scores, priors, labels = _best_candidates(scores, pending, num_candidates)
         top_scores.masked_fill_(~(top_scores > score_threshold), PADDING)
         is_last = (top_scores[:, -1] == PADDING) | (num_candidates == num_scores)
-        _limit_classes(top_scores, labels, candidates_per_class)
+        top_scores, order = _limit_classes(top_scores, labels, candidates_per_class)
+        priors, labels = priors.gather(1, order), labels.gather(1, order)
         offsets = bbox_regression[pending[:, None], priors].float()
         boxes = decode_boxes(offsets, priors_cxcywh[priors]).clamp(0, 1)
         top_scores.masked_fill_(boxes.isnan().any(dim=-1), PADDING)  # of a diverged network
@@ -71,7 +72,7 @@ def postprocess(
                 "labels": labels[row, kept] + 1,
             }
         pending = pending[~is_done]
-        num_candidates = min(4 * num_candidates, num_scores)
+        num_candidates = min(16 * num_candidates, num_scores)
     return results
 
 
@@ -98,16 +99,24 @@ def _best_candidates(
     return top_scores, rows.gather(1, places // num_classes), places % num_classes
 
 
-def _limit_classes(top_scores: Tensor, labels: Tensor, candidates_per_class: int) -> None:
-    """Set to PADDING, in place, the scores [b, K] after the best ones of each class.
+def _limit_classes(
+    top_scores: Tensor, labels: Tensor, candidates_per_class: int
+) -> tuple[Tensor, Tensor]:
+    """Leave out what comes after the best candidates of each class.
 
     Args:
-        top_scores: [b, K], descending.
+        top_scores: [b, K], descending but for PADDING.
         labels: int64 [b, K].
-        candidates_per_class: scores that stay for each label of an image.
+        candidates_per_class: candidates that stay for each label of an image.
+
+    Returns:
+        Scores [b, L], descending, PADDING last, where L is the most that an image has left; and
+        their places in K, int64 [b, L].
     """
     by_class, order = labels.sort(dim=1, stable=True)
     place = torch.arange(labels.shape[1], device=labels.device)
     rank = place - torch.searchsorted(by_class, by_class)  # in the class, from 0
     is_over = torch.empty_like(order).scatter_(1, order, rank) >= candidates_per_class
-    top_scores.masked_fill_(is_over, PADDING)
+    top_scores = top_scores.masked_fill(is_over, PADDING)
+    num_left = int((top_scores > PADDING).sum(dim=1).max())
+    return top_scores.topk(num_left)

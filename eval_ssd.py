@@ -1,0 +1,164 @@
+"""Evaluate a trained detector on a split of a COCO data set.
+
+    python eval_ssd.py --trained-model runs/coco --dataset coco-data
+    python eval_ssd.py --trained-model runs/coco/checkpoint_best.pt --dataset coco-data \
+        --split val --output-dir runs/coco/eval
+    python eval_ssd.py --trained-model mb2-ssd-lite.pth --net mb2-ssd-lite \
+        --label-file labels.txt --dataset coco-data --json
+
+Prints the twelve COCO numbers and a line for each class; --output-dir DIR gets metrics.json and
+detections.json (COCO's results format, in the ids of the annotation file).
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from vision.args import FamilyParser, default_workers, image_size
+from vision.datasets.atomic_file import write_atomically
+from vision.datasets.coco import CocoDetection
+from vision.datasets.coco_index import CocoIndex
+from vision.datasets.loader import DetectionLoader
+from vision.engine.coco_boxes import categories_by_name, ground_truth_from_index, relabel
+from vision.engine.coco_eval import EVALUATORS
+from vision.engine.coco_results import detections_json, explain_nothing_found, metrics_table
+from vision.engine.data import open_coco
+from vision.engine.evaluate import EvaluationResult, evaluate
+from vision.engine.load_model import load_for_inference
+from vision.engine.precision import PRECISIONS, choose_device, choose_precision
+from vision.nn.fold import fold_batch_norm
+from vision.ssd.models import MODELS
+from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD
+from vision.transforms.presets import build_eval_transform
+
+logger = logging.getLogger("eval_ssd")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate; return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    parser = build_eval_parser(description=__doc__)
+    args = parser.parse_args(argv)
+    check_arguments(parser, args)
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
+    """Build the parser of eval_ssd.py; `kwargs` go to ArgumentParser."""
+    parser = FamilyParser(
+        prog="eval_ssd.py", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+    )
+    add = parser.add_argument
+    add("--trained-model", required=True, metavar="RUN_OR_FILE",
+        help="run folder (its best checkpoint), checkpoint, or family state dict")  # fmt: skip
+    add("--net", choices=tuple(MODELS), help="network, for a bare state dict")
+    add("--label-file", metavar="FILE", help="class names, for a bare state dict")
+    add("--dataset", "--datasets", required=True, metavar="ROOT",
+        help="folder with annotations/ and images")  # fmt: skip
+    add("--split", default="val", metavar="NAME", help="split to evaluate: val, test, train")
+    add("--output-dir", "--eval-dir", metavar="DIR",
+        help="gets metrics.json and detections.json")  # fmt: skip
+    add("--image-size", "--resolution", type=image_size, metavar="SIZE",
+        help="input in pixels, 300 or HEIGHTxWIDTH; default: as trained")  # fmt: skip
+    add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
+    add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
+        help="processes that load images; 0 loads in this one")  # fmt: skip
+    add("--score-threshold", type=float, default=SCORE_THRESHOLD, metavar="X",
+        help="lowest score of a detection")  # fmt: skip
+    add("--iou-threshold", type=float, default=IOU_THRESHOLD, metavar="X",
+        help="overlap above which the lower-scored of two boxes of a class goes")  # fmt: skip
+    add("--evaluator", choices=tuple(EVALUATORS), default="fast",
+        help="same numbers from NumPy, or from pycocotools itself")  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--precision", choices=PRECISIONS, default="auto",
+        help="of the forward pass; auto: bf16 where the hardware has it")  # fmt: skip
+    add("--json", action="store_true", help="print metrics.json instead of the tables")
+    return parser
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse values that cannot work, naming the flag."""
+    if args.batch_size < 1:
+        parser.error("--batch-size must be 1 or more")
+    if args.workers < 0:
+        parser.error("--workers must be 0 or more")
+    for flag, value in (
+        ("--score-threshold", args.score_threshold),
+        ("--iou-threshold", args.iou_threshold),
+    ):
+        if not 0 <= value <= 1:
+            parser.error(f"{flag} must be in 0..1")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load model and data, evaluate, print, write."""
+    device = choose_device(args.device)
+    precision = choose_precision(args.precision, device)
+    model, classes, _ = load_for_inference(
+        args.trained_model, net=args.net, label_file=args.label_file, image_size=args.image_size
+    )
+    class_names = [item["name"] for item in classes]
+    sources = open_coco([args.dataset], args.split)
+    index, _ = sources[0]
+    if not len(index):
+        raise ValueError(f"{index.annotation_file}: it lists no images")
+    categories = categories_by_name(class_names, index.categories, where=index.annotation_file)
+    dataset = CocoDetection(sources, transform=build_eval_transform(model.image_size))
+    loader = DetectionLoader(
+        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
+    )
+    logger.info(
+        "%d images at %dx%d, %d classes, on %s in %s, %d threads and %d workers",
+        len(dataset), *model.image_size, len(class_names), device, precision,
+        torch.get_num_threads(), args.workers,
+    )  # fmt: skip
+    result = evaluate(
+        fold_batch_norm(model).to(device, memory_format=torch.channels_last),
+        loader,
+        ground_truth=relabel(ground_truth_from_index(index), categories),
+        class_names=class_names,
+        device=device,
+        precision=precision,
+        evaluator=args.evaluator,
+        score_threshold=args.score_threshold,
+        iou_threshold=args.iou_threshold,
+    )
+    category_ids = [category.category_id for category in categories]
+    report(args, result, index, category_ids)
+
+
+def report(
+    args: argparse.Namespace, result: EvaluationResult, index: CocoIndex, category_ids: list[int]
+) -> None:
+    """Print the measurements and write the files."""
+    spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
+    logger.info("%d detections; %s", len(result.detections), spent)
+    print(json.dumps(result.metrics) if args.json else "\n".join(metrics_table(result.metrics)))
+    if not len(result.detections):
+        lines = explain_nothing_found(result.top_scores, args.score_threshold)
+        print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)
+    if args.output_dir:
+        folder = Path(args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = detections_json(
+            result.detections, image_ids=index.image_ids, category_ids=category_ids
+        )
+        write_atomically(folder / "detections.json", content)
+        metrics = json.dumps(result.metrics, indent=2) + "\n"
+        write_atomically(folder / "metrics.json", metrics.encode())
+        logger.info("%s: metrics.json and detections.json", folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
