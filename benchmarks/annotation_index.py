@@ -5,14 +5,16 @@
 Each line is measured in a process of its own. "peak" and "kept" are resident memory: the most
 there ever was, interpreter and imports included, and what loading added once garbage is collected.
 The unique set size of a worker is what it has for itself (private pages of smaps_rollup, Linux
-only), after its first batch and after the epoch. The peer holds pycocotools' COCO object, as most
-toolkits do. Image files are links to four JPEGs, so that the start-up scan sees all 118,287.
+only). The peer holds pycocotools' COCO object, as most toolkits do. Image files are links to four
+JPEGs, so that the start-up scan sees all 118,287.
 """
 
 import argparse
 import gc
+import itertools
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -49,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(command: list) -> None:
-    subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT)
+    """Run a Python script that finds the project; torch's advice on workers is not the point."""
+    command = [sys.executable, "-W", "ignore", *map(str, command)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def measure_load(name: str, folder: Path, load: Callable[[Path], object]) -> None:
@@ -155,20 +159,22 @@ def workers_of_peer(folder: Path, num_images: int) -> None:
 
 
 def report_growth(name: str, batches: Iterable) -> None:
-    """Go through an epoch; print the unique set size of the workers before and after."""
+    """Go through an epoch; print the unique set size of the workers as it goes."""
     private = ("Private_Clean", "Private_Dirty", "Private_Hugetlb")
-    sizes: list[list[float]] = []
-    iterator = iter(batches)
-    for number, _ in enumerate(iterator, 1):
-        if number in (2 * NUM_WORKERS, len(batches) - 2 * NUM_WORKERS):  # all at work, all alive
+    # the first when all have worked, the last while all are alive
+    moments = {2 * NUM_WORKERS: "start", len(batches) // 2: "half-way"}
+    moments[len(batches) - 2 * NUM_WORKERS] = "end"
+    sizes: dict[str, list[float]] = {}
+    for number, _ in enumerate(batches, 1):
+        if number in moments:
             pids = sorted(child.pid for child in multiprocessing.active_children())
-            sizes.append([memory("smaps_rollup", *private, pid=pid) for pid in pids])
-    for when, values in zip(("start", "end"), sizes, strict=True):
-        print(
-            f"{name}, {len(values)} workers, {when}: unique MB each", *(f"{v:.0f}" for v in values)
-        )
-    growth = max(end - start for start, end in zip(*sizes, strict=True))
-    print(f"{name}: the worker that grew most grew by {growth:.1f} MB")
+            values = [memory("smaps_rollup", *private, pid=pid) for pid in pids]
+            sizes[moments[number]] = values
+            shown = " ".join(f"{value:.1f}" for value in values)
+            print(f"{name}, {moments[number]}, unique MB of each worker: {shown}", flush=True)
+    for first, last in itertools.pairwise(sizes):
+        growth = max(end - start for start, end in zip(sizes[first], sizes[last], strict=True))
+        print(f"{name}: from {first} to {last}, the most that a worker grew is {growth:.1f} MB")
 
 
 TASKS = {

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,12 +32,12 @@ class Repair:
     set_area: np.ndarray  # bool [A]
     set_iscrowd: np.ndarray  # bool [A]
 
-    @property
+    @cached_property
     def new_category_ids(self) -> dict[int, int]:
         """Id in the file -> sequential id from 0."""
         return {category.id: new for new, category in enumerate(self.categories)}
 
-    @property
+    @cached_property
     def renumbers(self) -> bool:
         """Whether the category ids or their `original_id` are not yet as they should be."""
         return any(c.id != new or c.original_id is None for new, c in enumerate(self.categories))
