@@ -197,7 +197,7 @@ def _install_one(
         )
     except (ValueError, OSError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
-            return f"the disk of {root} is full: make room, nothing that was fetched is lost"
+            return f"the disk of {root} is full: make room; what was fetched stays"
         return str(error)
     tqdm.write(done, file=sys.stdout)
     return ""

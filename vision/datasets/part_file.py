@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 # A kill -9 loses at most what came in since the last record.
 SECONDS_BETWEEN_RECORDS = 5.0
+RECORD_ROOM = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,21 @@ class PartFile:
     def close(self) -> None:
         """Put bytes and record safely on disk and close the file."""
         with self._lock:
-            if not self._file.closed:
-                with suppress(OSError):  # a full disk: the last record stands
+            if self._file.closed:
+                return
+            try:
+                self._record()
+            except OSError:
+                with suppress(OSError):  # then the last record stands
+                    self._make_room()
                     self._record()
-                self._file.close()
+            self._file.close()
+
+    def _make_room(self) -> None:
+        """Give up the file's last bytes, so that a full disk has room for the record."""
+        keep = max(0, self.part_path.stat().st_size - RECORD_ROOM)
+        self._done = _merge((start, min(end, keep)) for start, end in self._done if start < keep)
+        self._file.truncate(keep)
 
     def finish(self) -> None:
         """Give the complete file its name.
