@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO = demo
+RECIPE = --image-size 192x256 --mb2-width-mult 0.5 --augmentation light --iou-threshold 0.4 \
+  --optimizer adamw --lr 0.004 --weight-decay 0.01 --batch-size 8 --epochs 40 --eval-every 10
 READY = $(VENV)/.ready
 
 .PHONY: demo test check bench clean-demo
@@ -18,7 +20,7 @@ demo: $(READY)
 	if [ -e $(DEMO)/run/config.json ]; then \
 	  $(BIN)/python train_ssd.py --resume $(DEMO)/run; \
 	else \
-	  $(BIN)/python train_ssd.py --datasets $(DEMO)/data --checkpoint-folder $(DEMO)/run $(DEMO_RECIPE); \
+	  $(BIN)/python train_ssd.py --datasets $(DEMO)/data --checkpoint-folder $(DEMO)/run $(RECIPE); \
 	fi
 	$(BIN)/python eval_ssd.py --trained-model $(DEMO)/run --dataset $(DEMO)/data --output-dir $(DEMO)/eval
 	$(BIN)/python run_ssd_example.py --trained-model $(DEMO)/run --images $(DEMO)/data/val2017 \
