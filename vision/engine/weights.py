@@ -3,6 +3,7 @@
 import logging
 import re
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -30,8 +31,16 @@ class LoadReport:
     def __str__(self) -> str:
         return (
             f"{len(self.loaded)} tensors loaded, {len(self.adapted)} adapted to the classes, "
-            f"{len(self.initialised)} initialised, {len(self.unused)} of the file not used"
+            f"{len(self.initialised)} initialised{_modules_of(self.initialised)}, "
+            f"{len(self.unused)} of the file not used{_modules_of(self.unused)}"
         )
+
+
+def _modules_of(names: list[str]) -> str:
+    """Name the parts of the network that tensors belong to: ` (extras.0, extras.1)`."""
+    modules = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+    shown = ", ".join(modules[:8]) + (", ..." if len(modules) > 8 else "")
+    return f" ({shown})" if shown else ""
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], list[str] | None]:
@@ -53,8 +62,11 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], list[str] | No
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a dict of weights")
     class_names = None
     if content.get("format") == FORMAT:
-        class_names = [item["name"] for item in content["classes"]]
-        content = content["ema"] or content["model"]
+        try:
+            class_names = [item["name"] for item in content["classes"]]
+            content = dict(content["ema"] or content["model"])
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"{path}: not a whole checkpoint; it was edited") from None
     else:
         for key in ("weights", "state_dict", "model"):
             if isinstance(content.get(key), dict):
@@ -75,10 +87,13 @@ def read_labels(path: str | Path) -> list[str]:
     """Read the foreground classes of a labels.txt, one a line, BACKGROUND there or not.
 
     Raises:
-        ValueError: a name stands there twice, or there is none.
+        ValueError: a name stands there twice, there is none, or it is not UTF-8.
     """
-    names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    names = [name for name in names if name]
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8; save it again as UTF-8 text") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if names and names[0].upper() == "BACKGROUND":
         names = names[1:]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -107,8 +122,9 @@ def load_base_net(model: SSD, source: str) -> LoadReport | None:
     weights = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     if "1.conv.0.0.weight" in weights:
         weights = {_family_key(key): value for key, value in weights.items()}
-    report = _load_matching(model.base_net, weights)
+    fits, report = _match(model.base_net, weights)
     _check_matched(report.loaded, model.base_net, source)
+    model.base_net.load_state_dict(fits, strict=False)
     return report
 
 
@@ -129,18 +145,21 @@ def load_pretrained_ssd(model: SSD, path: str | Path, *, class_names: list[str])
         ValueError: too little of the backbone matches.
     """
     weights, old_names = read_state_dict(path)
-    report = LoadReport()
+    adapted = []
     if old_names is not None and old_names != class_names:
         own = model.state_dict()
         for name in _score_tensors(model):
             if name in weights:
-                _adapt_scores(name, weights, own[name], old_names, class_names, report)
-    loaded = _load_matching(model, weights)
-    adapted = set(report.adapted)
-    report.loaded = [name for name in loaded.loaded if name not in adapted]
-    report.initialised, report.unused = loaded.initialised, loaded.unused
-    in_backbone = [n.removeprefix("base_net.") for n in loaded.loaded if n.startswith("base_net.")]
+                new = _adapt_scores(weights[name], own[name], old_names, class_names)
+                if new is not None:
+                    weights[name] = new
+                    adapted.append(name)
+    fits, report = _match(model, weights)
+    in_backbone = [n.removeprefix("base_net.") for n in report.loaded if n.startswith("base_net.")]
     _check_matched(in_backbone, model.base_net, path)
+    model.load_state_dict(fits, strict=False)
+    report.adapted = adapted
+    report.loaded = [name for name in report.loaded if name not in set(adapted)]
     return report
 
 
@@ -154,18 +173,16 @@ def _score_tensors(model: SSD) -> list[str]:
 
 
 def _adapt_scores(
-    name: str,
-    weights: dict[str, Tensor],
-    new: Tensor,
-    old_names: list[str],
-    class_names: list[str],
-    report: LoadReport,
-) -> None:
-    """Replace a score head's tensor by one for the new classes, same-named rows kept."""
-    old = weights[name]
+    old: Tensor, new: Tensor, old_names: list[str], class_names: list[str]
+) -> Tensor | None:
+    """Make a score head's tensor for the new classes, same-named rows kept.
+
+    Returns:
+        The tensor, or None where the shapes are those of another network's head.
+    """
     num_old, num_new = len(old_names) + 1, len(class_names) + 1
     if old.shape[1:] != new.shape[1:] or old.shape[0] * num_new != new.shape[0] * num_old:
-        return  # another network's head
+        return None
     pairs = [(0, 0)] + [
         (old_names.index(class_name) + 1, label)
         for label, class_name in enumerate(class_names, start=1)
@@ -175,16 +192,14 @@ def _adapt_scores(
     adapted = new.clone().unflatten(0, (-1, num_new))
     for old_label, label in pairs:
         adapted[:, label] = old_rows[:, old_label].to(adapted.dtype)
-    weights[name] = adapted.flatten(0, 1)
-    report.adapted.append(name)
+    return adapted.flatten(0, 1)
 
 
-def _load_matching(module: nn.Module, weights: dict[str, Tensor]) -> LoadReport:
-    """Load what has the module's name and shape."""
+def _match(module: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], LoadReport]:
+    """Choose what has the name and shape of one of the module's tensors; load nothing yet."""
     own = module.state_dict()
     fits = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
-    module.load_state_dict(fits, strict=False)
-    return LoadReport(
+    return fits, LoadReport(
         loaded=sorted(fits),
         initialised=sorted(own.keys() - fits.keys()),
         unused=sorted(weights.keys() - fits.keys()),
@@ -197,7 +212,7 @@ def _check_matched(loaded: list[str], base_net: nn.Module, source: str | Path) -
     share = len(set(loaded) & set(needed)) / len(needed)
     if share < MIN_MATCHED_BACKBONE:
         raise ValueError(
-            f"{source}: only {share:.0%} of the backbone's tensors fit this network; "
+            f"{source}: only {int(100 * share)}% of the backbone's tensors fit this network; "
             "is it for another network or width?"
         )
 
@@ -218,8 +233,10 @@ def _download_imagenet() -> dict[str, Tensor]:
     from torchvision.models import MobileNet_V2_Weights
 
     try:
-        return MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(check_hash=True)
-    except (OSError, RuntimeError) as error:
+        return MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(
+            check_hash=True, weights_only=True, map_location="cpu"
+        )
+    except (OSError, RuntimeError, HTTPException) as error:
         raise ValueError(
             f"imagenet weights could not be downloaded ({error}); "
             "give a file to --base-net, or none"
