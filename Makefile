@@ -36,7 +36,7 @@ check: $(READY)
 	$(BIN)/python -m pytest
 
 bench: $(READY)
-	$(BIN)/python benchmarks/run_quick.py
+	PYTHONPATH=. $(BIN)/python benchmarks/run_quick.py
 
 clean-demo:
 	rm -rf $(DEMO)
