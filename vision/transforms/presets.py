@@ -100,7 +100,7 @@ class ViewTransform:
         """Draw the geometry, so that a large image need not be decoded at full size.
 
         `plan`, then `read_image(..., min_size=plan.min_size)`, then `apply` with the same `rng`
-        is the call of the transform, with fewer pixels touched.
+        draws what the call draws; the pixels differ only by the decoder's way of scaling.
         """
         view, flip = self._draw_view(source_size, target, rng)
         height = -(-source_size[0] * self.image_size[0] // (view.y2 - view.y1))  # rounded up
