@@ -147,7 +147,7 @@ def test_imagenet_without_network_is_one_clear_line(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     for scheme in ("http", "https"):
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
-    with pytest.raises(ValueError, match="imagenet.*could not be downloaded.*--base-net") as error:
+    with pytest.raises(ValueError, match=r"imagenet.*could not be downloaded.*--base-net") as error:
         load_base_net(build(width_mult=1.0), "imagenet")
     assert "\n" not in str(error.value)
 
