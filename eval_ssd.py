@@ -81,7 +81,7 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     add("--evaluator", choices=tuple(EVALUATORS), default="fast",
         help="same numbers from NumPy, or from pycocotools itself")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--precision", choices=PRECISIONS, default="auto",
+    add("--precision", choices=PRECISIONS, default="fp32",
         help="of the forward pass; auto: bf16 where the hardware has it")  # fmt: skip
     add("--json", action="store_true", help="print metrics.json instead of the tables")
     return parser
