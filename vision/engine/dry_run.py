@@ -4,7 +4,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from vision.datasets.loader import DetectionLoader
 from vision.engine.state import TrainingState
@@ -48,12 +47,12 @@ def dry_run(
     priors = loss_fn.priors_cxcywh
     decoded = decode_boxes(encode_boxes(matched_boxes, priors), priors) * loss_fn.box_scale
     values, is_finite = train_step(state, images, targets, loss_fn, options=options)
-    feature_maps = state.model.feature_maps(torch.zeros(1, 3, *state.model.image_size))
+    map_sizes = state.model.feature_map_sizes()
     num_boxes = sum(len(target["labels"]) for target in targets)
     num_pos = int((prior_labels > 0).sum())
     lines = [
         f"images: {tuple(images.shape)} {images.dtype}, {int(images.min())} to {int(images.max())}",
-        "feature maps: " + ", ".join("x".join(map(str, x.shape[-2:])) for x in feature_maps),
+        "feature maps: " + ", ".join(f"{height}x{width}" for height, width in map_sizes),
         f"priors: {len(priors)} an image; positive {num_pos} for {num_boxes} boxes, "
         f"ignored {int((prior_labels == IGNORED).sum())}",
         f"parameters: {sum(p.numel() for p in state.model.parameters()) / 1e6:.2f} million",

@@ -54,7 +54,7 @@ class SSD(nn.Module):
         self.num_classes = num_classes
         self.image_size = image_size
         priors = build_priors(
-            self._feature_map_sizes(),
+            self.feature_map_sizes(),
             image_size,
             sizes=prior_config.sizes,
             aspect_ratios=prior_config.aspect_ratios,
@@ -108,11 +108,11 @@ class SSD(nn.Module):
         return maps
 
     @torch.no_grad()
-    def _feature_map_sizes(self) -> list[tuple[int, int]]:
+    def feature_map_sizes(self) -> list[tuple[int, int]]:
         """Run one black image through the network and read off the maps' (height, width)."""
-        was_training = self.training
+        was_training, device = self.training, next(self.parameters()).device
         self.eval()  # BatchNorm's statistics stay as they are
-        maps = self.feature_maps(torch.zeros(1, 3, *self.image_size))
+        maps = self.feature_maps(torch.zeros(1, 3, *self.image_size, device=device))
         self.train(was_training)
         return [tuple(x.shape[-2:]) for x in maps]
 
