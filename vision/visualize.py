@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-# Twelve colours that stay apart on photographs (RGB); a class keeps its colour by its name.
+# Colours that stay apart on photographs (RGB); a class keeps its colour by its name.
 _COLORS = (
     (230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (0, 128, 128),
-    (240, 50, 230), (128, 128, 0), (170, 110, 40), (128, 0, 0), (0, 0, 128), (70, 70, 70),
+    (240, 50, 230), (128, 128, 0), (170, 110, 40), (70, 70, 220), (200, 0, 0),
 )  # fmt: skip
 
 
