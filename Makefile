@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO = demo
-RECIPE = --image-size 192x256 --mb2-width-mult 0.5 --augmentation light --iou-threshold 0.4 \
-  --optimizer adamw --lr 0.004 --weight-decay 0.01 --batch-size 8 --epochs 40 --eval-every 10
+RECIPE = --image-size 192x256 --mb2-width-mult 0.5 --augmentation light \
+  --lr 0.004 --batch-size 8 --epochs 40 --eval-every 10
 READY = $(VENV)/.ready
 
 .PHONY: demo test check bench clean-demo

@@ -15,7 +15,7 @@ import argparse
 import train_ssd
 from vision.args import FamilyParser, default_workers
 
-RECIPE = ["--net=mb2-ssd", "--dataset-type=yolo", "--optimizer=adamw", "--augmentation=light"]
+RECIPE = ["--net=mb2-ssd", "--dataset-type=yolo"]
 
 
 def build_parser() -> argparse.ArgumentParser:

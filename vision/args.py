@@ -21,6 +21,8 @@ _PATHS = {
     "val_split",
 }
 
+DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
+DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "adam": 0.0, "sgd": 5e-4}
 TABLE_START = "<!-- flags: written by `python -m vision.args` -->"
 TABLE_END = "<!-- end of flags -->"
 _POSITIVE = ("epochs", "lr", "mb2_width_mult", "neg_pos_ratio")
@@ -117,12 +119,14 @@ def _add_recipe_flags(group) -> None:
     add = group.add_argument
     add("--epochs", "--num-epochs", type=int, default=30, metavar="N", help="epochs in all")
     add("--batch-size", type=int, default=16, metavar="N", help="images a step")
-    add("--optimizer", choices=OPTIMIZERS, default="sgd", help="optimizer")
-    add("--lr", "--learning-rate", type=float, default=0.01, metavar="X", help="learning rate")
+    add("--optimizer", choices=OPTIMIZERS, default="adamw", help="optimizer")
+    add("--lr", "--learning-rate", type=float, metavar="X",
+        help="learning rate; default: 0.002, with sgd 0.01")  # fmt: skip
     add("--base-net-lr", type=float, metavar="X", help="of the backbone; default --lr")
     add("--extra-layers-lr", type=float, metavar="X", help="of the extra layers; default --lr")
     add("--momentum", type=float, default=0.9, metavar="X", help="of SGD")
-    add("--weight-decay", type=float, default=5e-4, metavar="X", help="L2 penalty")
+    add("--weight-decay", type=float, metavar="X",
+        help="penalty on weights; default: adamw 0.01, sgd 0.0005, adam 0")  # fmt: skip
     add("--scheduler", choices=SCHEDULERS, default="cosine", help="learning rate over the run")
     add("--warmup-epochs", type=float, default=1.0, metavar="X",
         help="epochs over which the rate first grows")  # fmt: skip
@@ -133,7 +137,7 @@ def _add_recipe_flags(group) -> None:
         help="largest norm of the gradient; 0: no limit")  # fmt: skip
     add("--ema", type=float, default=0.0, metavar="DECAY",
         help="evaluate averaged weights, decay such as 0.999; 0: no average")  # fmt: skip
-    add("--iou-threshold", type=float, default=0.5, metavar="X",
+    add("--iou-threshold", type=float, default=0.4, metavar="X",
         help="overlap from which a prior is positive")  # fmt: skip
     add("--neg-pos-ratio", type=float, default=3.0, metavar="X",
         help="hard negatives a positive")  # fmt: skip
@@ -179,6 +183,10 @@ def parse_train_args(argv: Sequence[str] | None, **kwargs) -> tuple[argparse.Nam
     args = parser.parse_args(argv)
     given = set(vars(_without_defaults().parse_args(argv)))
     _absolute_paths(args)
+    if args.lr is None:
+        args.lr = DEFAULT_LR[args.optimizer]
+    if args.weight_decay is None:
+        args.weight_decay = DEFAULT_WEIGHT_DECAY[args.optimizer]
     _check_mode(parser, args)
     if not args.resume:
         check_arguments(parser, args)

@@ -41,6 +41,7 @@ from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_eval_transform, build_train_transform
 
 logger = logging.getLogger(__name__)
+MAX_SENSIBLE_ADAM_LR = 0.008
 
 
 @dataclass
@@ -212,6 +213,11 @@ def build_measure(
 
 def build_state(args: argparse.Namespace, model: SSD, *, steps_per_epoch: int) -> TrainingState:
     """Make the optimizer, the schedule and the rest of a fresh state."""
+    if args.optimizer != "sgd" and args.lr > MAX_SENSIBLE_ADAM_LR:
+        logger.warning(
+            "--lr %g is a rate for SGD: add --optimizer sgd, or lower it for %s",
+            args.lr, args.optimizer,
+        )  # fmt: skip
     freeze(model, base_net=args.freeze_base_net, all_but_heads=args.freeze_net)
     groups = parameter_groups(
         model, lr=args.lr, base_net_lr=args.base_net_lr, extra_layers_lr=args.extra_layers_lr
