@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -32,6 +33,16 @@ def keep(image, target, rng):
     """A transform at module level, so that spawned workers can import it."""
     target["draw"] = rng.integers(1 << 40)
     return image, target
+
+
+class Quarter:
+    """A transform that plans to need a quarter of the pixels in each direction."""
+
+    def plan(self, source_size, target, rng):
+        return SimpleNamespace(source_size=source_size, min_size=(100, 150))
+
+    def apply(self, image, target, plan, rng):
+        return image, {**target, "planned_for": plan.source_size}
 
 
 IMAGES = [
@@ -262,7 +273,7 @@ class TestCocoDetection:
         with pytest.raises(ValueError, match=r"a\.png"):
             CocoDetection([(index, image_folder)], transform=keep)[1]
 
-    def test_boxes_follow_a_scaled_decode(self, tmp_path):
+    def test_a_plan_is_asked_for_before_the_image_is_decoded(self, tmp_path):
         pixels = np.full((400, 600, 3), 200, np.uint8)
         (tmp_path / "a.jpg").write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
         path = write_json(
@@ -271,7 +282,7 @@ class TestCocoDetection:
             annotations=[annotation(1, 1, [60, 40, 120, 80])],
         )
         sources = [(load_coco_index(path), tmp_path)]
-        image, target = CocoDetection(sources, transform=keep, min_size=(100, 150))[0]
+        image, target = CocoDetection(sources, transform=Quarter())[0]
         assert image.shape == (100, 150, 3)
-        np.testing.assert_array_equal(target["boxes"], [[15, 10, 45, 30]])
-        assert target["orig_size"] == (400, 600)
+        assert target["planned_for"] == target["orig_size"] == (400, 600)
+        np.testing.assert_array_equal(target["boxes"], [[60, 40, 180, 120]])

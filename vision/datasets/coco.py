@@ -31,17 +31,16 @@ class CocoDetection(Dataset):
         transform: Transform,
         seed: int = 0,
         image_indices: np.ndarray | None = None,
-        min_size: tuple[int, int] | None = None,
     ) -> None:
         """Check the sources against each other and against the disk.
 
         Args:
             sources: an index and its image folder, each.
-            transform: called with (image, target, rng), returns (image, target).
+            transform: called with (image, target, rng), returns (image, target). One that has
+                `plan` and `apply` is asked for its plan before the image is read, so that a large
+                photo is decoded no larger than the plan needs.
             seed: 0 or more.
             image_indices: the images to use, [N], counted over all sources; default all.
-            min_size: (height, width) in pixels; JPEGs may be decoded at a fraction of their size
-                as long as they are no smaller than this.
 
         Raises:
             ValueError: the sources have different classes, or image files are missing.
@@ -53,7 +52,6 @@ class CocoDetection(Dataset):
         self.categories = sources[0][0].categories
         self.transform = transform
         self.seed = seed
-        self.min_size = min_size
         self._ends = np.cumsum([len(index) for index, _ in sources])
         everything = np.arange(self._ends[-1])
         self.image_indices = everything if image_indices is None else everything[image_indices]
@@ -78,27 +76,28 @@ class CocoDetection(Dataset):
         source = int(np.searchsorted(self._ends, position, side="right"))
         index, folder = self.sources[source]
         row = int(position - (self._ends[source] - len(index)))
-        image, target = self._read(index, folder, row)
-        target["index"] = int(i)
-        rng = np.random.default_rng((self.seed, int(epoch), int(i)))
-        return self.transform(image, target, rng)
-
-    def _read(self, index: CocoIndex, folder: str, row: int) -> tuple[np.ndarray, Target]:
-        height, width = (int(side) for side in index.sizes[row])
         path = os.path.join(folder, index.file_name(row))
-        image = read_image(path, size=(height, width), min_size=self.min_size)
-        rows = slice(index.box_offsets[row], index.box_offsets[row + 1])
-        mask = index.trainable[rows]
-        boxes = index.clipped_boxes[rows][mask]
-        if image.shape[:2] != (height, width):
-            boxes *= np.float32([image.shape[1] / width, image.shape[0] / height] * 2)
-        return image, {
-            "boxes": boxes,
-            "labels": index.labels[rows][mask].astype(np.int64),
-            "iscrowd": index.iscrowd[rows][mask],
-            "image_id": int(index.image_ids[row]),
-            "orig_size": (height, width),
-        }
+        size = tuple(int(side) for side in index.sizes[row])
+        target = {**_target(index, row, size), "index": int(i)}
+        rng = np.random.default_rng((self.seed, int(epoch), int(i)))
+        if not hasattr(self.transform, "plan"):
+            return self.transform(read_image(path, size=size), target, rng)
+        plan = self.transform.plan(size, target, rng)
+        image = read_image(path, size=size, min_size=plan.min_size)
+        return self.transform.apply(image, target, plan, rng)
+
+
+def _target(index: CocoIndex, row: int, size: tuple[int, int]) -> dict[str, Any]:
+    """The boxes that training sees of the image at position `row`, in pixels of the file."""
+    rows = slice(index.box_offsets[row], index.box_offsets[row + 1])
+    mask = index.trainable[rows]
+    return {
+        "boxes": index.clipped_boxes[rows][mask],
+        "labels": index.labels[rows][mask].astype(np.int64),
+        "iscrowd": index.iscrowd[rows][mask],
+        "image_id": int(index.image_ids[row]),
+        "orig_size": size,
+    }
 
 
 def check_image_files(index: CocoIndex, folder: str | os.PathLike) -> None:
