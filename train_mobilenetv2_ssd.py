@@ -13,7 +13,8 @@ continue with train_ssd.py --resume runs/mobilenetv2_ssd. The data set folder is
 import argparse
 
 import train_ssd
-from vision.args import FamilyParser, default_workers
+from vision.args import default_workers
+from vision.command_line import FamilyParser
 
 RECIPE = ["--net=mb2-ssd", "--dataset-type=yolo"]
 

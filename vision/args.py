@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from vision.check_args import check_arguments, check_mode
+from vision.command_line import FamilyParser
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
 from vision.ssd.models import MODELS
@@ -25,36 +25,6 @@ DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "adam": 0.0, "sgd": 5e-4}
 TABLE_START = "<!-- flags: written by `python -m vision.args` -->"
 TABLE_END = "<!-- end of flags -->"
-_POSITIVE = ("epochs", "lr", "mb2_width_mult", "neg_pos_ratio")
-_NOT_NEGATIVE = ("workers", "seed", "overfit", "weight_decay", "clip_grad_norm", "keep_last")
-_NOT_NEGATIVE += ("eval_every", "checkpoint_every_steps", "checkpoint_every_minutes", "threads")
-_NOT_NEGATIVE += ("warmup_epochs",)
-
-
-class FamilyParser(argparse.ArgumentParser):
-    """A parser that also takes the family's underscores: `--batch_size` for `--batch-size`."""
-
-    def parse_known_args(self, args=None, namespace=None):
-        args = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args([_with_hyphens(arg) for arg in args], namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with 2 and one line, or raise where the parser is told not to exit."""
-        if not self.exit_on_error:
-            raise argparse.ArgumentError(None, message)
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
-
-
-def _with_hyphens(arg: str) -> str:
-    if not arg.startswith("--"):
-        return arg
-    name, equals, value = arg.partition("=")
-    return name.replace("_", "-") + equals + value
-
-
-def flag_of(name: str) -> str:
-    """Return the flag of an argument's name."""
-    return "--" + name.replace("_", "-")
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -187,7 +157,7 @@ def parse_train_args(argv: Sequence[str] | None, **kwargs) -> tuple[argparse.Nam
         args.lr = DEFAULT_LR[args.optimizer]
     if args.weight_decay is None:
         args.weight_decay = DEFAULT_WEIGHT_DECAY[args.optimizer]
-    _check_mode(parser, args)
+    check_mode(parser, args)
     if not args.resume:
         check_arguments(parser, args)
     return args, given
@@ -208,41 +178,6 @@ def _absolute_paths(args: argparse.Namespace) -> None:
             setattr(args, name, [str(Path(item).absolute()) for item in value])
         elif value and value not in ("none", "imagenet"):
             setattr(args, name, str(Path(value).absolute()))
-
-
-def _check_mode(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse flags that do not go together with --resume, or only with it."""
-    if args.resume:
-        if args.dry_run or args.overfit:
-            parser.error("--dry-run and --overfit look at a new run; leave out --resume")
-        path = Path(args.resume)
-        if args.checkpoint_folder and Path(args.checkpoint_folder) not in (path, path.parent):
-            parser.error("--checkpoint-folder is for a new run; --resume RUN goes on in RUN")
-    elif args.force_override:
-        parser.error("--force-override needs --resume RUN")
-    elif not args.checkpoint_folder and not args.dry_run and not args.overfit:
-        parser.error("--checkpoint-folder RUN is needed (or --resume RUN)")
-
-
-def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse values and combinations that cannot work, naming the flag, by `parser.error`."""
-    if not args.datasets:
-        parser.error("--datasets ROOT is needed (or --resume RUN)")
-    if args.batch_size < 2:
-        parser.error(
-            "--batch-size must be 2 or more: the last feature map is 1x1, and BatchNorm cannot "
-            "be trained on the one value a channel that a single image gives"
-        )
-    if args.dataset_type != "yolo" and (args.train_split or args.val_split or args.strict_labels):
-        parser.error("--train-split, --val-split and --strict-labels need --dataset-type yolo")
-    for name in _POSITIVE:
-        if not getattr(args, name) > 0:
-            parser.error(f"{flag_of(name)} must be more than 0")
-    for name in _NOT_NEGATIVE:
-        if not getattr(args, name) >= 0:
-            parser.error(f"{flag_of(name)} must be 0 or more")
-    if not 0 <= args.ema < 1:
-        parser.error("--ema must be 0 or more and less than 1")
 
 
 def flag_table() -> str:

@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from vision.args import build_train_parser, check_arguments, flag_of, image_size
+from vision.args import build_train_parser, image_size
+from vision.check_args import check_arguments
+from vision.command_line import flag_of
 
 # What --resume lets change: it decides where and how long training runs, not what it computes.
 FREE_ON_RESUME = {

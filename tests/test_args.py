@@ -1,0 +1,263 @@
+"""The flags: the family's spellings, refusals in one line, and what a run saves of them."""
+
+import json
+
+import pytest
+
+from vision.args import (
+    DEFAULT_LR,
+    DEFAULT_WEIGHT_DECAY,
+    TABLE_END,
+    TABLE_START,
+    build_train_parser,
+    flag_table,
+    parse_train_args,
+    write_flag_table,
+)
+from vision.engine.optim import OPTIMIZERS
+from vision.saved_args import NOT_SAVED, resume_arguments, saved_arguments
+from vision.ssd.models import MODELS
+
+NEEDED = ["--datasets", "data", "--checkpoint-folder", "run"]
+
+
+def flags_as_id(value):
+    is_flags = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return " ".join(value) or "nothing" if is_flags else None
+
+
+def parse(*flags):
+    return parse_train_args([*NEEDED, *map(str, flags)])[0]
+
+
+# ---- spellings
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        (["--num-epochs", "7"], "epochs", 7),
+        (["--num_epochs=7"], "epochs", 7),
+        (["--num-workers", "3"], "workers", 3),
+        (["--num_workers", "3"], "workers", 3),
+        (["--batch_size", "9"], "batch_size", 9),
+        (["--learning-rate", "0.5"], "lr", 0.5),
+        (["--learning_rate=0.5"], "lr", 0.5),
+        (["--base_net_lr", "0.5"], "base_net_lr", 0.5),
+        (["--extra_layers_lr", "0.5"], "extra_layers_lr", 0.5),
+        (["--dataset_type", "yolo"], "dataset_type", "yolo"),
+        (["--dataset_type=yolo"], "dataset_type", "yolo"),
+        (["--model-dir", "elsewhere"], "checkpoint_folder", "elsewhere"),
+        (["--checkpoint_folder=a_b"], "checkpoint_folder", "a_b"),
+        (["--validation-epochs", "2"], "eval_every", 2),
+        (["--resolution", "320"], "image_size", (320, 320)),
+        (["--mb2_width_mult", "0.5"], "mb2_width_mult", 0.5),
+        (["--freeze_base_net"], "freeze_base_net", True),
+        (["--freeze_net"], "freeze_net", True),
+        (["--no-freeze-net"], "freeze_net", False),
+        (["--scheduler", "multi-step", "--milestones", "3", "4.5"], "milestones", [3.0, 4.5]),
+        (["--weight_decay", "0"], "weight_decay", 0.0),
+        (["--image-size", "300"], "image_size", (300, 300)),
+        (["--image-size", "256x384"], "image_size", (256, 384)),
+        (["--image_size=256X384"], "image_size", (256, 384)),
+    ],
+    ids=flags_as_id,
+)
+def test_spellings(flags, name, value):
+    assert getattr(parse(*flags), name) == value
+
+
+@pytest.mark.parametrize("flag", ["--data", "--dataset", "--datasets"])
+def test_data_sets_are_absolute_paths_and_may_be_several(flag, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args, _ = parse_train_args([flag, "one", "/two", "--checkpoint-folder", "run"])
+    assert args.datasets == [str(tmp_path / "one"), "/two"]
+
+
+def test_base_net_words_are_no_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [parse("--base-net", word).base_net for word in ("none", "imagenet", "b.pth")]
+    assert words == ["none", "imagenet", str(tmp_path / "b.pth")]
+
+
+def test_names_that_were_given():
+    _, given = parse_train_args([*NEEDED, "--num_epochs=30", "--lr", "0.01", "--no-tensorboard"])
+    assert given == {"datasets", "checkpoint_folder", "epochs", "lr", "tensorboard"}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_rate_and_decay_follow_the_optimizer_unless_given(optimizer):
+    args = parse("--optimizer", optimizer)
+    assert (args.lr, args.weight_decay) == (DEFAULT_LR[optimizer], DEFAULT_WEIGHT_DECAY[optimizer])
+    args = parse("--optimizer", optimizer, "--lr=0.5", "--weight-decay=0")
+    assert (args.lr, args.weight_decay) == (0.5, 0)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--batch-size", "1"], "--batch-size"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--batch-size", "two"], "--batch-size"),
+        (["--epochs", "0"], "--epochs"),
+        (["--lr", "0"], "--lr"),
+        (["--lr", "-1"], "--lr"),
+        (["--lr", "nan"], "--lr"),
+        (["--lr", "inf"], "--lr"),
+        (["--base-net-lr", "-0.1"], "--base-net-lr"),
+        (["--extra-layers-lr", "nan"], "--extra-layers-lr"),
+        (["--momentum", "1"], "--momentum"),
+        (["--momentum", "-0.1"], "--momentum"),
+        (["--weight-decay", "-1"], "--weight-decay"),
+        (["--weight-decay", "inf"], "--weight-decay"),
+        (["--gamma", "0"], "--gamma"),
+        (["--milestones", "-3"], "--milestones"),
+        (["--milestones", "nan"], "--milestones"),
+        (["--warmup-epochs", "-1"], "--warmup-epochs"),
+        (["--warmup-epochs", "inf"], "--warmup-epochs"),
+        (["--clip-grad-norm", "-1"], "--clip-grad-norm"),
+        (["--ema", "1"], "--ema"),
+        (["--ema", "-0.1"], "--ema"),
+        (["--iou-threshold", "0"], "--iou-threshold"),
+        (["--iou-threshold", "1.5"], "--iou-threshold"),
+        (["--neg-pos-ratio", "0"], "--neg-pos-ratio"),
+        (["--mb2-width-mult", "0"], "--mb2-width-mult"),
+        (["--mb2-width-mult", "0.01"], "--mb2-width-mult"),
+        (["--workers", "-1"], "--workers"),
+        (["--seed", "-1"], "--seed"),
+        (["--seed", str(2**64)], "--seed"),
+        (["--threads", "-1"], "--threads"),
+        (["--keep-last", "-1"], "--keep-last"),
+        (["--eval-every", "-1"], "--eval-every"),
+        (["--checkpoint-every-steps", "-1"], "--checkpoint-every-steps"),
+        (["--checkpoint-every-minutes", "-1"], "--checkpoint-every-minutes"),
+        (["--overfit", "-1"], "--overfit"),
+        (["--overfit", "1"], "--overfit"),
+        (["--image-size", "big"], "--image-size"),
+        (["--image-size", "300x"], "--image-size"),
+        (["--image-size", "300x300x3"], "--image-size"),
+        (["--image-size", "0"], "--image-size"),
+        (["--prior-sizes", "0.1", "0.2"], "--prior-sizes"),
+        (["--net", "vgg16-ssd"], "--net"),
+        (["--optimizer", "lion"], "--optimizer"),
+        (["--scheduler", "linear"], "--scheduler"),
+        (["--augmentation", "strong"], "--augmentation"),
+        (["--dataset-type", "voc"], "--dataset-type"),
+        (["--precision", "fp8"], "--precision"),
+        (["--on-nonfinite", "ignore"], "--on-nonfinite"),
+        (["--on-save-error", "ignore"], "--on-save-error"),
+        (["--train-split", "train.txt"], "--train-split"),
+        (["--strict-labels"], "--strict-labels"),
+        (["--force-override"], "--force-override"),
+        (["--unheard-of", "3"], "--unheard-of"),
+        (["--epochs"], "--epochs"),
+    ],
+    ids=flags_as_id,
+)
+def test_refusals_name_the_flag_in_one_line(flags, named, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(*flags)
+    assert exit_info.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1
+    assert output.err.startswith("train_ssd.py: error: ") and named in output.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ([], "--checkpoint-folder"),
+        (["--checkpoint-folder", "run"], "--datasets"),
+        (["--datasets", "data"], "--checkpoint-folder"),
+        (["--dry-run"], "--datasets"),
+        (["--resume", "run", "--dry-run"], "--resume"),
+        (["--resume", "run", "--overfit", "8"], "--resume"),
+        (["--resume", "run", "--checkpoint-folder", "other"], "--checkpoint-folder"),
+    ],
+    ids=flags_as_id,
+)
+def test_what_is_missing_or_does_not_go_together(argv, named, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse_train_args(argv)
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err
+    assert named in error and error.count("\n") == 1
+
+
+def test_dry_run_and_overfit_need_no_run_folder():
+    for flags in (["--dry-run"], ["--overfit", "8"]):
+        args, _ = parse_train_args(["--datasets", "data", *flags])
+        assert args.checkpoint_folder is None
+
+
+# ---- what a run saves
+
+
+EVERYTHING = [
+    "--dataset-type=yolo", "--train-split=a.txt", "--val-split=b.txt", "--strict-labels",
+    "--augmentation=light", "--workers=3", "--net=mb2-ssd", "--image-size=256x384",
+    "--mb2-width-mult=0.5", "--prior-sizes", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7",
+    "--base-net=imagenet", "--pretrained-ssd=c.pth", "--freeze-base-net", "--freeze-net",
+    "--epochs=7", "--batch-size=9", "--optimizer=adamw", "--lr=0.125", "--base-net-lr=1e-05",
+    "--extra-layers-lr=0.25", "--momentum=0.8", "--weight-decay=0", "--scheduler=multi-step",
+    "--warmup-epochs=0.5", "--milestones", "2", "3.5", "--gamma=0.3", "--clip-grad-norm=2",
+    "--ema=0.99", "--iou-threshold=0.45", "--neg-pos-ratio=2", "--seed=12",
+    "--on-nonfinite=skip", "--precision=fp32", "--threads=1", "--eval-every=2",
+    "--checkpoint-every-steps=5", "--checkpoint-every-minutes=1.5", "--keep-last=2",
+    "--on-save-error=continue", "--tensorboard", "--device=cpu", "--validation-dataset=v",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [[], EVERYTHING], ids=["defaults", "everything"])
+def test_saved_arguments_come_back_through_json(flags):
+    args = parse(*flags)
+    saved = json.loads(json.dumps(saved_arguments(args)))
+    given_args, given = parse_train_args(["--resume", "run"])
+    merged, changes = resume_arguments(saved, given_args, given)
+    assert changes == {}
+    for name in vars(args).keys() - NOT_SAVED:
+        assert getattr(merged, name) == getattr(args, name), name
+    assert merged.resume == "run" and merged.checkpoint_folder is None
+
+
+def test_every_flag_is_in_the_round_trip_above():
+    given = parse_train_args([*NEEDED, *EVERYTHING])[1]
+    flags = {action.dest for action in build_train_parser()._actions}
+    assert flags - NOT_SAVED - {"help"} == given - NOT_SAVED
+
+
+@pytest.mark.parametrize("argv", [["--lr", "0.01"], ["--net=mb2-ssd-lite", "--batch-size", "16"]])
+def test_a_flag_with_its_saved_value_is_no_override(argv):
+    saved = saved_arguments(parse("--lr=1e-2", "--batch_size=16"))
+    args, given = parse_train_args(["--resume", "run", *argv])
+    assert resume_arguments(saved, args, given)[1] == {}
+
+
+# ---- the table in the README
+
+
+def test_the_table_has_a_row_a_flag_and_three_cells_a_row():
+    lines = flag_table().splitlines()
+    for line in lines:
+        assert line.replace("\\|", "").count("|") == 4, line
+    flags = [a.option_strings[0] for a in build_train_parser()._actions if a.dest != "help"]
+    assert [line.split("`")[1].split()[0] for line in lines[2:]] == flags
+    net = next(line for line in lines if line.startswith("| `--net "))
+    assert all(name in net for name in MODELS)
+    for flag, default in (("epochs", "30"), ("milestones", "20.0 26.0"), ("momentum", "0.9")):
+        row = next(line for line in lines if line.startswith(f"| `--{flag} "))
+        assert row.split("|")[-3].strip() == default
+
+
+def test_the_table_is_written_between_its_marks(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{TABLE_START}\n| --old |\n{TABLE_END}\nafter\n")
+    write_flag_table(readme)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "--old" not in text
+    assert flag_table() in text
+    write_flag_table(readme)
+    assert readme.read_text() == text
