@@ -1,6 +1,8 @@
 """Batches of images and targets, in an order that is a function of the seed and the epoch."""
 
+import atexit
 import signal
+import weakref
 from collections.abc import Iterator
 
 import cv2
@@ -39,7 +41,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         return full + (rest > 0 and not joins)
 
     def __len__(self) -> int:
-        return self.num_batches - self.start_batch
+        return max(0, self.num_batches - self.start_batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.arange(self.num_images)
@@ -85,6 +87,7 @@ class DetectionLoader:
             # state would then depend on the number of workers.
             generator=torch.Generator(),
         )
+        atexit.register(_stop_workers, weakref.ref(self.loader))
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -110,7 +113,7 @@ class DetectionLoader:
                 yield images, [_to_tensors(target) for target in targets]
         except (ValueError, OSError) as error:
             # What a worker raised comes with its traceback as text; the last line says what it was.
-            message = str(error).strip().splitlines()[-1]
+            message = (str(error).strip().splitlines() or ["an image cannot be read"])[-1]
             raise ValueError(message.removeprefix(f"{type(error).__name__}: ")) from error
 
 
@@ -133,3 +136,15 @@ def _init_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _stop_workers(reference: "weakref.ref[DataLoader]") -> None:
+    """Stop the workers of a loader that an error left open when the process ends.
+
+    multiprocessing would send them SIGTERM, which they ignore, and wait for them for ever.
+    """
+    iterator = getattr(reference(), "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+        for worker in iterator._workers:
+            worker.kill()
