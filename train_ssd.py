@@ -17,14 +17,14 @@ import argparse
 import logging
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from vision.args import parse_train_args
-from vision.engine.checkpoint import list_checkpoints
+from vision.engine.checkpoint import epoch_path, list_checkpoints
 from vision.engine.dry_run import dry_run
+from vision.engine.machine_limits import explain
 from vision.engine.metrics import MetricsLog
 from vision.engine.overfit import TARGET_AP50, overfit
 from vision.engine.run_folder import CONFIG, METRICS, RunLock, write_config
@@ -59,24 +59,34 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 1
 
 
 def start(args: argparse.Namespace) -> int:
     """Begin a new run, or check that one would work."""
-    if args.dry_run or args.overfit:
-        with tempfile.TemporaryDirectory() as folder:
-            parts = build(args, Path(folder))
-            return run_dry(parts) if args.dry_run else run_overfit(parts)
+    if args.dry_run:
+        return run_dry(build(args))
+    if args.overfit:
+        return run_overfit(build(args))
     run = Path(args.checkpoint_folder)
+    refuse_used_folder(run)
+    parts = build(args)  # before the folder is made: what is wrong with the data leaves no trace
     run.mkdir(parents=True, exist_ok=True)
     with RunLock(run):
-        if (run / CONFIG).exists() or list_checkpoints(run):
-            raise ValueError(
-                f"{run}: there is a run already; --resume {run}, or choose another folder"
-            )
-        parts = build(args, run)
+        refuse_used_folder(run)  # another process may have begun there in the meantime
         write_config(run, parts.config)
         return run_training(args, run, parts)
+
+
+def refuse_used_folder(run: Path) -> None:
+    """Raise ValueError where a run is already."""
+    if (run / CONFIG).exists() or list_checkpoints(run):
+        raise ValueError(f"{run}: there is a run already; --resume {run}, or choose another folder")
 
 
 def resume(args: argparse.Namespace, given: set[str]) -> int:
@@ -93,7 +103,7 @@ def resume(args: argparse.Namespace, given: set[str]) -> int:
                 f"longer: train_ssd.py --resume {args.resume} --epochs {point.epoch + 10}"
             )
             return 0
-        parts = build(args, run, config=point.config, has_checkpoint=point.checkpoint is not None)
+        parts = build(args, config=point.config, has_checkpoint=point.checkpoint is not None)
         restore(parts.state, point, config=parts.config)
         entry = history_entry(point, parts.config, changes)
         if entry:
@@ -146,6 +156,10 @@ def run_training(args: argparse.Namespace, run: Path, parts: Parts) -> int:
             f"to go on: train_ssd.py --resume {run}"
         )
         raise
+    last = epoch_path(run, state.epoch)
+    if saver.newest != last:  # --on-save-error continue
+        newest = saver.newest.name if saver.newest else "none of this process"
+        raise OSError(f"{last} was not written; the newest checkpoint on disk is {newest}")
     best = state.best
     if best["epoch"]:
         print(f"{run}: best AP {best['AP']:.4f} in epoch {best['epoch']}, checkpoint_best.pt")

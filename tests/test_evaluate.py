@@ -338,7 +338,7 @@ def test_golden_weights_reach_the_golden_precision(shared, tmp_path):
     """The whole path on the original's weights: decode, resize, normalise, network, NMS, COCO."""
     golden = json.loads((shared / "golden/val_detections.json").read_text())["metrics"]
     folder = str(shared / "data/finetune_dataset")
-    sources = open_yolo([folder], annotations=tmp_path, split_lists={}, strict_labels=False)["val"]
+    sources = open_yolo([folder], split_lists={}, strict_labels=False)["val"]
     dataset = CocoDetection(sources, transform=build_eval_transform((300, 300)))
     model = build_model("mb2-ssd-lite", num_classes=4)
     weights = torch.load(shared / "golden/upstream_mb2_ssd_lite.pth", weights_only=True)

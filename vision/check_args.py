@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 from vision.command_line import flag_of
@@ -38,6 +39,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         )
     if args.dataset_type != "yolo" and (args.train_split or args.val_split or args.strict_labels):
         parser.error("--train-split, --val-split and --strict-labels need --dataset-type yolo")
+    if args.tensorboard and find_spec("tensorboard") is None:
+        parser.error("--tensorboard needs a package that is not installed: pip install tensorboard")
     _check_numbers(parser, args)
 
 

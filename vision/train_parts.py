@@ -5,14 +5,13 @@ import logging
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
 
 import vision
-from vision.datasets.coco import CocoDetection
+from vision.datasets.coco import CocoDetection, check_same_categories
 from vision.datasets.loader import DetectionLoader
 from vision.engine.coco_boxes import ground_truth_from_index
 from vision.engine.data import (
@@ -61,17 +60,12 @@ class Parts:
 
 
 def build(
-    args: argparse.Namespace,
-    run: Path,
-    *,
-    config: dict | None = None,
-    has_checkpoint: bool = False,
+    args: argparse.Namespace, *, config: dict | None = None, has_checkpoint: bool = False
 ) -> Parts:
     """Make data, network and optimizer from the arguments.
 
     Args:
         args: of the run.
-        run: its folder, where converted annotations go.
         config: of a run that is resumed; its classes are those of the data.
         has_checkpoint: weights will be restored, so none are read.
     """
@@ -80,7 +74,7 @@ def build(
     torch.manual_seed(args.seed)
     device = choose_device(args.device)
     precision = choose_precision(args.precision, device)
-    train_sources, val_sources = open_sources(args, run)
+    train_sources, val_sources = open_sources(args)
     categories = train_sources[0][0].categories
     classes = [asdict(category) for category in categories]
     check_classes(config["classes"] if config else classes, categories, where="--datasets")
@@ -132,29 +126,33 @@ def build(
     return Parts(state, train_loader, loss_fn, options, measure, new_config)
 
 
-def open_sources(args: argparse.Namespace, run: Path) -> tuple[Sources, Sources]:
+def open_sources(args: argparse.Namespace) -> tuple[Sources, Sources]:
     """Read the annotations of the train and val splits; the latter may be empty."""
-    val_roots = [args.validation_dataset] if args.validation_dataset else args.datasets
     if args.dataset_type == "yolo":
-        lists = {"train": args.train_split, "val": args.val_split}
         sources = open_yolo(
             args.datasets,
-            annotations=run / "annotations",
-            split_lists=lists,
+            split_lists={"train": args.train_split, "val": args.val_split},
             strict_labels=args.strict_labels,
         )
+        if args.validation_dataset:
+            sources["val"] = open_yolo(
+                [args.validation_dataset],
+                split_lists={"val": args.val_split},
+                strict_labels=args.strict_labels,
+            ).get("val", [])
         train_sources, val_sources = sources.get("train"), sources.get("val", [])
         if not train_sources:
-            raise ValueError(f"{args.datasets[0]}: no train split there")
+            raise ValueError(f"{args.datasets[0]}: no train split there; --train-split names one")
     else:
         train_sources = open_coco(args.datasets, "train")
-        val_sources = open_coco(val_roots, "val")
+        if args.validation_dataset:
+            val_sources = open_coco([args.validation_dataset], "val")
+        else:
+            val_sources = open_coco(args.datasets, "val", is_optional=True)
+    check_same_categories([index for index, _ in [*train_sources, *val_sources]])
     for split, sources in (("train", train_sources), ("val", val_sources)):
         for line in describe(split, sources) if sources else [f"no {split} split: no AP, no best"]:
             logger.info(line)
-    if val_sources:
-        expected = [asdict(category) for category in train_sources[0][0].categories]
-        check_classes(expected, val_sources[0][0].categories, where="the val split")
     return train_sources, val_sources
 
 

@@ -45,7 +45,7 @@ class CocoDetection(Dataset):
         Raises:
             ValueError: the sources have different classes, or image files are missing.
         """
-        _check_same_categories([index for index, _ in sources])
+        check_same_categories([index for index, _ in sources])
         for index, folder in sources:
             check_image_files(index, folder)
         self.sources = [(index, str(folder)) for index, folder in sources]
@@ -129,7 +129,12 @@ def _names_in(folder: Path) -> set[str]:
         return {entry.name for entry in entries}
 
 
-def _check_same_categories(indices: list[CocoIndex]) -> None:
+def check_same_categories(indices: list[CocoIndex]) -> None:
+    """Compare the names of the classes, in order.
+
+    Raises:
+        ValueError: two files differ, showing the first difference.
+    """
     if not indices:
         raise ValueError("a dataset needs at least one annotation file")
     first = indices[0]
@@ -145,7 +150,8 @@ def _check_same_categories(indices: list[CocoIndex]) -> None:
         raise ValueError(
             f"{index.annotation_file} has other classes than {first.annotation_file}: "
             f"{len(names)} against {len(expected)}, the first difference at label {label + 1}: "
-            f"{_name_at(names, label)} against {_name_at(expected, label)}"
+            f"{_name_at(names, label)} against {_name_at(expected, label)}; "
+            "what is trained together needs the same categories"
         )
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "CategoryRecord",
     "CocoJson",
     "ImageRecord",
+    "find_annotation_file",
     "raw_spans",
     "split_files",
     "write_atomically",
@@ -188,15 +189,26 @@ def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"{root}: no such data set folder")
-    names = [f"annotations/instances_{split}2017.json", f"annotations/instances_{split}.json"]
     folders = [f"{split}2017", split, f"images/{split}2017", f"images/{split}", "images"]
-    annotation_file = next((root / name for name in names if (root / name).is_file()), None)
+    annotation_file = find_annotation_file(root, split)
     image_folder = next((root / name for name in folders if (root / name).is_dir()), None)
     if annotation_file is None:
-        raise ValueError(f"{root}: no annotations of split {split!r}; looked for {_or(names)}")
+        raise ValueError(
+            f"{root}: no annotations of split {split!r}; looked for {_or(_names(split))}"
+        )
     if image_folder is None:
         raise ValueError(f"{root}: no images of split {split!r}; looked for {_or(folders)}")
     return annotation_file, image_folder
+
+
+def find_annotation_file(root: str | os.PathLike, split: str) -> Path | None:
+    """The annotation file of a split, if the data set has one."""
+    paths = [Path(root, name) for name in _names(split)]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _names(split: str) -> list[str]:
+    return [f"annotations/instances_{split}2017.json", f"annotations/instances_{split}.json"]
 
 
 def _or(names: list[str]) -> str:

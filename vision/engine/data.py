@@ -3,13 +3,14 @@
 import hashlib
 import json
 import logging
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from vision.datasets.atomic_file import write_atomically
 from vision.datasets.coco_index import Category, CocoIndex, load_coco_index
-from vision.datasets.coco_json import split_files
+from vision.datasets.coco_json import find_annotation_file, split_files
 from vision.datasets.findings import Findings
 from vision.datasets.yolo import read_yolo
 
@@ -17,43 +18,42 @@ logger = logging.getLogger(__name__)
 Sources = list[tuple[CocoIndex, Path]]
 
 
-def open_coco(roots: list[str], split: str) -> Sources:
+def open_coco(roots: list[str], split: str, *, is_optional: bool = False) -> Sources:
     """Read the annotations of one split of each folder.
+
+    Args:
+        roots: the folders.
+        split: train, val or test.
+        is_optional: pass over a folder without annotations of this split.
 
     Raises:
         ValueError: a folder lacks the split, or its annotations are not COCO's.
     """
     sources = []
     for root in roots:
+        if is_optional and find_annotation_file(root, split) is None:
+            continue
         annotation_file, image_folder = split_files(root, split)
         sources.append((load_coco_index(annotation_file), image_folder))
     return sources
 
 
 def open_yolo(
-    roots: list[str],
-    *,
-    annotations: Path,
-    split_lists: dict[str, str | None],
-    strict_labels: bool,
+    roots: list[str], *, split_lists: dict[str, str | None], strict_labels: bool
 ) -> dict[str, Sources]:
-    """Convert YOLO folders to COCO annotations in a folder of the run, and read those.
-
-    The data set folder itself is only read.
+    """Convert YOLO folders to COCO annotations, and read those; the folders are only read.
 
     Args:
         roots: the YOLO folders.
-        annotations: where the annotation files go.
         split_lists: {split: file of image paths, or None for the folder's own}.
         strict_labels: a bad label line is an error.
 
     Returns:
         Sources by split.
     """
-    annotations.mkdir(parents=True, exist_ok=True)
     given = {split: path for split, path in split_lists.items() if path}
     sources: dict[str, Sources] = {}
-    for number, root in enumerate(roots):
+    for root in roots:
         findings = Findings()
         splits = read_yolo(
             root, split_files=given or None, strict_labels=strict_labels, findings=findings
@@ -61,11 +61,17 @@ def open_yolo(
         for kind, count in findings.counts.items():
             logger.warning("%s: %d x %s", root, count, kind)
         for split, converted in splits.items():
-            suffix = f"_{number}" if number else ""
-            path = annotations / f"instances_{split}{suffix}.json"
-            write_atomically(path, json.dumps(converted.coco).encode())
-            sources.setdefault(split, []).append((load_coco_index(path), converted.image_folder))
+            index = _as_index(converted.coco, name=f"split {split} of {root}")
+            sources.setdefault(split, []).append((index, converted.image_folder))
     return sources
+
+
+def _as_index(coco: dict, *, name: str) -> CocoIndex:
+    """Read a COCO dict the way a file is read; `name` stands for the file in messages."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "annotations.json"
+        path.write_text(json.dumps(coco))
+        return replace(load_coco_index(path), annotation_file=name)
 
 
 def describe(split: str, sources: Sources) -> list[str]:

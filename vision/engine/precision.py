@@ -17,7 +17,7 @@ def choose_device(name: str) -> torch.device:
     if name != "auto":
         try:
             device = torch.device(name)
-            torch.empty(0, device=device)
+            torch.zeros(1, device=device).item()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).split(". ")[0].splitlines()[0]
             raise ValueError(

@@ -1,0 +1,182 @@
+"""The data of a run: what is read of which folder, what is said of it, what is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from yolo_factory import BOX, make_folder
+
+from vision.datasets.coco_index import load_coco_index
+from vision.datasets.sample import write_sample_dataset
+from vision.engine.data import (
+    check_classes,
+    describe,
+    fingerprint,
+    images_with_boxes,
+    open_coco,
+    open_yolo,
+)
+
+CLASSES = ["circle", "square", "triangle", "star"]
+
+
+def write_coco(root, *, boxes, names=("cat", "dog"), split="val", size=(50, 100)):
+    """A COCO file: boxes is one list of (category id, bbox, more) an image; no image files."""
+    annotations = [
+        {"id": 10 * image + number, "image_id": image, "category_id": c, "bbox": b, **more}
+        for image, items in enumerate(boxes, start=1)
+        for number, (c, b, more) in enumerate(items)
+    ]
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{i}.jpg", "height": size[0], "width": size[1]}
+            for i in range(1, len(boxes) + 1)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": 3 * i, "name": name} for i, name in enumerate(names, start=1)],
+    }
+    path = root / f"annotations/instances_{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    (root / split).mkdir(exist_ok=True)
+    return root
+
+
+def box(category_id, *bbox, **more):
+    return (category_id, list(bbox), more)
+
+
+# ---- opening
+
+
+def test_splits_of_several_folders_in_order(tmp_path):
+    for name, count in (("a", 2), ("b", 3)):
+        write_coco(tmp_path / name, boxes=[[] for _ in range(count)])
+    sources = open_coco([tmp_path / "b", tmp_path / "a"], "val")
+    assert [len(index) for index, _ in sources] == [3, 2]
+    assert [folder for _, folder in sources] == [tmp_path / "b/val", tmp_path / "a/val"]
+
+
+def test_an_optional_split_is_passed_over_where_it_is_absent(tmp_path):
+    write_coco(tmp_path / "a", boxes=[[]])
+    write_coco(tmp_path / "b", boxes=[[]], split="train")
+    roots = [tmp_path / "a", tmp_path / "b"]
+    assert len(open_coco(roots, "val", is_optional=True)) == 1
+    assert open_coco([tmp_path / "b"], "val", is_optional=True) == []
+    with pytest.raises(ValueError, match=r"b: no annotations of split 'val'"):
+        open_coco(roots, "val")
+    # Annotations without images are a mistake, not an absent split.
+    (tmp_path / "a/val").rmdir()
+    with pytest.raises(ValueError, match=r"a: no images of split 'val'"):
+        open_coco(roots, "val", is_optional=True)
+
+
+def test_yolo_folders_are_read_and_left_as_they_are(tmp_path):
+    root = make_folder(tmp_path / "yolo", {"a.jpg": BOX, "b.jpg": None})
+    make_folder(root, {"c.jpg": BOX, "d.jpg": None}, split="train")
+    before = sorted(root.rglob("*"))
+    sources = open_yolo([root], split_lists={"train": None, "val": None}, strict_labels=False)
+    assert sorted(root.rglob("*")) == before
+    (train, folder), (val, _) = sources["train"][0], sources["val"][0]
+    assert len(train) == 1 and len(val) == 2  # train drops the image without labels
+    assert (folder / train.file_name(0)).is_file()
+    assert train.boxes_xywh.tolist() == [[25, 12.5, 50, 25]] and train.labels.tolist() == [1]
+    assert [c.name for c in train.categories] == ["cat", "dog", "bird"]
+    assert str(root) in train.annotation_file and "train" in train.annotation_file
+
+
+def test_yolo_lists_of_the_command_line_replace_the_folders(tmp_path):
+    root = make_folder(tmp_path / "yolo", {"a.jpg": BOX, "b.jpg": BOX}, split="train")
+    (tmp_path / "mine.txt").write_text("images/b.jpg\n")
+    lists = {"train": str(tmp_path / "mine.txt"), "val": None}
+    sources = open_yolo([root], split_lists=lists, strict_labels=False)
+    assert sources["train"][0][0].file_name(0).endswith("b.jpg")
+
+
+def test_bad_yolo_labels_are_counted_or_refused(tmp_path, caplog):
+    root = make_folder(tmp_path / "yolo", {"a.jpg": f"{BOX}\n7 0.5 0.5 0.1 0.1\n"}, split="train")
+    sources = open_yolo([root], split_lists={}, strict_labels=False)
+    assert len(sources["train"][0][0].labels) == 1
+    assert f"{root}: 1 x" in caplog.text
+    with pytest.raises(ValueError, match=r"a\.txt:2"):
+        open_yolo([root], split_lists={}, strict_labels=True)
+
+
+# ---- describing
+
+
+def test_description_by_hand(tmp_path):
+    boxes = [
+        [box(3, 0, 0, 10, 10), box(6, 5, 5, 20, 20), box(3, 0, 0, 50, 50, iscrowd=1)],
+        [],
+        [box(3, 90, 40, 30, 30), box(3, 200, 0, 5, 5), box(3, 0, 0, 0, 5)],
+    ]
+    sources = open_coco([write_coco(tmp_path, boxes=boxes)], "val")
+    first, left_out, classes = describe("val", sources)
+    assert first == "val: 3 images, 4 boxes, 1 images without, 1 crowds"
+    assert "boxes left out: 2 no area inside the image" in left_out
+    assert classes == "val: cat 3, dog 1"
+
+
+def test_absent_classes_are_named(tmp_path):
+    root = write_coco(tmp_path, boxes=[[box(3, 0, 0, 9, 9)]], names=["cat", "dog", "fox"])
+    assert describe("val", open_coco([root], "val"))[-1] == (
+        "val: no box of 2 of 3 classes: dog, fox"
+    )
+
+
+# ---- comparing
+
+
+def test_fingerprints_tell_data_sets_apart_and_know_moved_and_fixed_ones(tmp_path, run_script):
+    write_sample_dataset(tmp_path / "a", num_train=2, num_val=4, image_size=(60, 80))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert run_script("fix_coco_annotations.py", "--path", tmp_path / "b").returncode == 0
+    a, b = (fingerprint(open_coco([tmp_path / name], "val")) for name in "ab")
+    assert a == b and a["images"] == 4
+    assert fingerprint(open_coco([tmp_path / "a"], "train")) != a
+
+    path = tmp_path / "b/annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    next(x for x in content["annotations"] if not x["iscrowd"])["bbox"][2] -= 1
+    path.write_text(json.dumps(content))
+    assert fingerprint(open_coco([tmp_path / "b"], "val")) != a
+    assert fingerprint([])["images"] == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["circle", "square", "triangle"], "without ['star'], with none besides"),
+        (["circle", "square", "triangle", "sun"], "without ['star'], with ['sun'] besides"),
+        (["circle", "square", "star", "triangle"], "in another order"),
+    ],
+    ids=["fewer", "another", "order"],
+)
+def test_other_classes_are_refused_with_the_difference(tmp_path, names, said):
+    expected = [{"name": name} for name in CLASSES]
+    index = load_coco_index(
+        write_coco(tmp_path, boxes=[[]], names=names) / "annotations/instances_val.json"
+    )
+    with pytest.raises(ValueError, match="--pretrained-ssd") as error:
+        check_classes(expected, index.categories, where="--datasets")
+    assert said in str(error.value) and "\n" not in str(error.value)
+    check_classes([{"name": name} for name in names], index.categories, where="--datasets")
+
+
+# ---- choosing
+
+
+def test_images_with_boxes_over_several_sources(tmp_path):
+    crowd, thin = box(3, 0, 0, 9, 9, iscrowd=1), box(3, 0, 0, 0.5, 9)
+    good = box(3, 0, 0, 9, 9)
+    write_coco(tmp_path / "a", boxes=[[], [good], [crowd], [crowd, good]])
+    write_coco(tmp_path / "b", boxes=[[good, good], [thin], [], [good]])
+    sources = open_coco([tmp_path / "a", tmp_path / "b"], "val")
+    assert images_with_boxes(sources, 10).tolist() == [1, 3, 4, 7]
+    assert images_with_boxes(sources, 3).tolist() == [1, 3, 4]
+    assert images_with_boxes(sources[:1], 1).dtype.kind == "i"
+    none = open_coco([write_coco(tmp_path / "c", boxes=[[], []])], "val")
+    assert images_with_boxes(none, 4).tolist() == []
+    assert isinstance(images_with_boxes(none, 4), np.ndarray)
