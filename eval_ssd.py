@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Evaluate a trained detector on a split of a COCO data set.
 
     python eval_ssd.py --trained-model runs/coco --dataset coco-data

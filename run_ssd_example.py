@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Draw a trained detector's detections on images.
 
     python run_ssd_example.py --trained-model runs/coco --output-dir pictures photo.jpg other.png

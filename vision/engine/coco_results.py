@@ -7,21 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from vision.engine.coco_boxes import Detections
+from vision.engine.coco_eval import PRECISIONS, RECALLS
 
-TWELVE = {
-    "AP": "IoU 0.50:0.95",
-    "AP50": "IoU 0.50",
-    "AP75": "IoU 0.75",
-    "APs": "IoU 0.50:0.95, small (under 32x32 px)",
-    "APm": "IoU 0.50:0.95, medium",
-    "APl": "IoU 0.50:0.95, large (over 96x96 px)",
-    "AR1": "IoU 0.50:0.95, 1 detection",
-    "AR10": "IoU 0.50:0.95, 10 detections",
-    "AR100": "IoU 0.50:0.95, 100 detections",
-    "ARs": "IoU 0.50:0.95, 100 detections, small",
-    "ARm": "IoU 0.50:0.95, 100 detections, medium",
-    "ARl": "IoU 0.50:0.95, 100 detections, large",
-}
 _AT_ONCE = 20_000
 
 
@@ -56,7 +43,11 @@ def detections_json(
 
 def metrics_table(metrics: dict) -> list[str]:
     """Lay out the twelve numbers and the classes, one a line; n/a where no box could count."""
-    lines = [f"{name:6} {_number(metrics[name])}  {what}" for name, what in TWELVE.items()]
+    lines = [
+        f"{name:6} {_number(metrics[name])}  IoU {iou or '0.50:0.95'}, {area} areas, "
+        f"{limit} detections of a class in an image"
+        for name, (iou, area, limit) in {**PRECISIONS, **RECALLS}.items()
+    ]
     per_class = metrics["per_class"]
     width = max(map(len, ["class", *per_class]))
     lines += ["", f"{'class':{width}} {'boxes':>7} {'AP':>6} {'AP50':>6} {'AR100':>6}"]

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""COCO's twelve numbers for a result of COCO val's size: ours, faster-coco-eval and pycocotools.
+
+    python benchmarks/coco_evaluation.py [--images 5000] [--repeats 5] [--only ours]
+
+5,000 images, 80 classes, 36,800 objects (some of them crowds) and 480,000 detections, 96 an image:
+objects moved and scaled a little, and boxes at random. Each way runs in a process of its own, from
+arrays to numbers, so peak memory is its own, interpreter and imports included. pycocotools runs
+once. Full arrays of precision, recall and scores are compared, not only the twelve numbers.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from vision.engine.coco_boxes import Detections, GroundTruth
+from vision.engine.coco_eval import EVALUATORS
+
+NUM_CLASSES = 80
+OBJECTS_PER_IMAGE = 7.36
+DETECTIONS_PER_IMAGE = 96
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure each way in its own process and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=sorted(WAYS), help="run one way in this process")
+    parser.add_argument("--output", type=Path, help="with --only: gets the arrays")
+    args = parser.parse_args(argv)
+    if args.only:
+        run_one(args.only, args.images, args.repeats, args.output)
+        return 0
+    figures, arrays = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for way in WAYS:
+            output = Path(folder, f"{way}.npz")
+            repeats = 1 if way == "pycocotools" else args.repeats
+            command = [sys.executable, __file__, "--only", way, "--output", str(output)]
+            command += ["--images", str(args.images), "--repeats", str(repeats)]
+            line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            figures[way] = json.loads(line)
+            arrays[way] = dict(np.load(output))
+            seconds = figures[way]["seconds"]
+            print(
+                f"{way:16} {statistics.median(seconds):6.2f} s "
+                f"({min(seconds):.2f} to {max(seconds):.2f}, n {len(seconds)}), "
+                f"peak {figures[way]['peak_mb']:.0f} MB, of which the input and the imports "
+                f"{figures[way]['start_mb']:.0f}"
+            )
+    for way in WAYS:
+        equal = all(np.array_equal(arrays[way][key], arrays["ours"][key]) for key in ARRAYS)
+        print(f"{way}: arrays {'equal ours' if equal else 'DIFFER from ours'}")
+    ours = statistics.median(figures["ours"]["seconds"])
+    ratios = [f"{statistics.median(figures[way]['seconds']) / ours:.1f} ({way})" for way in WAYS]
+    print(f"times the seconds of ours: {', '.join(ratios)}")
+    return 0
+
+
+def run_one(way: str, images: int, repeats: int, output: Path | None) -> None:
+    """Evaluate `repeats` times; print seconds and megabytes as JSON."""
+    truth, detections = build_case(images)
+    start_mb = peak_mb()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        arrays = WAYS[way](truth, detections)
+        seconds.append(time.perf_counter() - start)
+    if output:
+        np.savez(output, **dict(zip(ARRAYS, arrays, strict=True)))
+    print(json.dumps({"seconds": seconds, "start_mb": start_mb, "peak_mb": peak_mb()}))
+
+
+def peak_mb() -> float:
+    """The most resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def build_case(num_images: int) -> tuple[GroundTruth, Detections]:
+    """Draw ground truth and detections, the same for every process."""
+    rng = np.random.default_rng(0)
+    num_objects = round(num_images * OBJECTS_PER_IMAGE)
+    sides = np.exp(rng.normal(4, 1, (num_objects, 2))).clip(4, 500)
+    boxes = np.concatenate([rng.random((num_objects, 2)) * (640 - sides), sides], axis=1)
+    image_index = np.sort(rng.integers(0, num_images, num_objects))
+    truth = GroundTruth(
+        num_images=num_images,
+        num_classes=NUM_CLASSES,
+        image_index=image_index,
+        labels=rng.zipf(1.3, num_objects) % NUM_CLASSES + 1,  # as skewed as COCO's classes
+        boxes_xywh=boxes,
+        areas=0.6 * sides.prod(axis=1),
+        iscrowd=rng.random(num_objects) < 0.01,
+    )
+    found_in = np.repeat(np.arange(num_images), DETECTIONS_PER_IMAGE)
+    first = np.searchsorted(image_index, np.arange(num_images + 1))
+    count = np.diff(first)[found_in]
+    source = first[found_in] + (rng.random(len(found_in)) * count.clip(1)).astype(int)
+    source = source.clip(max=num_objects - 1)
+    near = boxes[source] + rng.normal(0, 0.15, (len(source), 4)) * np.tile(boxes[source, 2:], 2)
+    near[:, 2:] = near[:, 2:].clip(1)
+    guess = rng.integers(1, NUM_CLASSES + 1, len(source))
+    detections = Detections(
+        image_index=found_in,
+        labels=np.where(rng.random(len(source)) < 0.6, truth.labels[source], guess),
+        boxes_xywh=near,
+        scores=rng.random(len(source), np.float32).astype(float),
+    )
+    return truth, detections
+
+
+def with_faster_coco_eval(truth: GroundTruth, found: Detections) -> tuple[np.ndarray, ...]:
+    """The peer, its objects built in the fastest way that its interface allows."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    rows = zip(
+        truth.image_index.tolist(), truth.labels.tolist(), truth.boxes_xywh.tolist(),
+        truth.areas.tolist(), truth.iscrowd.astype(int).tolist(), strict=True,
+    )  # fmt: skip
+    coco = {
+        "images": [{"id": i} for i in range(truth.num_images)],
+        "categories": [{"id": k} for k in range(1, truth.num_classes + 1)],
+        "annotations": [
+            {"id": i, "image_id": m, "category_id": k, "bbox": b, "area": a, "iscrowd": c}
+            for i, (m, k, b, a, c) in enumerate(rows, start=1)
+        ],
+    }
+    areas = found.boxes_xywh[:, 2] * found.boxes_xywh[:, 3]
+    rows = zip(
+        found.image_index.tolist(), found.labels.tolist(), found.boxes_xywh.tolist(),
+        areas.tolist(), found.scores.tolist(), strict=True,
+    )  # fmt: skip
+    annotations = [
+        {"id": i, "image_id": m, "category_id": k, "bbox": b, "area": a, "iscrowd": 0, "score": s}
+        for i, (m, k, b, a, s) in enumerate(rows, start=1)
+    ]
+    evaluator = COCOeval_faster(COCO(coco), COCO({**coco, "annotations": annotations}), "bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    return tuple(evaluator.eval[name] for name in ARRAYS)
+
+
+ARRAYS = ("precision", "recall", "scores")
+WAYS = {
+    "ours": EVALUATORS["fast"],
+    "faster-coco-eval": with_faster_coco_eval,
+    "pycocotools": EVALUATORS["pycocotools"],
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
