@@ -177,9 +177,10 @@ def train_step(
     values["lr"] = state.optimizer.param_groups[0]["lr"]
     checked = [values["loss"], values["grad_norm"]]
     if state.scaler.is_enabled():
-        # The scaler itself leaves out steps whose scaled gradient overflowed.
         values["scale"] = state.scaler.get_scale()
-        checked.pop()
+        if values["scale"] >= 1:
+            # The scaler itself leaves out steps whose scaled gradient overflowed.
+            checked.pop()
     is_finite = all(map(math.isfinite, checked))
     if is_finite:
         state.scaler.step(state.optimizer)
