@@ -59,9 +59,14 @@ class CheckpointWriter:
         )
         self._thread.start()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a write is in flight."""
+        return self._thread is not None and self._thread.is_alive()
+
     def poll(self) -> None:
         """Raise what went wrong with a write that has ended; do not wait."""
-        if self._thread is not None and not self._thread.is_alive():
+        if not self.is_busy:
             self.join()
 
     def join(self) -> None:
