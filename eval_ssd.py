@@ -2,9 +2,9 @@
 """Evaluate a trained detector on a split of a COCO data set.
 
     python eval_ssd.py --trained-model runs/coco --dataset coco-data
-    python eval_ssd.py --trained-model runs/coco/checkpoint_best.pt --dataset coco-data \
+    python eval_ssd.py --trained-model runs/coco/checkpoint_best.pt --dataset coco-data \\
         --split val --output-dir runs/coco/eval
-    python eval_ssd.py --trained-model mb2-ssd-lite.pth --net mb2-ssd-lite \
+    python eval_ssd.py --trained-model mb2-ssd-lite.pth --net mb2-ssd-lite \\
         --label-file labels.txt --dataset coco-data --json
 
 Prints the twelve COCO numbers and a line for each class; --output-dir DIR gets metrics.json and
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from vision.args import FamilyParser, default_workers, image_size
+from vision.args import default_workers, image_size
+from vision.command_line import FamilyParser
 from vision.datasets.atomic_file import write_atomically
 from vision.datasets.coco import CocoDetection
 from vision.datasets.coco_index import CocoIndex
@@ -30,6 +31,7 @@ from vision.engine.coco_results import detections_json, explain_nothing_found, m
 from vision.engine.data import open_coco
 from vision.engine.evaluate import EvaluationResult, evaluate
 from vision.engine.load_model import load_for_inference
+from vision.engine.machine_limits import explain
 from vision.engine.precision import PRECISIONS, choose_device, choose_precision
 from vision.nn.fold import fold_batch_norm
 from vision.ssd.models import MODELS
@@ -51,6 +53,12 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 1
     return 0
 

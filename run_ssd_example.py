@@ -2,7 +2,7 @@
 """Draw a trained detector's detections on images.
 
     python run_ssd_example.py --trained-model runs/coco --output-dir pictures photo.jpg other.png
-    python run_ssd_example.py --trained-model runs/coco --output-dir pictures photos/ \
+    python run_ssd_example.py --trained-model runs/coco --output-dir pictures photos/ \\
         --score-threshold 0.5
 
 Writes photo_detections.jpg and so on into --output-dir, and prints a line for each image.
@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vision.args import FamilyParser
+from vision.command_line import FamilyParser
 from vision.datasets.atomic_file import write_atomically
 from vision.datasets.image_files import IMAGE_SUFFIXES, read_image
 from vision.engine.precision import PRECISIONS
@@ -80,13 +80,13 @@ def run(args: argparse.Namespace) -> None:
         iou_threshold=args.iou_threshold,
     )
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     for path, name in zip(paths, picture_names(paths), strict=True):
         pixels = read_image(path)
         found = predictor(pixels)
         picture = draw_boxes(
             pixels, found["boxes"].numpy(), found["names"], scores=found["scores"].tolist()
         )
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, encode_jpeg(picture))
         counts = Counter(found["names"])
         summary = ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -43,12 +43,12 @@ def detections_json(
 
 def metrics_table(metrics: dict) -> list[str]:
     """Lay out the twelve numbers and the classes, one a line; n/a where no box could count."""
+    per_class = metrics["per_class"]
     lines = [
-        f"{name:6} {_number(metrics[name])}  IoU {iou or '0.50:0.95'}, {area} areas, "
-        f"{limit} detections of a class in an image"
+        f"{name:6} {_number(metrics[name])}  IoU {iou or '0.50:0.95':9}  area {area:6}  "
+        f"at most {limit} of a class in an image"
         for name, (iou, area, limit) in {**PRECISIONS, **RECALLS}.items()
     ]
-    per_class = metrics["per_class"]
     width = max(map(len, ["class", *per_class]))
     lines += ["", f"{'class':{width}} {'boxes':>7} {'AP':>6} {'AP50':>6} {'AR100':>6}"]
     for name, row in per_class.items():
