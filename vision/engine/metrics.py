@@ -1,6 +1,7 @@
 """The metrics of a run: metrics.jsonl, and TensorBoard where it is asked for."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -23,8 +24,10 @@ class MetricsLog:
     def append(self, record: dict) -> None:
         """Add an epoch's record, in place of one of the same epoch.
 
-        A record that could not be written, on a full disk, is written with the next one.
+        A record that could not be written, on a full disk, is written with the next one. Numbers
+        that are not finite become null, as JSON has no word for them.
         """
+        record = {name: None if _not_finite(value) else value for name, value in record.items()}
         self.records = [r for r in self.records if r["epoch"] < record["epoch"]] + [record]
         self._write()
         if self.writer:
@@ -61,6 +64,10 @@ class MetricsLog:
 
     def _write(self) -> None:
         write_atomically(self.path, self.content())
+
+
+def _not_finite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _summary_writer(folder: Path):

@@ -62,7 +62,8 @@ class TrainingState:
 
     def restart_epoch(self) -> None:
         """Go to the start of the epoch."""
-        self.progress = _no_progress()
+        in_a_row = self.progress["nonfinite_in_a_row"]  # epochs may be shorter than the limit
+        self.progress = _no_progress() | {"nonfinite_in_a_row": in_a_row}
 
     def state_dict(self, *, config: dict, classes: list[dict]) -> dict:
         """Return the content of a checkpoint; tensors are the live ones, not copies.

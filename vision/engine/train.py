@@ -124,10 +124,10 @@ def train_one_epoch(
     seconds = time.perf_counter() - start
     # Again, for an epoch whose steps were all done before a resume.
     state.schedule.apply(state.optimizer, epoch_start + progress["batches"] - 1)
-    taken = max(1, progress["batches"] - progress["nonfinite"])
+    taken = progress["batches"] - progress["nonfinite"]
     return {
         "lr": max(group["lr"] for group in state.optimizer.param_groups),
-        **{name: progress[name] / taken for name in LOSS_TERMS},
+        **{name: progress[name] / taken if taken else math.nan for name in LOSS_TERMS},
         "nonfinite_steps": progress["nonfinite"],
         "images_per_second": num_images / seconds,
         "data_wait": data_wait / seconds,
