@@ -84,9 +84,12 @@ def start(args: argparse.Namespace) -> int:
 
 
 def refuse_used_folder(run: Path) -> None:
-    """Raise ValueError where a run is already."""
+    """Raise ValueError where a run is already, naming the process that trains in it."""
     if (run / CONFIG).exists() or list_checkpoints(run):
-        raise ValueError(f"{run}: there is a run already; --resume {run}, or choose another folder")
+        with RunLock(run):
+            raise ValueError(
+                f"{run}: there is a run already; --resume {run}, or choose another folder"
+            )
 
 
 def resume(args: argparse.Namespace, given: set[str]) -> int:
