@@ -23,7 +23,7 @@ demo: $(READY)
 	  $(BIN)/python train_ssd.py --datasets $(DEMO)/data --checkpoint-folder $(DEMO)/run $(RECIPE); \
 	fi
 	$(BIN)/python eval_ssd.py --trained-model $(DEMO)/run --dataset $(DEMO)/data --output-dir $(DEMO)/eval
-	$(BIN)/python run_ssd_example.py --trained-model $(DEMO)/run --images $(DEMO)/data/val2017 \
+	$(BIN)/python run_ssd_example.py --trained-model $(DEMO)/run $(DEMO)/data/val2017 \
 	  --output-dir $(DEMO)/pictures
 	@cat docs/next-steps.txt
 
