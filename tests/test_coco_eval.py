@@ -110,6 +110,16 @@ def test_detections_inside_a_crowd_are_neither_right_nor_wrong(evaluator):
     assert metrics["per_class"]["cat"]["num_gt"] == 1
 
 
+@BOTH
+def test_of_equal_overlaps_the_last_ground_truth_is_taken(evaluator):
+    gt = truth((0, 1, 0, 0, 10, 10), (0, 1, 2, 0, 10, 10))
+    # The first lies between them (IoU 9 / 11 with each), the second is the first of the two.
+    dt = found((0, 1, 1, 0, 10, 10, 0.9), (0, 1, 0, 0, 10, 10, 0.8))
+    metrics = evaluate_boxes(gt, dt, class_names=NAMES, evaluator=evaluator)
+    # Up to IoU 0.8 both are right, beyond only the second.
+    assert metrics["AR100"] == pytest.approx(0.7 * 1 + 0.3 * 0.5)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
