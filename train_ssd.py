@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from vision.args import parse_train_args
-from vision.engine.checkpoint import epoch_path, list_checkpoints
+from vision.engine.checkpoint import epoch_path, has_checkpoints
 from vision.engine.dry_run import dry_run
 from vision.engine.machine_limits import explain
 from vision.engine.metrics import MetricsLog
@@ -85,7 +85,7 @@ def start(args: argparse.Namespace) -> int:
 
 def refuse_used_folder(run: Path) -> None:
     """Raise ValueError where a run is already, naming the process that trains in it."""
-    if (run / CONFIG).exists() or list_checkpoints(run):
+    if (run / CONFIG).exists() or has_checkpoints(run):
         with RunLock(run):
             raise ValueError(
                 f"{run}: there is a run already; --resume {run}, or choose another folder"

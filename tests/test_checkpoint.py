@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from vision.engine.checkpoint import (
+    BEST,
     FORMAT,
+    LAST,
     epoch_path,
     find_newest,
     link_or_copy,
@@ -162,6 +164,22 @@ def test_the_newest_intact_file_is_found(tmp_path):
         "checkpoint_epoch_0004_step_00000033.pt",
         "checkpoint_epoch_0003.pt",
     ]
+
+
+@pytest.mark.parametrize("name", [LAST, BEST])
+def test_another_name_of_a_deleted_file_is_found(tmp_path, name):
+    signed(make_state(epoch=3), tmp_path / name)
+    assert find_newest(tmp_path)[0] == tmp_path / name
+    signed(make_state(epoch=2), epoch_path(tmp_path, 2))
+    newest = {LAST: tmp_path / LAST, BEST: epoch_path(tmp_path, 2)}
+    assert find_newest(tmp_path)[0] == newest[name]
+    signed(make_state(epoch=4), epoch_path(tmp_path, 4))
+    assert find_newest(tmp_path)[0] == epoch_path(tmp_path, 4)
+    epoch_path(tmp_path, 4).write_bytes(b"")
+    (tmp_path / name).unlink()
+    (tmp_path / name).hardlink_to(epoch_path(tmp_path, 4))
+    path, _, skipped = find_newest(tmp_path)
+    assert path == epoch_path(tmp_path, 2) and len(skipped) == 1
 
 
 def test_no_intact_file_is_an_error_that_names_all(tmp_path):

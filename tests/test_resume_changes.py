@@ -53,6 +53,8 @@ def test_a_damaged_newest_file_is_named_and_passed_over(
     content[len(content) // 2] ^= 1
     lengths = {"cut": len(content) // 3, "flipped": len(content), "empty": 0}
     replace(newest, content[: lengths[damage]])
+    (run / LAST).unlink()
+    (run / LAST).hardlink_to(newest)
     resumed = trainer.run("--resume", run)
     assert resumed.returncode == 0
     assert f"passed over: {newest}: " in resumed.stderr

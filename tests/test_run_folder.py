@@ -105,13 +105,16 @@ def test_a_return_sets_later_checkpoints_aside_with_the_metrics(tmp_path):
     metrics = MetricsLog(tmp_path / "metrics.jsonl")
     for epoch in (1, 2, 3):
         metrics.append({"epoch": epoch, "AP": 0.1 * epoch})
-    folder = set_aside_later(tmp_path, position=(2, 1, 0))
+    folder = set_aside_later(tmp_path, position=(2, 1, 0), best_epoch=2)
     assert folder == tmp_path / "set_aside_1"
     assert names(folder.glob("*.pt")) == ["epoch_0003", "epoch_0003_step_00000025"]
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
     assert names(tmp_path.glob("*.pt")) == ["epoch_0001", "epoch_0002"]
-    assert set_aside_later(tmp_path, position=(2, 1, 0)) is None
-    assert set_aside_later(tmp_path, position=(1, 1, 0)) == tmp_path / "set_aside_2"
+    assert set_aside_later(tmp_path, position=(2, 1, 0), best_epoch=2) is None
+    touch(tmp_path, "best")
+    folder = set_aside_later(tmp_path, position=(1, 1, 0), best_epoch=None)
+    assert folder == tmp_path / "set_aside_2"
+    assert names(folder.glob("*.pt")) == ["best", "epoch_0002"]
 
 
 def test_links_are_repaired(tmp_path):

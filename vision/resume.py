@@ -4,7 +4,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from vision.engine.checkpoint import find_newest, list_checkpoints, read_checkpoint
+from vision.engine.checkpoint import (
+    find_newest,
+    has_checkpoints,
+    list_checkpoints,
+    read_checkpoint,
+)
 from vision.engine.optim import Schedule
 from vision.engine.run_folder import (
     CONFIG,
@@ -59,7 +64,7 @@ def locate_run(path: Path) -> tuple[Path, Path | None]:
         names = ", ".join(p.name for p in list_checkpoints(path.parent)[:3]) or "no checkpoints"
         raise ValueError(f"{path}: no such checkpoint; {path.parent} has {names}")
     run, named = (path.parent, path) if path.is_file() else (path, None)
-    if not (run / CONFIG).is_file() and not list_checkpoints(run):
+    if not (run / CONFIG).is_file() and not has_checkpoints(run):
         raise ValueError(f"{run}: no run there (looked for {CONFIG} and checkpoint_epoch_*.pt)")
     return run, named
 
@@ -81,7 +86,7 @@ def find_resume_point(run: Path, named: Path | None) -> ResumePoint:
     if named:
         path, checkpoint = named, read_checkpoint(named)
         check(path, checkpoint)
-    elif config and not list_checkpoints(run):
+    elif config and not has_checkpoints(run):
         logger.warning("%s: no checkpoint yet, so it starts again from the beginning", run)
         return ResumePoint(config)
     else:
@@ -99,13 +104,14 @@ def return_to(run: Path, point: ResumePoint) -> None:
     """Make the run folder what it was when this checkpoint was the newest; nothing is deleted."""
     if point.checkpoint is None:
         return
+    best_epoch = point.checkpoint["best"].get("epoch")
+    repair_links(run, point.path, best_epoch=best_epoch)
     if point.is_named:
         inside = point.checkpoint["progress"].get("batches")
         position = (point.epoch + 1, 0, point.step) if inside else (point.epoch, 1, 0)
-        folder = set_aside_later(run, position=position)
+        folder = set_aside_later(run, position=position, best_epoch=best_epoch)
         if folder:
             logger.warning("later checkpoints were moved to %s", folder)
-    repair_links(run, point.path, best_epoch=point.checkpoint["best"].get("epoch"))
 
 
 def restore(state: TrainingState, point: ResumePoint, *, config: dict) -> None:

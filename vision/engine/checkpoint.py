@@ -47,6 +47,11 @@ def list_checkpoints(run: Path) -> list[Path]:
     return [path for position, path in sorted(found, reverse=True) if position]
 
 
+def has_checkpoints(run: Path) -> bool:
+    """Whether the folder has any, be it only the last or the best."""
+    return bool(list_checkpoints(run)) or (run / LAST).exists() or (run / BEST).exists()
+
+
 def position_of(path: Path) -> tuple[int, ...]:
     """Return what a checkpoint's name says of its place in the run; greater is later.
 
@@ -111,8 +116,11 @@ def load_tensors(path: Path, content: bytes | None = None) -> object:
     source = path if content is None else io.BytesIO(content)
     try:
         return torch.load(source, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # torch seeks past the end of a file that was cut off
+        raise ValueError(f"{path}: cut short, or not a torch file") from None
     except Exception as error:  # noqa: BLE001  the unpickler raises whatever the bytes lead it to
         text = str(error)
         if "weights_only" in text or "Weights only" in text:
@@ -139,20 +147,32 @@ def find_newest(
     Raises:
         ValueError: there is no checkpoint, or none that is intact.
     """
-    skipped: list[str] = []
-    for path in [*list_checkpoints(run), run / LAST]:
-        if not path.is_file():
+    listed, skipped = list_checkpoints(run), []
+    found: tuple[Path, dict] | None = None
+    for path in [*listed, run / LAST, run / BEST]:
+        # The newest of the list is enough, unless its file was deleted and left its other name.
+        if not path.is_file() or (found and path.name != LAST):
+            continue
+        if path not in listed and any(path.samefile(other) for other in listed):
             continue
         try:
             checkpoint = read_checkpoint(path)
             if check:
                 check(path, checkpoint)
-            return path, checkpoint, skipped
         except (ValueError, OSError) as error:
             skipped.append(str(error))
+            continue
+        if found is None or _place(checkpoint) > _place(found[1]):
+            found = path, checkpoint
+    if found:
+        return *found, skipped
     if skipped:
         raise ValueError(f"{run}: no intact checkpoint is left: " + "; ".join(skipped))
     raise ValueError(f"{run}: no checkpoint there (looked for {epoch_path(run, 1).name} and so on)")
+
+
+def _place(checkpoint: dict) -> tuple[int, int]:
+    return checkpoint["epoch"], checkpoint["step"]
 
 
 def link_or_copy(target: Path, name: Path) -> None:

@@ -127,12 +127,17 @@ def repair_links(run: Path, newest: Path, *, best_epoch: int | None) -> None:
         link_or_copy(best, run / BEST)
 
 
-def set_aside_later(run: Path, *, position: tuple[int, ...]) -> Path | None:
+def set_aside_later(run: Path, *, position: tuple[int, ...], best_epoch: int | None) -> Path | None:
     """Move checkpoints later than `position` into a folder of their own, with the metrics.
 
     For a return to an older checkpoint: otherwise the next --resume, or a kill before the first
     new checkpoint, would go on from what was to be undone. Newest first, so that at each moment
     what is left is a run.
+
+    Args:
+        run: the folder.
+        position: of the older checkpoint, as `position_of` gives it.
+        best_epoch: the best one until then; None: what is best now comes later, and goes too.
 
     Returns:
         The new folder, or None if there was nothing later.
@@ -146,6 +151,8 @@ def set_aside_later(run: Path, *, position: tuple[int, ...]) -> Path | None:
     folder.mkdir()
     if (run / METRICS).is_file():
         write_atomically(folder / METRICS, (run / METRICS).read_bytes())
+    if best_epoch is None and (run / BEST).exists():
+        later.append(run / BEST)
     for path in later:
         os.replace(path, folder / path.name)
     sync_folder(folder)
