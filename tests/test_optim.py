@@ -25,8 +25,11 @@ RATES = {"lr": 0.01, "base_net_lr": None, "extra_layers_lr": None}
 
 @pytest.fixture
 def model():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a network this small only waits for more
     torch.manual_seed(0)
-    return build_model("mb2-ssd-lite", num_classes=3, image_size=(96, 96), width_mult=0.25)
+    yield build_model("mb2-ssd-lite", num_classes=3, image_size=(96, 96), width_mult=0.25)
+    torch.set_num_threads(threads)
 
 
 def build_sgd(model, **rates):

@@ -11,18 +11,10 @@ import torch
 import torchvision
 
 import vision
-from vision.datasets.coco import CocoDetection, check_same_categories
+from vision.datasets.coco import CocoDetection
 from vision.datasets.loader import DetectionLoader
 from vision.engine.coco_boxes import ground_truth_from_index
-from vision.engine.data import (
-    Sources,
-    check_classes,
-    describe,
-    fingerprint,
-    images_with_boxes,
-    open_coco,
-    open_yolo,
-)
+from vision.engine.data import Sources, check_classes, fingerprint, images_with_boxes
 from vision.engine.ema import ModelEma
 from vision.engine.evaluate import EvaluationResult, evaluate
 from vision.engine.optim import Schedule, build_optimizer, freeze, parameter_groups
@@ -36,6 +28,7 @@ from vision.saved_args import saved_arguments
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
 from vision.ssd.ssd import SSD
+from vision.train_data import open_sources
 from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_eval_transform, build_train_transform
 
@@ -74,6 +67,8 @@ def build(
     torch.manual_seed(args.seed)
     device = choose_device(args.device)
     precision = choose_precision(args.precision, device)
+    if args.overfit and args.precision == "auto":
+        precision = "fp32"  # BatchNorm over a few images, on 1x1 maps, blows up bf16's rounding
     train_sources, val_sources = open_sources(args)
     categories = train_sources[0][0].categories
     classes = [asdict(category) for category in categories]
@@ -124,36 +119,6 @@ def build(
     )
     measure = build_measure(args, val_sources, loss_fn, device) if val_sources else None
     return Parts(state, train_loader, loss_fn, options, measure, new_config)
-
-
-def open_sources(args: argparse.Namespace) -> tuple[Sources, Sources]:
-    """Read the annotations of the train and val splits; the latter may be empty."""
-    if args.dataset_type == "yolo":
-        sources = open_yolo(
-            args.datasets,
-            split_lists={"train": args.train_split, "val": args.val_split},
-            strict_labels=args.strict_labels,
-        )
-        if args.validation_dataset:
-            sources["val"] = open_yolo(
-                [args.validation_dataset],
-                split_lists={"val": args.val_split},
-                strict_labels=args.strict_labels,
-            ).get("val", [])
-        train_sources, val_sources = sources.get("train"), sources.get("val", [])
-        if not train_sources:
-            raise ValueError(f"{args.datasets[0]}: no train split there; --train-split names one")
-    else:
-        train_sources = open_coco(args.datasets, "train")
-        if args.validation_dataset:
-            val_sources = open_coco([args.validation_dataset], "val")
-        else:
-            val_sources = open_coco(args.datasets, "val", is_optional=True)
-    check_same_categories([index for index, _ in [*train_sources, *val_sources]])
-    for split, sources in (("train", train_sources), ("val", val_sources)):
-        for line in describe(split, sources) if sources else [f"no {split} split: no AP, no best"]:
-            logger.info(line)
-    return train_sources, val_sources
 
 
 def load_initial_weights(model: SSD, args: argparse.Namespace, class_names: list[str]) -> None:

@@ -43,8 +43,10 @@ def dry_run(
         Lines of shapes and counts.
     """
     images, targets = next(iter(loader))
-    prior_labels, matched_boxes = loss_fn.match(targets)
     priors = loss_fn.priors_cxcywh
+    keys = ("boxes", "labels", "iscrowd")
+    on_device = [{key: target[key].to(priors.device) for key in keys} for target in targets]
+    prior_labels, matched_boxes = loss_fn.match(on_device)
     decoded = decode_boxes(encode_boxes(matched_boxes, priors), priors) * loss_fn.box_scale
     values, is_finite = train_step(state, images, targets, loss_fn, options=options)
     map_sizes = state.model.feature_map_sizes()

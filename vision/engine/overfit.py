@@ -84,7 +84,10 @@ def _train_until(stop: int, state, loader, loss_fn, *, options: StepOptions) -> 
             state.schedule.apply(state.optimizer, state.step)
             values, is_finite = train_step(state, images, targets, loss_fn, options=options)
             if not is_finite:
-                raise ValueError(f"step {state.step}: loss {values['loss']}; lower --lr")
+                raise ValueError(
+                    f"step {state.step}: loss {values['loss']:.4g}, gradient "
+                    f"{values['grad_norm']:.4g}, not finite; lower --lr, or train more images"
+                )
             state.step += 1
             total, steps = total + values["loss"], steps + 1
         state.epoch += 1
