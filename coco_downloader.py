@@ -25,6 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from vision.command_line import FamilyParser
 from vision.datasets.coco_archives import (
     ARCHIVES,
     OFFICIAL_URL,
@@ -77,9 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FamilyParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--path", default="coco-data", help="folder for everything (default %(default)s)")
     add(

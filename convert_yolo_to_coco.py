@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vision.command_line import FamilyParser
 from vision.datasets.findings import Findings
 from vision.datasets.yolo import YoloSplit, read_yolo
 from vision.datasets.yolo_export import write_coco_root, write_report
@@ -24,9 +25,7 @@ from vision.datasets.yolo_export import write_coco_root, write_report
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FamilyParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data-root", type=Path, required=True, help="folder of images/ and labels/, or data.yaml"
     )

@@ -16,6 +16,7 @@ import logging
 import sys
 from pathlib import Path
 
+from vision.command_line import FamilyParser
 from vision.datasets.coco_json import MISSING_ID
 from vision.datasets.coco_repair import Repair, check_same_classes, plan_repair
 from vision.datasets.coco_rewrite import write_repair
@@ -36,9 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FamilyParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=Path, required=True, help="folder that holds annotations/")
     parser.add_argument("--dry-run", action="store_true", help="report, and write nothing")
     return parser.parse_args(argv)

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 from tqdm import tqdm
 
+from vision.command_line import FamilyParser
 from vision.datasets.atomic_file import write_atomically
 from vision.datasets.findings import Findings
 from vision.datasets.image_entries import find_annotation_files
@@ -33,9 +34,7 @@ _FEW = 5
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FamilyParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=Path, required=True, help="the folder of images")
     parser.add_argument(
         "--workers", type=int, default=_num_cores(), help="processes (default: all cores)"

@@ -128,12 +128,23 @@ def contents(loader):
     ]
 
 
-def build_loader(root, num_workers, **options):
-    dataset = build_dataset(root, seed=options.get("seed", 0))
-    return DetectionLoader(dataset, batch_size=3, num_workers=num_workers, shuffle=True, **options)
+@pytest.fixture
+def build_loader():
+    """Build loaders of a data set, or of a folder, whose workers end with the test."""
+    loaders = []
+
+    def build(source, num_workers):
+        dataset = build_dataset(source) if isinstance(source, Path) else source
+        loader = DetectionLoader(dataset, batch_size=3, num_workers=num_workers, shuffle=True)
+        loaders.append(loader)
+        return loader
+
+    yield build
+    for loader in loaders:
+        loader.close()
 
 
-def test_a_batch(sample):
+def test_a_batch(sample, build_loader):
     loader = build_loader(sample, 0)
     batches = list(loader)
     assert [len(targets) for _, targets in batches] == [3, 4]  # 7 images: the last one joins
@@ -168,7 +179,8 @@ def test_images_and_boxes_are_those_of_the_data_set(sample):
 @pytest.fixture(scope="module")
 def expected(sample):
     """Epochs 0 and 1 and the second half of epoch 4, without workers."""
-    return go_through(build_loader(sample, 0))
+    dataset = build_dataset(sample)
+    return go_through(DetectionLoader(dataset, batch_size=3, num_workers=0, shuffle=True))
 
 
 def go_through(loader):
@@ -181,11 +193,13 @@ def go_through(loader):
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_workers_change_neither_samples_nor_augmentation(sample, expected, num_workers):
+def test_workers_change_neither_samples_nor_augmentation(
+    sample, expected, build_loader, num_workers
+):
     assert go_through(build_loader(sample, num_workers)) == expected
 
 
-def test_spawned_workers_change_nothing_either(sample, expected):
+def test_spawned_workers_change_nothing_either(sample, expected, build_loader):
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method("spawn", force=True)
     try:
@@ -207,7 +221,9 @@ def test_epochs_and_seeds_differ_in_augmentation_too(sample):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("fault", ["truncated", "removed", "another size"])
-def test_an_error_in_a_worker_is_one_line_that_names_the_file(tmp_path, fault, num_workers):
+def test_an_error_in_a_worker_is_one_line_that_names_the_file(
+    tmp_path, build_loader, fault, num_workers
+):
     write_sample_dataset(tmp_path, num_train=4, num_val=1, image_size=(60, 80))
     loader = build_loader(tmp_path, num_workers)
     path = sorted((tmp_path / "train2017").iterdir())[2]
@@ -235,10 +251,9 @@ class Killed:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_has_a_remedy():
-    loader = DetectionLoader(Killed(), batch_size=2, num_workers=1, shuffle=False)
+def test_a_killed_worker_has_a_remedy(build_loader):
     with pytest.raises(RuntimeError) as error:
-        list(loader)
+        list(build_loader(Killed(), 1))
     line = explain(error.value)
     assert "use fewer --workers" in line and "\n" not in line
 
@@ -249,10 +264,9 @@ class Broken(Killed):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_mistake_in_the_program_keeps_its_traceback(num_workers):
-    loader = DetectionLoader(Broken(), batch_size=2, num_workers=num_workers, shuffle=False)
+def test_a_mistake_in_the_program_keeps_its_traceback(build_loader, num_workers):
     with pytest.raises(KeyError):
-        list(loader)
+        list(build_loader(Broken(), num_workers))
 
 
 def test_a_process_that_fails_with_workers_ends():
@@ -277,3 +291,13 @@ main()
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=40)
     assert result.returncode == 1 and "KeyError: 'a mistake'" in result.stderr
+
+
+def test_close_ends_the_workers(sample, build_loader):
+    loader = build_loader(sample, 2)
+    before = set(multiprocessing.active_children())
+    next(iter(loader))
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    loader.close()
+    assert set(multiprocessing.active_children()) == before
+    loader.close()

@@ -4,6 +4,7 @@ import atexit
 import signal
 import weakref
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 
 import cv2
 import numpy as np
@@ -87,7 +88,8 @@ class DetectionLoader:
             # state would then depend on the number of workers.
             generator=torch.Generator(),
         )
-        atexit.register(_stop_workers, weakref.ref(self.loader))
+        self._workers: list[BaseProcess] = []
+        atexit.register(_stop_workers, weakref.ref(self.loader), self._workers)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -102,6 +104,10 @@ class DetectionLoader:
         self.sampler.epoch = epoch
         self.sampler.start_batch = start_batch
 
+    def close(self) -> None:
+        """Stop the workers now; a loader that is let go of, or the end of the process, does too."""
+        _stop_workers(weakref.ref(self.loader), self._workers)
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches.
 
@@ -109,12 +115,17 @@ class DetectionLoader:
             ValueError: an image could not be read; one line that names it.
         """
         try:
-            for images, targets in self.loader:
+            iterator = iter(self.loader)
+            self._workers[:] = getattr(iterator, "_workers", [])
+            for images, targets in iterator:
                 yield images, [_to_tensors(target) for target in targets]
         except (ValueError, OSError) as error:
             # What a worker raised comes with its traceback as text; the last line says what it was.
             message = (str(error).strip().splitlines() or ["an image cannot be read"])[-1]
-            raise ValueError(message.removeprefix(f"{type(error).__name__}: ")) from error
+            # torch's traceback refers to itself: it would keep the workers until the garbage
+            # collector comes, which takes them apart in an order that leaves them running.
+            error.__traceback__ = None
+            raise ValueError(message.removeprefix(f"{type(error).__name__}: ")) from None
 
 
 def _collate(items: list[tuple[np.ndarray, dict]]) -> Batch:
@@ -138,13 +149,14 @@ def _init_worker(worker_id: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _stop_workers(reference: "weakref.ref[DataLoader]") -> None:
-    """Stop the workers of a loader that an error left open when the process ends.
+def _stop_workers(reference: "weakref.ref[DataLoader]", workers: list[BaseProcess]) -> None:
+    """Stop the workers of a loader, also if an error has left it open when the process ends.
 
     multiprocessing would send them SIGTERM, which they ignore, and wait for them for ever.
     """
     iterator = getattr(reference(), "_iterator", None)
     if iterator is not None:
         iterator._shutdown_workers()
-        for worker in iterator._workers:
+    for worker in workers:
+        if worker.is_alive():
             worker.kill()

@@ -69,6 +69,8 @@ def _load_weight_file(
 ) -> tuple[SSD, list[dict]]:
     weights, _ = read_state_dict(path)
     labels = Path(label_file) if label_file else path.with_name("labels.txt")
+    if label_file and not labels.is_file():
+        raise ValueError(f"{labels}: no such file; --label-file takes the class names, one a line")
     if net is None or not labels.is_file():
         raise ValueError(
             f"{path}: bare weights; say which network and classes: --net NAME --label-file FILE"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vision.engine.checkpoint import FORMAT, load_tensors
+from vision.engine.checkpoint import FORMAT, load_tensors, read_checkpoint
 from vision.ssd.ssd import SSD
 
 logger = logging.getLogger(__name__)
@@ -63,9 +63,10 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], list[str] | No
     class_names = None
     if content.get("format") == FORMAT:
         try:
+            content = read_checkpoint(path)
             class_names = [item["name"] for item in content["classes"]]
             content = dict(content["ema"] or content["model"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError):
             raise ValueError(f"{path}: not a whole checkpoint; it was edited") from None
     else:
         for key in ("weights", "state_dict", "model"):
