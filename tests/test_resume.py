@@ -1,16 +1,18 @@
 """A run that was killed and resumed ends in the same bits as one that was never interrupted."""
 
+import queue
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from resume_runs import NUM_TRAIN, RECIPE, STEPS_PER_EPOCH, differences
-from trainer_host import At
+from trainer_host import At, TrainerHost
 
 from vision.datasets.loader import EpochBatchSampler
 from vision.engine.checkpoint import read_checkpoint
@@ -47,15 +49,35 @@ KILLS = {
 EVERY_TWO = "--checkpoint-every-steps=2"
 
 
-@pytest.mark.parametrize("at", KILLS.values(), ids=KILLS.keys())
-def test_killed_and_resumed_ends_in_the_same_bits(trainer, tiny_data, reference, tmp_path, at):
-    run = tmp_path / "run"
-    start = ["--datasets", tiny_data, *RECIPE, EVERY_TWO, "--checkpoint-folder", run]
-    assert trainer.run(*start, plan=at).returncode == -signal.SIGKILL
-    resumed = trainer.run("--resume", run)
-    assert resumed.returncode == 0, resumed.stderr
-    assert differences(run, reference) == []
-    assert not list(run.glob(".*.tmp"))
+@pytest.fixture(scope="module")
+def ends(trainer, tiny_data, reference, tmp_path_factory) -> dict[str, Future]:
+    """How each of KILLS ended, two at a time."""
+    other = TrainerHost(tmp_path_factory.mktemp("other_output"))
+    hosts = queue.SimpleQueue()
+    hosts.put(trainer)
+    hosts.put(other)
+
+    def kill_and_resume(name: str) -> list[str]:
+        run = tmp_path_factory.mktemp("killed") / "run"
+        host = hosts.get()
+        start = ["--datasets", tiny_data, *RECIPE, EVERY_TWO, "--checkpoint-folder", run]
+        killed, resumed = host.run(*start, plan=KILLS[name]), host.run("--resume", run)
+        hosts.put(host)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert resumed.returncode == 0, resumed.stderr
+        found = differences(run, reference) + [path.name for path in run.glob(".*.tmp")]
+        shutil.rmtree(run)
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = {name: pool.submit(kill_and_resume, name) for name in KILLS}
+    other.close()
+    return futures
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_killed_and_resumed_ends_in_the_same_bits(ends, name):
+    assert ends[name].result() == []
 
 
 def test_killed_before_it_is_a_run_can_be_started_again(trainer, tiny_data, reference, tmp_path):
