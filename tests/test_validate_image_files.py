@@ -205,12 +205,17 @@ def test_a_file_that_kills_its_process_is_found_and_the_rest_checked(tmp_path):
     assert {check.kind for check in checks} == {None, "kills the decoder"}
 
 
+def _group_size(group: int) -> int:
+    groups = subprocess.run(["ps", "-A", "-o", "pgid="], capture_output=True, text=True, check=True)
+    return groups.stdout.split().count(str(group))
+
+
 def test_ctrl_c_ends_all_processes_and_moves_nothing(tmp_path):
     folder = tmp_path / "images"
     (folder / "a.jpg").parent.mkdir()
     (folder / "a.jpg").touch()
     save(folder / "large.png", width=1500, height=1500)
-    for number in range(150):
+    for number in range(400):
         os.link(folder / "large.png", folder / f"{number}.png")
     root = Path(__file__).resolve().parent.parent
     process = subprocess.Popen(
@@ -219,7 +224,9 @@ def test_ctrl_c_ends_all_processes_and_moves_nothing(tmp_path):
         text=True,
         start_new_session=True,
     )
-    time.sleep(2)
+    while _group_size(process.pid) < 3:  # until the two workers decode
+        assert process.poll() is None
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in errors
