@@ -325,12 +325,13 @@ def test_what_cannot_be_evaluated(place, argv, said):
         (["--resume=run/checkpoint_epoch_0009.pt"], ["checkpoint_epoch_0009.pt"]),
         (["--resume=bare.pth"], ["no run"]),
         (["--resume=run", "--batch-size=8"], ["--batch-size was 4", "is 8 now"]),
+        (["--resume=run", "--epochs=2", "--datasets", "nowhere"], ["nowhere: no such data set"]),
         ([*TRAIN, "--checkpoint-folder=run"], ["there is a run already", "--resume"]),
         ([*TRAIN, "--checkpoint-folder=bare.pth"], ["bare.pth"]),
         ([*TRAIN, "--checkpoint-folder=bare.pth/run"], ["bare.pth"]),
     ],
     ids=[
-        "missing", "no run", "no such checkpoint", "a bare file", "another flag", "used",
+        "missing", "no run", "no such checkpoint", "a bare file", "another flag", "data gone", "used",
         "a file", "below a file",
     ],
 )  # fmt: skip
