@@ -73,6 +73,16 @@ def test_without_an_intact_file_it_stops(trainer, halfway, tmp_path):
     assert len(list(run.glob("checkpoint_*.pt"))) == 4
 
 
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(trainer, reference, tmp_path):
+    run = clone(reference, tmp_path)
+    for path in run.glob("checkpoint_*.pt"):
+        path.unlink()
+    resumed = trainer.run("--resume", run)
+    assert resumed.returncode == 1
+    assert "no checkpoint there, but the metrics of 2 epochs: put one back" in resumed.stderr
+    assert len(read_metrics(run)) == 2
+
+
 def test_a_checkpoint_of_another_run_is_passed_over(trainer, tiny_data, halfway, tmp_path):
     run, other = clone(halfway, tmp_path), tmp_path / "other"
     start = ["--datasets", tiny_data, *RECIPE, "--seed=8", "--epochs=1", "--checkpoint-folder"]

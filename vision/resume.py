@@ -10,9 +10,11 @@ from vision.engine.checkpoint import (
     list_checkpoints,
     read_checkpoint,
 )
+from vision.engine.metrics import MetricsLog
 from vision.engine.optim import Schedule
 from vision.engine.run_folder import (
     CONFIG,
+    METRICS,
     check_config,
     read_config,
     remove_leftovers,
@@ -73,7 +75,8 @@ def find_resume_point(run: Path, named: Path | None) -> ResumePoint:
     """Read the configuration and the named or the newest intact checkpoint, naming others.
 
     Raises:
-        ValueError: there are checkpoints but none is intact, or the named one is not.
+        ValueError: there are checkpoints but none is intact, or the named one is not, or they are
+            gone.
     """
     remove_leftovers(run)
     config = read_config(run) if (run / CONFIG).is_file() else None
@@ -87,6 +90,12 @@ def find_resume_point(run: Path, named: Path | None) -> ResumePoint:
         path, checkpoint = named, read_checkpoint(named)
         check(path, checkpoint)
     elif config and not has_checkpoints(run):
+        num_epochs = len(MetricsLog(run / METRICS).records)
+        if num_epochs > 1:  # the first line is written before the first checkpoint
+            raise ValueError(
+                f"{run}: no checkpoint there, but the metrics of {num_epochs} epochs: "
+                "put one back, or start a new run in another folder"
+            )
         logger.warning("%s: no checkpoint yet, so it starts again from the beginning", run)
         return ResumePoint(config)
     else:
