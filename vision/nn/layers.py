@@ -9,9 +9,9 @@ class Conv2d(nn.Conv2d):
     """torch's convolution, kept from two faults of oneDNN 3.12 (torch 2.14) in bfloat16 on CPUs.
 
     The backward pass of a depthwise convolution of stride 2 takes three to ten times as long as in
-    float32 (228 ms against 67 for block 2 at 300 px, batch 16), so these stay in float32. And the weight gradient of a 3x3 convolution of stride 2 on an input one pixel wide is
-    uninitialised memory: a second column of zeros is what padding puts there anyway, so the output
-    is the same and the gradient right.
+    float32 (228 ms against 67 for block 2 at 300 px, batch 16), so these stay in float32.
+    The weight gradient of a 3x3 convolution of stride 2 on an input one pixel wide is uninitialised
+    memory. A second column of zeros is what padding puts there anyway: the output is the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
