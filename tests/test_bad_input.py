@@ -331,8 +331,8 @@ def test_what_cannot_be_evaluated(place, argv, said):
         ([*TRAIN, "--checkpoint-folder=bare.pth/run"], ["bare.pth"]),
     ],
     ids=[
-        "missing", "no run", "no such checkpoint", "a bare file", "another flag", "data gone", "used",
-        "a file", "below a file",
+        "missing", "no run", "no such checkpoint", "a bare file", "another flag", "data gone",
+        "used", "a file", "below a file",
     ],
 )  # fmt: skip
 def test_run_folders_that_are_none(place, argv, said):
