@@ -67,8 +67,8 @@ def build_optimizer(
     for group in groups:
         group["base_lr"] = group["lr"]
     if name == "sgd":
-        return SGD(groups, momentum=momentum, weight_decay=weight_decay)
-    return {"adam": Adam, "adamw": AdamW}[name](groups, weight_decay=weight_decay)
+        return SGD(groups, momentum=momentum, weight_decay=weight_decay, fused=True)
+    return {"adam": Adam, "adamw": AdamW}[name](groups, weight_decay=weight_decay, fused=True)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision.nn.strided_depthwise import StridedDepthwise
+
 
 class Conv2d(nn.Conv2d):
     """torch's convolution, kept from two faults of oneDNN 3.12 (torch 2.14) in bfloat16 on CPUs.
 
-    The backward pass of a depthwise convolution of stride 2 takes three to ten times as long as in
-    float32 (228 ms against 67 for block 2 at 300 px, batch 16), so these stay in float32.
-    The weight gradient of a 3x3 convolution of stride 2 on an input one pixel wide is uninitialised
-    memory. A second column of zeros is what padding puts there anyway: the output is the same.
+    Strided depthwise layers get gradients of their own (`StridedDepthwise`). And the weight
+    gradient of a 3x3 convolution of stride 2 on an input one pixel wide is uninitialised memory: a
+    second column of zeros is what padding puts there anyway, so the output is the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -20,10 +21,14 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         if x.shape[-1] == 1 and self.padding == (1, 1):
             x = F.pad(x, (0, 1))
-        if self.groups == 1 or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        is_bfloat16 = (
+            torch.is_autocast_enabled("cpu")
+            and torch.get_autocast_dtype("cpu") == torch.bfloat16
+            and x.device.type == "cpu"
+        )
+        if self.groups == 1 or not is_bfloat16 or not torch.is_grad_enabled():
             return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float()).to(x.dtype)
+        return StridedDepthwise.apply(x.bfloat16(), self.weight.bfloat16())
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, *, kernel: int, stride: int = 1):
