@@ -51,7 +51,8 @@ def family_step(state: TrainingState, loss_fn: MultiBoxLoss, images, targets) ->
     state.optimizer.step()
 
 
-def main() -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,8 +61,12 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8, help="a measurement")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=default_workers())
-    args = parser.parse_args()
+    return parser
 
+
+def main() -> int:
+    """Measure the three in turn and print their speeds and ratios."""
+    args = build_parser().parse_args()
     sources = open_coco([args.datasets], "train")
     transform = build_train_transform("ssd", image_size=(300, 300), mean=PIXEL_MEAN)
     dataset = CocoDetection(sources, transform=transform)

@@ -73,16 +73,9 @@ def build(
     categories = train_sources[0][0].categories
     classes = [asdict(category) for category in categories]
     check_classes(config["classes"] if config else classes, categories, where="--datasets")
-    model = build_model(
-        args.net,
-        num_classes=len(classes) + 1,
-        image_size=args.image_size,
-        width_mult=args.mb2_width_mult,
-        prior_sizes=args.prior_sizes,
-    )
+    names = [category.name for category in categories]
+    model = build_network(args, names, has_checkpoint=has_checkpoint)
     args.image_size = model.image_size
-    if not has_checkpoint:
-        load_initial_weights(model, args, [category.name for category in categories])
     model.to(device, memory_format=torch.channels_last)
     loss_fn = MultiBoxLoss(
         model.priors_cxcywh,
@@ -98,11 +91,7 @@ def build(
         "arguments": saved_arguments(args),
         "classes": config["classes"] if config else classes,
         "versions": versions(),
-        "machine": {
-            "device": str(device),
-            "precision": precision,
-            "threads": torch.get_num_threads(),
-        },
+        "machine": machine(device, precision),
         "data": {"train": fingerprint(train_sources), "val": fingerprint(val_sources)},
         "history": config["history"] if config else [],
     }
@@ -119,6 +108,20 @@ def build(
     )
     measure = build_measure(args, val_sources, loss_fn, device) if val_sources else None
     return Parts(state, train_loader, loss_fn, options, measure, new_config)
+
+
+def build_network(args: argparse.Namespace, class_names: list[str], *, has_checkpoint: bool) -> SSD:
+    """Build the network with its initial weights, on the CPU."""
+    model = build_model(
+        args.net,
+        num_classes=len(class_names) + 1,
+        image_size=args.image_size,
+        width_mult=args.mb2_width_mult,
+        prior_sizes=args.prior_sizes,
+    )
+    if not has_checkpoint:
+        load_initial_weights(model, args, class_names)
+    return model
 
 
 def load_initial_weights(model: SSD, args: argparse.Namespace, class_names: list[str]) -> None:
@@ -202,6 +205,15 @@ def build_state(args: argparse.Namespace, model: SSD, *, steps_per_epoch: int) -
     )
     ema = ModelEma(model, decay=args.ema) if args.ema else None
     return TrainingState(model, optimizer, schedule, scaler, ema)
+
+
+def machine(device: torch.device, precision: str) -> dict:
+    """Return what the bits of a run depend on besides its arguments."""
+    return {
+        "device": str(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -141,6 +141,7 @@ class _FileAdapter(requests.adapters.BaseAdapter):
     """Answers for a local mirror as a web server would, ranges included."""
 
     def send(self, request: requests.PreparedRequest, **_) -> requests.Response:
+        """Open the file that the URL names; 404 if there is none."""
         response = requests.Response()
         response.request, response.url = request, request.url
         path = Path(url2pathname(urlsplit(request.url).path))
@@ -163,4 +164,4 @@ class _FileAdapter(requests.adapters.BaseAdapter):
         return response
 
     def close(self) -> None:
-        pass
+        """Nothing is kept open between answers."""

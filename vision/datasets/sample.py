@@ -200,6 +200,7 @@ def _write_jpeg(path: Path, pixels: np.ndarray) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Draw the data set; return the exit code."""
     parser = argparse.ArgumentParser(description="Draw a small data set in COCO's layout.")
     parser.add_argument("--path", required=True, help="folder to draw into")
     parser.add_argument("--num-train", type=int, default=200, help="images of the train split")
