@@ -6,6 +6,7 @@
         --split val --output-dir runs/coco/eval
     python eval_ssd.py --trained-model mb2-ssd-lite.pth --net mb2-ssd-lite \\
         --label-file labels.txt --dataset coco-data --json
+    torchrun --nproc_per_node=2 eval_ssd.py --trained-model runs/coco --dataset coco-data
 
 Prints the twelve COCO numbers and a line for each class; --output-dir DIR gets metrics.json and
 detections.json (COCO's results format, in the ids of the annotation file).
@@ -25,6 +26,7 @@ from vision.datasets.atomic_file import write_atomically
 from vision.datasets.coco import CocoDetection
 from vision.datasets.coco_index import CocoIndex
 from vision.datasets.loader import DetectionLoader
+from vision.engine import distributed
 from vision.engine.coco_boxes import categories_by_name, ground_truth_from_index, relabel
 from vision.engine.coco_eval import EVALUATORS
 from vision.engine.coco_results import detections_json, explain_nothing_found, metrics_table
@@ -48,14 +50,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     check_arguments(parser, args)
     try:
-        run(args)
+        with distributed.joined():
+            if not distributed.is_first():
+                logging.getLogger().setLevel(logging.ERROR)
+            run(args)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        line = explain(error)
+        line = explain(error) or distributed.explain_lost(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -112,7 +117,10 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 def run(args: argparse.Namespace) -> None:
     """Load model and data, evaluate, print, write."""
-    device = choose_device(args.device)
+    threads = distributed.threads_of_this_process()
+    if threads:
+        torch.set_num_threads(threads)
+    device = choose_device(args.device, local_rank=distributed.local_rank())
     precision = choose_precision(args.precision, device)
     model, classes, _ = load_for_inference(
         args.trained_model, net=args.net, label_file=args.label_file, image_size=args.image_size
@@ -125,7 +133,12 @@ def run(args: argparse.Namespace) -> None:
     categories = categories_by_name(class_names, index.categories, where=index.annotation_file)
     dataset = CocoDetection(sources, transform=build_eval_transform(model.image_size))
     loader = DetectionLoader(
-        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
+        dataset,
+        batch_size=args.batch_size,
+        num_workers=args.workers,
+        shuffle=False,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
     logger.info(
         "%d images at %dx%d, %d classes, on %s in %s, %d threads and %d workers",
@@ -143,8 +156,9 @@ def run(args: argparse.Namespace) -> None:
         score_threshold=args.score_threshold,
         iou_threshold=args.iou_threshold,
     )
-    category_ids = [category.category_id for category in categories]
-    report(args, result, index, category_ids)
+    if result:
+        category_ids = [category.category_id for category in categories]
+        report(args, result, index, category_ids)
 
 
 def report(

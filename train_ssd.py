@@ -6,6 +6,7 @@
         --epochs 20 --checkpoint-folder runs/cells
     ./train_ssd.py --resume runs/coco
     ./train_ssd.py --resume runs/coco --epochs 60 --workers 4
+    torchrun --nproc_per_node=2 train_ssd.py --datasets coco-data --checkpoint-folder runs/coco
     ./train_ssd.py --datasets coco-data --dry-run       # look at one batch before the long run
     ./train_ssd.py --datasets coco-data --overfit 8     # can it learn 8 images?
 
@@ -18,29 +19,31 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from vision.args import parse_train_args
+from vision.engine import distributed
 from vision.engine.checkpoint import epoch_path, has_checkpoints
 from vision.engine.dry_run import dry_run
 from vision.engine.machine_limits import explain
 from vision.engine.metrics import MetricsLog
 from vision.engine.overfit import TARGET_AP50, overfit
+from vision.engine.profile import StepProfiler
 from vision.engine.run_folder import CONFIG, METRICS, RunLock, write_config
-from vision.engine.saver import RunSaver
+from vision.engine.saver import NoSaver, RunSaver
 from vision.engine.signals import Interrupted
 from vision.engine.state import TrainingState
 from vision.engine.train import fit
 from vision.resume import (
-    find_resume_point,
+    began_in_this_job,
     history_entry,
-    locate_run,
     log_rate_change,
+    open_run,
     restore,
     return_to,
 )
-from vision.saved_args import resume_arguments
 from vision.train_parts import Parts, build
 
 logger = logging.getLogger("train_ssd")
@@ -51,7 +54,16 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     args, given = parse_train_args(argv, description=__doc__)
     try:
-        return resume(args, given) if args.resume else start(args)
+        with distributed.joined():
+            if not distributed.is_first():
+                logging.getLogger().setLevel(logging.ERROR)
+            if not args.resume and distributed.by_first(
+                partial(began_in_this_job, args.checkpoint_folder)
+            ):
+                args.resume = args.checkpoint_folder  # torchrun has started its processes again
+            return resume(args, given) if args.resume else start(args)
+    except distributed.StoppedByFirst:
+        return 1
     except Interrupted as interrupted:
         return 128 + interrupted.signum
     except KeyboardInterrupt:
@@ -60,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        line = explain(error)
+        line = explain(error) or distributed.explain_lost(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -74,12 +86,17 @@ def start(args: argparse.Namespace) -> int:
     if args.overfit:
         return run_overfit(build(args))
     run = Path(args.checkpoint_folder)
-    refuse_used_folder(run)
+    distributed.by_first(partial(refuse_used_folder, run))
     parts = build(args)  # before the folder is made: what is wrong with the data leaves no trace
-    run.mkdir(parents=True, exist_ok=True)
-    with RunLock(run):
+
+    def begin() -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        held.enter_context(RunLock(run))
         refuse_used_folder(run)  # another process may have begun there in the meantime
         write_config(run, parts.config)
+
+    with ExitStack() as held:
+        distributed.by_first(begin)
         return run_training(args, run, parts)
 
 
@@ -94,17 +111,18 @@ def refuse_used_folder(run: Path) -> None:
 
 def resume(args: argparse.Namespace, given: set[str]) -> int:
     """Continue a run from its newest intact checkpoint, or from the one that was named."""
-    run, named = locate_run(Path(args.resume))
-    with RunLock(run):
-        point = find_resume_point(run, named)
-        args, changes = resume_arguments(point.config["arguments"], args, given)
+    with ExitStack() as held:
+        run, named, point, args, changes = distributed.by_first(
+            partial(open_run, args, given, held)
+        )
         if point.epoch >= args.epochs:
-            if named is None:
-                return_to(run, point)
-            print(
-                f"{run}: finished, {point.epoch} of {args.epochs} epochs are done. To train "
-                f"longer: train_ssd.py --resume {args.resume} --epochs {point.epoch + 10}"
-            )
+            if distributed.is_first():
+                if named is None:
+                    return_to(run, point)
+                print(
+                    f"{run}: finished, {point.epoch} of {args.epochs} epochs are done. To train "
+                    f"longer: train_ssd.py --resume {args.resume} --epochs {point.epoch + 10}"
+                )
             return 0
         parts = build(args, config=point.config, has_checkpoint=point.checkpoint is not None)
         restore(parts.state, point, config=parts.config)
@@ -112,35 +130,30 @@ def resume(args: argparse.Namespace, given: set[str]) -> int:
         if entry:
             parts.config["history"] = [*point.config["history"], entry]
         log_rate_change(parts.state, point, num_batches=parts.train_loader.num_batches)
-        return_to(run, point)
-        write_config(run, parts.config)
+
+        def go_on() -> None:
+            return_to(run, point)
+            write_config(run, parts.config)
+
+        distributed.by_first(go_on)
         return run_training(args, run, parts)
 
 
 def run_training(args: argparse.Namespace, run: Path, parts: Parts) -> int:
     """Train to the end, then say what came out."""
     state = parts.state
-    metrics = MetricsLog(
-        run / METRICS, tensorboard=run / "tensorboard" if args.tensorboard else None
-    )
-    metrics.keep_until(state.epoch)
-    saver = RunSaver(
-        run,
-        metrics=metrics,
-        config=parts.config,
-        classes=parts.config["classes"],
-        every_steps=args.checkpoint_every_steps,
-        every_minutes=args.checkpoint_every_minutes,
-        keep_last=args.keep_last,
-        continue_on_error=args.on_save_error == "continue",
-    )
+    saver = build_saver(args, run, parts) if distributed.is_first() else NoSaver(run)
+    profiler = None
+    if args.profile and distributed.is_first():
+        profiler = StepProfiler(run, precision=parts.options.precision)
 
     def evaluate_epoch(state: TrainingState, check: Callable[[], None]) -> dict:
         epoch = state.epoch + 1
         is_due = args.eval_every and epoch % args.eval_every == 0
         if parts.measure is None or not (is_due or epoch == args.epochs):
             return {}
-        return parts.measure(state.evaluated_model, check).as_record()
+        result = parts.measure(state.evaluated_model, check)
+        return distributed.by_first(lambda: result.as_record())
 
     try:
         fit(
@@ -151,14 +164,20 @@ def run_training(args: argparse.Namespace, run: Path, parts: Parts) -> int:
             options=parts.options,
             evaluate_epoch=evaluate_epoch,
             saver=saver,
+            profiler=profiler,
         )
-    except Interrupted as interrupted:
-        newest = saver.newest.name if saver.newest else "none written"
-        print(
-            f"{run}: stopped by {interrupted} after step {state.step}, newest checkpoint {newest}; "
-            f"to go on: train_ssd.py --resume {run}"
-        )
+    except (Interrupted, RuntimeError) as error:
+        lost = isinstance(error, RuntimeError) and distributed.explain_lost(error)
+        if distributed.is_first() and (lost or isinstance(error, Interrupted)):
+            newest = saver.newest.name if saver.newest else "none written"
+            cause = "the end of another process" if lost else error
+            print(
+                f"{run}: stopped by {cause} after step {state.step}, newest checkpoint {newest}; "
+                f"to go on: train_ssd.py --resume {run}"
+            )
         raise
+    if not distributed.is_first():
+        return 0
     last = epoch_path(run, state.epoch)
     if saver.newest != last:  # --on-save-error continue
         newest = saver.newest.name if saver.newest else "none of this process"
@@ -168,6 +187,24 @@ def run_training(args: argparse.Namespace, run: Path, parts: Parts) -> int:
         print(f"{run}: best AP {best['AP']:.4f} in epoch {best['epoch']}, checkpoint_best.pt")
     print(f"{run}: {state.epoch} epochs done")
     return 0
+
+
+def build_saver(args: argparse.Namespace, run: Path, parts: Parts) -> RunSaver:
+    """Make what writes the run's metrics and checkpoints."""
+    metrics = MetricsLog(
+        run / METRICS, tensorboard=run / "tensorboard" if args.tensorboard else None
+    )
+    metrics.keep_until(parts.state.epoch)
+    return RunSaver(
+        run,
+        metrics=metrics,
+        config=parts.config,
+        classes=parts.config["classes"],
+        every_steps=args.checkpoint_every_steps,
+        every_minutes=args.checkpoint_every_minutes,
+        keep_last=args.keep_last,
+        continue_on_error=args.on_save_error == "continue",
+    )
 
 
 def run_dry(parts: Parts) -> int:

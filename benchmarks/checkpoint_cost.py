@@ -28,7 +28,7 @@ from vision.engine.checkpoint_writer import CheckpointWriter  # noqa: E402
 from vision.engine.ema import ModelEma  # noqa: E402
 from vision.engine.optim import Schedule, build_optimizer, parameter_groups  # noqa: E402
 from vision.engine.state import TrainingState  # noqa: E402
-from vision.engine.train import StepOptions, train_step  # noqa: E402
+from vision.engine.step import StepOptions, train_step  # noqa: E402
 from vision.ssd.loss import MultiBoxLoss  # noqa: E402
 from vision.ssd.models import build_model  # noqa: E402
 

@@ -21,7 +21,7 @@ from vision.engine.data import open_coco
 from vision.engine.optim import Schedule, build_optimizer, parameter_groups
 from vision.engine.precision import choose_precision
 from vision.engine.state import TrainingState
-from vision.engine.train import StepOptions, train_step
+from vision.engine.step import StepOptions, train_step
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
 from vision.transforms.normalize import PIXEL_MEAN

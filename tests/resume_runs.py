@@ -35,7 +35,7 @@ def differences(run: Path, reference: Path) -> list[str]:
 def read_metrics(run: Path) -> list[dict]:
     """Read metrics.jsonl without timings and memory."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timings = ("seconds", "images_per_second", "data_wait", "peak_memory_mb")
+    timings = ("seconds", "images_per_second", "data_wait", "_share", "peak_memory_mb")
     return [{k: v for k, v in record.items() if not k.endswith(timings)} for record in records]
 
 

@@ -168,7 +168,7 @@ def test_loader_of_other_images_is_refused(root):
         evaluate(Oracle(loader), loader, ground_truth=truth, class_names=names, device=CPU)
 
 
-def part(images: list[int], *rows, loss: float = 1.0) -> Inference:
+def part(images: list[int], *rows, loss: float) -> Inference:
     """The share of a process: the images it saw, and rows (image, score) it found there."""
     table = np.array(rows, float).reshape(-1, 2)
     return Inference(
@@ -180,35 +180,24 @@ def part(images: list[int], *rows, loss: float = 1.0) -> Inference:
         ),
         image_index=np.array(images),
         top_scores=np.array([table[:, 1].max(initial=0)]),
-        loss_sums={"loss": loss * len(images)},
+        batch_losses=[(images[0], {"loss": loss})],
         seconds={"inference": float(len(images))},
     )
 
 
-def test_merging_processes_counts_every_image_once():
-    merged = merge_inference([part([0, 2], (0, 0.5), (2, 0.6)), part([1, 0], (1, 0.9), (0, 0.5))])
-    assert merged.image_index.tolist() == [0, 1, 2]
-    assert merged.detections.image_index.tolist() == [0, 2, 1]
+def test_shares_are_joined_in_the_order_of_the_images():
+    merged = merge_inference(
+        [
+            part([1, 3], (1, 0.9), (3, 0.5), (1, 0.3), loss=1.0),
+            part([0, 2], (0, 0.7), (2, 0.5), loss=2.0),
+        ]
+    )
+    assert merged.image_index.tolist() == [0, 1, 2, 3]
+    assert merged.detections.image_index.tolist() == [0, 1, 1, 2, 3]
+    assert merged.detections.scores.tolist() == [0.7, 0.9, 0.3, 0.5, 0.5]
     assert merged.top_scores.tolist() == [0.9]
-    assert merged.loss_sums["loss"] / 3 == pytest.approx(1)
+    assert merged.batch_losses == [(0, {"loss": 2.0}), (1, {"loss": 1.0})]
     assert merged.seconds == {"inference": 2.0}
-
-
-def test_splitting_over_processes_gives_the_same_numbers(root):
-    loader = build_loader(root)
-    model = build_random_model()
-    whole = run_evaluate(model, loader)
-
-    def split(inference: Inference) -> list[Inference]:
-        shares = []
-        for images in ([0, 3], [1, 2, 3]):  # image 3 is seen by both
-            mine = np.isin(inference.detections.image_index, images)
-            detections = inference.detections.take(mine)
-            share = Inference(detections, np.array(images), inference.top_scores, {}, {})
-            shares.append(share)
-        return shares
-
-    assert run_evaluate(model, loader, gather=split).metrics == whole.metrics
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ ALLOWED = {
 }
 FORBIDDEN_NAMES = {"utils", "misc", "helpers", "common", "core"}
 ARGPARSE_IS_IN = {  # besides the scripts
-    "vision/args.py", "vision/check_args.py", "vision/command_line.py", "vision/saved_args.py",
+    "vision/args.py", "vision/check_args.py", "vision/command_line.py", "vision/resume.py",
+    "vision/saved_args.py",
     "vision/train_data.py", "vision/train_parts.py", "vision/datasets/sample.py",
 }  # fmt: skip
 

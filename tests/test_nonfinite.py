@@ -13,7 +13,7 @@ from vision.engine.ema import ModelEma
 from vision.engine.nonfinite import report_nonfinite
 from vision.engine.optim import Schedule, build_optimizer, parameter_groups
 from vision.engine.state import TrainingState
-from vision.engine.train import StepOptions, train_step
+from vision.engine.step import StepOptions, train_step
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
 

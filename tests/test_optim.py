@@ -16,7 +16,7 @@ from vision.engine.optim import (
     set_train_mode,
 )
 from vision.engine.state import TrainingState
-from vision.engine.train import StepOptions, train_step
+from vision.engine.step import StepOptions, train_step
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import MODELS, build_model
 

@@ -27,7 +27,7 @@ OTHER = {
     "iou_threshold": 0.45, "neg_pos_ratio": 2.0, "seed": 5, "on_nonfinite": "skip",
     "precision": "bf16", "threads": 3, "eval_every": 2, "checkpoint_every_steps": 10,
     "checkpoint_every_minutes": 5.0, "keep_last": 3, "on_save_error": "continue",
-    "tensorboard": True, "device": "cpu",
+    "tensorboard": True, "device": "cpu", "sync_bn": True,
 }  # fmt: skip
 MAY_CHANGE = {
     "epochs", "workers", "device", "tensorboard", "checkpoint_every_steps",

@@ -36,7 +36,7 @@ def read_metrics(run):
 
 def results(run):
     """The metrics without timings."""
-    timings = ("seconds", "images_per_second", "data_wait", "peak_memory_mb")
+    timings = ("seconds", "images_per_second", "data_wait", "_share", "peak_memory_mb")
     return [{k: v for k, v in r.items() if not k.endswith(timings)} for r in read_metrics(run)]
 
 

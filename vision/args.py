@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vision.check_args import check_arguments, check_mode
 from vision.command_line import FamilyParser
+from vision.engine.distributed import local_world_size
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
 from vision.ssd.models import MODELS
@@ -37,7 +38,8 @@ def image_size(text: str) -> tuple[int, int]:
 
 def default_workers() -> int:
     """One process for data per two cores, up to eight: the network needs the cores more."""
-    return max(1, min(8, (os.cpu_count() or 1) // 2))
+    cores = (os.cpu_count() or 1) // local_world_size()
+    return max(1, min(8, cores // 2))
 
 
 def build_train_parser(**kwargs) -> argparse.ArgumentParser:
@@ -64,7 +66,7 @@ def _add_data_flags(group) -> None:
         help="yolo: a bad label line or an unknown class id is an error")  # fmt: skip
     add("--augmentation", choices=tuple(PRESETS), default="ssd", help="training transforms")
     add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
-        help="processes that load data; 0 loads in the training process")  # fmt: skip
+        help="processes that load data, for each that trains; 0: the training process")  # fmt: skip
 
 
 def _add_network_flags(group) -> None:
@@ -88,7 +90,8 @@ def _add_network_flags(group) -> None:
 def _add_recipe_flags(group) -> None:
     add = group.add_argument
     add("--epochs", "--num-epochs", type=int, default=30, metavar="N", help="epochs in all")
-    add("--batch-size", type=int, default=16, metavar="N", help="images a step")
+    add("--batch-size", type=int, default=16, metavar="N",
+        help="images a step, over all processes")  # fmt: skip
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="optimizer")
     add("--lr", "--learning-rate", type=float, metavar="X",
         help="learning rate; default: 0.002, with sgd 0.01")  # fmt: skip
@@ -117,6 +120,8 @@ def _add_recipe_flags(group) -> None:
     add("--precision", choices=PRECISIONS, default="auto",
         help="of the network's training step; auto: bf16 where the hardware has it")  # fmt: skip
     add("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: torch's choice")
+    add("--sync-bn", action=argparse.BooleanOptionalAction, default=False,
+        help="several processes: BatchNorm over the whole batch, not a part of it")  # fmt: skip
 
 
 def _add_run_flags(group) -> None:
@@ -137,6 +142,8 @@ def _add_run_flags(group) -> None:
     add("--tensorboard", action=argparse.BooleanOptionalAction, default=False,
         help="also log to RUN/tensorboard")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--profile", action="store_true",
+        help="trace a few steps, and say what limits the run")  # fmt: skip
     add("--dry-run", action="store_true",
         help="one batch end to end: shapes, counts, and a picture of what is learned")  # fmt: skip
     add("--overfit", type=int, default=0, metavar="N",

@@ -1,9 +1,12 @@
 """Where a run goes on, and what is not as it was before."""
 
+import argparse
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from vision.engine import distributed
 from vision.engine.checkpoint import (
     find_newest,
     has_checkpoints,
@@ -15,6 +18,7 @@ from vision.engine.optim import Schedule
 from vision.engine.run_folder import (
     CONFIG,
     METRICS,
+    RunLock,
     check_config,
     read_config,
     remove_leftovers,
@@ -22,7 +26,7 @@ from vision.engine.run_folder import (
     set_aside_later,
 )
 from vision.engine.state import TrainingState
-from vision.saved_args import check_same_run
+from vision.saved_args import check_same_run, resume_arguments
 
 logger = logging.getLogger(__name__)
 # A place inside an epoch counts batches of an order that these decide.
@@ -71,6 +75,14 @@ def locate_run(path: Path) -> tuple[Path, Path | None]:
     return run, named
 
 
+def began_in_this_job(folder: str | None) -> bool:
+    """Tell whether a folder holds a run of this very torchrun, which then has restarted."""
+    job = distributed.job_id()
+    if job is None or folder is None or not (Path(folder) / CONFIG).is_file():
+        return False
+    return read_config(Path(folder)).get("job") == job
+
+
 def find_resume_point(run: Path, named: Path | None) -> ResumePoint:
     """Read the configuration and the named or the newest intact checkpoint, naming others.
 
@@ -107,6 +119,24 @@ def find_resume_point(run: Path, named: Path | None) -> ResumePoint:
     point = ResumePoint(config or checkpoint["config"], path, checkpoint, named is not None)
     logger.info("resuming %s at epoch %d, step %d", path.name, point.epoch + 1, point.step)
     return point
+
+
+def open_run(args: argparse.Namespace, given: set[str], held: ExitStack) -> tuple:
+    """Find what --resume goes on with.
+
+    Args:
+        args: parsed from the command line.
+        given: the names that stood there.
+        held: gets the lock of the run folder.
+
+    Returns:
+        The folder, the checkpoint that was named or None, the ResumePoint, the arguments to go on
+        with, and {name: [before, now]} of those that change.
+    """
+    run, named = locate_run(Path(args.resume))
+    held.enter_context(RunLock(run))
+    point = find_resume_point(run, named)
+    return run, named, point, *resume_arguments(point.config["arguments"], args, given)
 
 
 def return_to(run: Path, point: ResumePoint) -> None:

@@ -23,7 +23,7 @@ FREE_ON_RESUME = {
 # Accepted once the classes have been compared.
 CHECKED_ON_RESUME = {"datasets", "validation_dataset", "train_split", "val_split"}
 # Say what this call is to do; no part of the saved arguments.
-NOT_SAVED = {"resume", "force_override", "dry_run", "overfit", "checkpoint_folder"}
+NOT_SAVED = {"resume", "force_override", "profile", "dry_run", "overfit", "checkpoint_folder"}
 
 
 def saved_arguments(args: argparse.Namespace) -> dict:

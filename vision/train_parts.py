@@ -2,28 +2,27 @@
 
 import argparse
 import logging
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
-import torchvision
 
-import vision
 from vision.datasets.coco import CocoDetection
 from vision.datasets.loader import DetectionLoader
+from vision.engine import distributed
 from vision.engine.coco_boxes import ground_truth_from_index
 from vision.engine.data import Sources, check_classes, fingerprint, images_with_boxes
 from vision.engine.ema import ModelEma
+from vision.engine.environment import machine, versions
 from vision.engine.evaluate import EvaluationResult, evaluate
 from vision.engine.optim import Schedule, build_optimizer, freeze, parameter_groups
 from vision.engine.overfit import MAX_STEPS as OVERFIT_STEPS
 from vision.engine.precision import choose_device, choose_precision
 from vision.engine.signals import Interruptible
 from vision.engine.state import TrainingState
-from vision.engine.train import StepOptions
+from vision.engine.step import StepOptions
 from vision.engine.weights import load_base_net, load_pretrained_ssd
+from vision.nn.sync_batch_norm import synchronize_batch_norm
 from vision.saved_args import saved_arguments
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
@@ -44,7 +43,7 @@ class Parts:
     train_loader: DetectionLoader
     loss_fn: MultiBoxLoss
     options: StepOptions
-    measure: Callable[..., EvaluationResult] | None  # called with (model, check); None: no val
+    measure: Callable[..., EvaluationResult | None] | None  # of (model, check); None: no val
     config: dict
 
     @property
@@ -62,10 +61,12 @@ def build(
         config: of a run that is resumed; its classes are those of the data.
         has_checkpoint: weights will be restored, so none are read.
     """
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    check_processes(args)
+    threads = args.threads or distributed.threads_of_this_process()
+    if threads:
+        torch.set_num_threads(threads)
     torch.manual_seed(args.seed)
-    device = choose_device(args.device)
+    device = choose_device(args.device, local_rank=distributed.local_rank())
     precision = choose_precision(args.precision, device)
     if args.overfit and args.precision == "auto":
         precision = "fp32"  # BatchNorm over a few images, on 1x1 maps, blows up bf16's rounding
@@ -94,11 +95,12 @@ def build(
         "machine": machine(device, precision),
         "data": {"train": fingerprint(train_sources), "val": fingerprint(val_sources)},
         "history": config["history"] if config else [],
+        "job": distributed.by_first(distributed.job_id),
     }
     logger.info(
-        "%s at %dx%d, %d classes, on %s in %s, %d threads and %d workers",
+        "%s at %dx%d, %d classes, on %s in %s, %d processes of %d threads and %d workers",
         args.net, *model.image_size, len(classes), device, precision,
-        torch.get_num_threads(), args.workers,
+        distributed.world_size(), torch.get_num_threads(), args.workers,
     )  # fmt: skip
     options = StepOptions(
         device=device,
@@ -108,6 +110,22 @@ def build(
     )
     measure = build_measure(args, val_sources, loss_fn, device) if val_sources else None
     return Parts(state, train_loader, loss_fn, options, measure, new_config)
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Refuse what several processes cannot do.
+
+    Raises:
+        ValueError: names the flag.
+    """
+    num_processes = distributed.world_size()
+    if num_processes > 1 and (args.dry_run or args.overfit):
+        raise ValueError("--dry-run and --overfit are for one process; start them without torchrun")
+    if args.batch_size < 2 * num_processes:
+        raise ValueError(
+            f"--batch-size {args.batch_size} over {num_processes} processes leaves some with less "
+            f"than 2 images, and BatchNorm needs 2: use {2 * num_processes} or more"
+        )
 
 
 def build_network(args: argparse.Namespace, class_names: list[str], *, has_checkpoint: bool) -> SSD:
@@ -147,24 +165,31 @@ def build_train_loader(args: argparse.Namespace, sources: Sources) -> DetectionL
         num_workers=args.workers,
         seed=args.seed,
         shuffle=True,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
 
 
 def build_measure(
     args: argparse.Namespace, sources: Sources, loss_fn: MultiBoxLoss, device: torch.device
-) -> Callable[..., EvaluationResult]:
-    """Make the function that measures a model on the val split."""
+) -> Callable[..., EvaluationResult | None]:
+    """Make the function that measures a model on the val split, for the first process."""
     chosen = images_with_boxes(sources, args.overfit) if args.overfit else None
     dataset = CocoDetection(
         sources, transform=build_eval_transform(args.image_size), image_indices=chosen
     )
     loader = DetectionLoader(
-        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
+        dataset,
+        batch_size=args.batch_size,
+        num_workers=args.workers,
+        shuffle=False,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
     ground_truth = ground_truth_from_index([index for index, _ in sources], chosen)
     names = [category.name for category in dataset.categories]
 
-    def measure(model: torch.nn.Module, check: Callable[[], None]) -> EvaluationResult:
+    def measure(model: torch.nn.Module, check: Callable[[], None]) -> EvaluationResult | None:
         return evaluate(
             model,
             Interruptible(loader, check),
@@ -185,6 +210,8 @@ def build_state(args: argparse.Namespace, model: SSD, *, steps_per_epoch: int) -
             args.lr, args.optimizer,
         )  # fmt: skip
     freeze(model, base_net=args.freeze_base_net, all_but_heads=args.freeze_net)
+    if args.sync_bn and distributed.world_size() > 1:
+        synchronize_batch_norm(model)
     groups = parameter_groups(
         model, lr=args.lr, base_net_lr=args.base_net_lr, extra_layers_lr=args.extra_layers_lr
     )
@@ -205,23 +232,3 @@ def build_state(args: argparse.Namespace, model: SSD, *, steps_per_epoch: int) -
     )
     ema = ModelEma(model, decay=args.ema) if args.ema else None
     return TrainingState(model, optimizer, schedule, scaler, ema)
-
-
-def machine(device: torch.device, precision: str) -> dict:
-    """Return what the bits of a run depend on besides its arguments."""
-    return {
-        "device": str(device),
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return what a run was made with."""
-    return {
-        "toolkit": vision.__version__,
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }

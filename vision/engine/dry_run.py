@@ -7,7 +7,7 @@ import numpy as np
 
 from vision.datasets.loader import DetectionLoader
 from vision.engine.state import TrainingState
-from vision.engine.train import StepOptions, train_step
+from vision.engine.step import StepOptions, train_step
 from vision.ops.box_coder import decode_boxes, encode_boxes
 from vision.ops.matcher import IGNORED
 from vision.ssd.loss import MultiBoxLoss

@@ -1,21 +1,16 @@
 """Run a detector over a data set and measure it: the one path for training and eval_ssd.py."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from vision.engine import distributed
 from vision.engine.coco_boxes import Detections, GroundTruth
 from vision.engine.coco_eval import evaluate_boxes
-from vision.engine.inference import (
-    Batch,
-    Inference,
-    LossFunction,
-    merge_inference,
-    run_inference,
-)
+from vision.engine.inference import Batch, LossFunction, merge_inference, run_inference
 from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD
 
 
@@ -57,8 +52,7 @@ def evaluate(
     evaluator: str = "fast",
     score_threshold: float = SCORE_THRESHOLD,
     iou_threshold: float = IOU_THRESHOLD,
-    gather: Callable[[Inference], list[Inference]] | None = None,
-) -> EvaluationResult:
+) -> EvaluationResult | None:
     """Measure a model on a data set.
 
     Args:
@@ -74,7 +68,9 @@ def evaluate(
         evaluator: a name of `coco_eval.EVALUATORS`.
         score_threshold: lowest score of a detection.
         iou_threshold: of the suppression of overlapping boxes.
-        gather: exchanges what several processes found; an image that two of them saw counts once.
+
+    Returns:
+        The measurements; None in all but the first of several processes, which share the images.
 
     Raises:
         ValueError: the loader's images are not those of the ground truth.
@@ -88,7 +84,10 @@ def evaluate(
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
     )
-    whole = merge_inference(gather(part) if gather else [part])
+    parts = distributed.gather(part)
+    if not parts:
+        return None
+    whole = merge_inference(parts)
     num_seen = len(whole.image_index)
     if num_seen != ground_truth.num_images:
         raise ValueError(f"evaluated {num_seen} images of {ground_truth.num_images}")
@@ -100,6 +99,11 @@ def evaluate(
         metrics=metrics,
         detections=whole.detections,
         top_scores=dict(zip(class_names, whole.top_scores.tolist(), strict=True)),
-        losses={name: total / max(1, num_seen) for name, total in whole.loss_sums.items()},
+        losses=_mean_losses(whole.batch_losses, num_seen),
         seconds={**whole.seconds, "coco": time.perf_counter() - start},
     )
+
+
+def _mean_losses(batch_losses: list[tuple[int, dict[str, float]]], num_images: int) -> dict:
+    names = batch_losses[0][1] if batch_losses else ()
+    return {name: sum(sums[name] for _, sums in batch_losses) / num_images for name in names}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from vision.engine.coco_boxes import Detections
+from vision.engine.metrics import show_progress
 from vision.engine.precision import autocast
 from vision.ssd.postprocess import postprocess
 from vision.transforms.normalize import normalize_images
@@ -26,14 +26,15 @@ class Inference:
         detections: with positions of images in the data set.
         image_index: int64 [I], the images seen.
         top_scores: float64 [C], the highest score of each class before the score threshold.
-        loss_sums: {term: sum over the images}; empty without a loss function.
+        batch_losses: a batch's first image and {term: sum over its images}; empty without a loss
+            function.
         seconds: spent on `data`, `inference`, `loss` and `postprocess`.
     """
 
     detections: Detections
     image_index: np.ndarray
     top_scores: np.ndarray
-    loss_sums: dict[str, float]
+    batch_losses: list[tuple[int, dict[str, float]]]
     seconds: dict[str, float]
 
 
@@ -53,9 +54,9 @@ def run_inference(
     parts: list[Detections] = []
     seen: list[int] = []
     top_scores = torch.zeros(model.num_classes - 1)
-    loss_sums: dict[str, float] = {}
+    batch_losses: list[tuple[int, dict[str, float]]] = []
     model.eval()
-    for images, targets in tqdm(loader, desc="evaluate", leave=False, disable=None):
+    for images, targets in show_progress(loader, "evaluate"):
         watch.lap("data")
         inputs = normalize_images(images.to(device, non_blocking=True))
         with autocast(precision, device):
@@ -64,7 +65,7 @@ def run_inference(
         watch.lap("inference")
         if loss_fn:
             losses = loss_fn(cls_logits, bbox_regression, _to_device(targets, device))
-            _add_losses(loss_sums, losses, len(targets))
+            batch_losses.append((targets[0]["index"], _image_sums(losses, len(targets))))
         watch.lap("loss")
         best = cls_logits.softmax(dim=-1)[..., 1:].amax(dim=(0, 1)).cpu()
         top_scores = torch.maximum(top_scores, best)
@@ -84,32 +85,24 @@ def run_inference(
         detections=Detections.concatenate(parts),
         image_index=np.array(seen, np.int64),
         top_scores=top_scores.double().numpy(),
-        loss_sums=loss_sums,
+        batch_losses=batch_losses,
         seconds=watch.seconds,
     )
 
 
 def merge_inference(parts: list[Inference]) -> Inference:
-    """Join the shares of several processes; an image is taken from the first that saw it.
+    """Join the shares of several processes in the order of the images.
 
-    Losses are averaged over all images seen, so one seen twice counts twice there.
+    The result is that of one process, to the bit where batches are the same.
     """
-    taken = np.zeros(0, np.int64)
-    detections = []
-    for part in parts:
-        found = part.detections
-        is_new = ~np.isin(found.image_index, taken)
-        detections.append(found.take(is_new))
-        taken = np.union1d(taken, part.image_index)
-    num_seen = sum(len(part.image_index) for part in parts)
+    detections = Detections.concatenate([part.detections for part in parts])
+    in_order = np.argsort(detections.image_index, kind="stable")
+    losses = sorted((item for part in parts for item in part.batch_losses), key=lambda x: x[0])
     return Inference(
-        detections=Detections.concatenate(detections),
-        image_index=taken,
+        detections=detections.take(in_order),
+        image_index=np.sort(np.concatenate([part.image_index for part in parts])),
         top_scores=np.max([part.top_scores for part in parts], axis=0),
-        loss_sums={
-            name: sum(part.loss_sums.get(name, 0.0) for part in parts) * len(taken) / num_seen
-            for name in dict.fromkeys(name for part in parts for name in part.loss_sums)
-        },
+        batch_losses=losses,
         seconds={name: max(part.seconds[name] for part in parts) for name in parts[0].seconds},
     )
 
@@ -130,10 +123,10 @@ class _Stopwatch:
         self._since = now
 
 
-def _add_losses(sums: dict[str, float], losses: dict[str, Tensor], num_images: int) -> None:
-    for name, value in losses.items():
-        if name.startswith("loss"):
-            sums[name] = sums.get(name, 0.0) + value.item() * num_images
+def _image_sums(losses: dict[str, Tensor], num_images: int) -> dict[str, float]:
+    return {
+        name: value.item() * num_images for name, value in losses.items() if name.startswith("loss")
+    }
 
 
 def _to_device(targets: list[dict], device: torch.device) -> list[dict]:

@@ -3,9 +3,19 @@
 import json
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from vision.datasets.atomic_file import write_atomically
+from vision.engine import distributed
+
+
+def show_progress(batches: Iterable, title: str) -> tqdm:
+    """Iterate with a bar, on a terminal, of the first process."""
+    disable = None if distributed.is_first() else True
+    return tqdm(batches, desc=title, leave=False, disable=disable)
 
 
 class MetricsLog:

@@ -12,7 +12,7 @@ from vision.datasets.loader import DetectionLoader
 from vision.engine.evaluate import EvaluationResult
 from vision.engine.optim import set_train_mode
 from vision.engine.state import TrainingState
-from vision.engine.train import StepOptions, train_step
+from vision.engine.step import StepOptions, train_step
 from vision.ops.box_coder import cxcywh_to_xyxy, encode_boxes
 from vision.ssd.loss import MultiBoxLoss
 

@@ -8,12 +8,16 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is the first GPU, Apple's, or the CPU.
+def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
+    """Return the device of that name; `auto` is a GPU, Apple's, or the CPU.
+
+    Of several processes on a machine, each takes the GPU of its `local_rank`, with `cuda` too.
 
     Raises:
         ValueError: torch does not see that device.
     """
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        name = f"cuda:{local_rank}"
     if name != "auto":
         try:
             device = torch.device(name)
@@ -24,8 +28,6 @@ def choose_device(name: str) -> torch.device:
                 f"--device {name}: torch cannot use it here ({reason}); use --device cpu"
             ) from None
         return device
-    if torch.cuda.is_available():
-        return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

@@ -152,3 +152,29 @@ class RunSaver:
         if not self.continue_on_error:
             raise OSError(f"{error}. Earlier checkpoints are intact; free space, then --resume")
         logger.error("%s; training goes on without it", error)
+
+
+class NoSaver:
+    """Stands for a RunSaver in the processes that do not write."""
+
+    def __init__(self, run: Path):
+        self.run = run
+        self.newest = None
+
+    def __enter__(self) -> "NoSaver":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing is being written."""
+
+    def wait(self) -> None:
+        """Nothing is being written."""
+
+    def after_step(self, state: TrainingState) -> None:
+        """Save nothing."""
+
+    def save_step(self, state: TrainingState) -> None:
+        """Save nothing."""
+
+    def save_epoch(self, state: TrainingState, record: dict) -> None:
+        """Save nothing."""

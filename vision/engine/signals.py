@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from vision.datasets.loader import Batch, DetectionLoader
+from vision.engine import distributed
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,10 @@ class Interrupted(Exception):
 
 
 class Interruptible:
-    """A loader that calls `check`, which may raise, before each batch."""
+    """A loader that calls `check`, which may raise, before each batch.
+
+    Of several processes each calls it as often as the one that has the most batches.
+    """
 
     def __init__(self, loader: DetectionLoader, check: Callable[[], None]):
         self._loader = loader
@@ -34,6 +38,8 @@ class Interruptible:
         for batch in self._loader:
             self._check()
             yield batch
+        for _ in range(self._loader.sampler.num_rounds - len(self._loader)):
+            self._check()
 
 
 class StopSignals:
@@ -53,9 +59,10 @@ class StopSignals:
             signal.signal(signum, handler)
 
     def check(self) -> None:
-        """Raise Interrupted if a signal came."""
-        if self.received is not None:
-            raise Interrupted(self.received)
+        """Raise Interrupted if a signal came, in all processes at the same call."""
+        signum = distributed.largest(self.received or 0)
+        if signum:
+            raise Interrupted(signum)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.received is not None and signum == signal.SIGINT:

@@ -4,8 +4,10 @@ import logging
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
+from vision.engine import distributed
 from vision.engine.checkpoint import FORMAT
 from vision.engine.ema import ModelEma
 from vision.engine.optim import Schedule
@@ -35,6 +37,7 @@ class TrainingState:
         best: the best validation AP so far and its epoch, or None and None.
         progress: of the epoch under way: batches done, sums of the loss terms over them, and
             steps that were not taken because something was not finite.
+        network: the model as training calls it, which averages gradients over the processes.
     """
 
     model: SSD
@@ -46,6 +49,10 @@ class TrainingState:
     step: int = 0
     best: dict = field(default_factory=lambda: {"AP": None, "epoch": None})
     progress: dict = field(default_factory=_no_progress)
+    network: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.network = distributed.parallel(self.model)
 
     @property
     def evaluated_model(self) -> SSD:

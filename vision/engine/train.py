@@ -4,43 +4,23 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from vision.datasets.loader import DetectionLoader
-from vision.engine.metrics import peak_memory_mb
+from vision.engine import distributed
+from vision.engine.metrics import peak_memory_mb, show_progress
 from vision.engine.nonfinite import MAX_IN_A_ROW, NonFiniteError, report_nonfinite
 from vision.engine.optim import set_train_mode
-from vision.engine.precision import autocast
+from vision.engine.profile import StepProfiler
 from vision.engine.saver import RunSaver
 from vision.engine.signals import Interrupted, StopSignals
 from vision.engine.state import TrainingState
+from vision.engine.step import LOSS_TERMS, StepOptions, train_step
 from vision.ssd.loss import MultiBoxLoss
-from vision.transforms.normalize import normalize_images
 
 logger = logging.getLogger(__name__)
-LOSS_TERMS = ("loss", "loss_classification", "loss_regression")
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """How a step is made.
-
-    Attributes:
-        device: where.
-        precision: fp32, bf16 or fp16, of the network's forward pass; the loss is always fp32.
-        clip_grad_norm: largest norm of the gradient; 0 leaves it.
-        skip_nonfinite: go on after a step whose loss or gradient is not finite, up to 10 in a row.
-    """
-
-    device: torch.device
-    precision: str = "fp32"
-    clip_grad_norm: float = 0.0
-    skip_nonfinite: bool = False
 
 
 def fit(
@@ -52,6 +32,7 @@ def fit(
     options: StepOptions,
     evaluate_epoch: Callable[[TrainingState, Callable[[], None]], dict],
     saver: RunSaver,
+    profiler: StepProfiler | None = None,
 ) -> None:
     """Train until `epochs` epochs are done, saving after each.
 
@@ -64,9 +45,11 @@ def fit(
         evaluate_epoch: gets the state and a function to call often, which raises when training is
             to stop; returns validation metrics, empty when this epoch has none.
         saver: writes checkpoints and metrics.
+        profiler: hears of the steps of the first epoch.
 
     Raises:
         Interrupted: a signal came; the state is saved.
+        RuntimeError: another process of the job is gone; the state is saved.
         NonFiniteError: a step could not be taken.
         OSError: the state could not be saved.
     """
@@ -74,20 +57,33 @@ def fit(
         try:
             while state.epoch < epochs:
                 train_metrics = train_one_epoch(
-                    state, loader, loss_fn, options=options, saver=saver, check=signals.check
+                    state,
+                    loader,
+                    loss_fn,
+                    options=options,
+                    saver=saver,
+                    check=signals.check,
+                    profiler=profiler,
                 )
                 # Validation may start processes, which would inherit a file being written.
                 saver.wait()
                 start = time.perf_counter()
+                distributed.share_statistics(state.evaluated_model)
                 val_metrics = evaluate_epoch(state, signals.check)
                 val_metrics["eval_seconds"] = time.perf_counter() - start
                 state.finish_epoch(val_metrics.get("AP"))
                 record = {"epoch": state.epoch, "step": state.step, **train_metrics, **val_metrics}
+                add_time_shares(record)
                 saver.save_epoch(state, record)
                 logger.info(epoch_line(record, epochs))
-        except Interrupted:
-            saver.save_step(state)
-            saver.wait()
+                if profiler:
+                    profiler.after_epoch(record)
+                    profiler = None
+        except (Interrupted, RuntimeError) as error:
+            # Between two steps, as a step that another process's end cut short counts as not made.
+            if isinstance(error, Interrupted) or distributed.explain_lost(error):
+                saver.save_step(state)
+                saver.wait()
             raise
 
 
@@ -99,6 +95,7 @@ def train_one_epoch(
     options: StepOptions,
     saver: RunSaver,
     check: Callable[[], None],
+    profiler: StepProfiler | None = None,
 ) -> dict:
     """Do the rest of the epoch that `state.progress` is in, and return its metrics."""
     set_train_mode(state.model)
@@ -108,18 +105,25 @@ def train_one_epoch(
     loader.set_position(state.epoch, start_batch=progress["batches"])
     num_images, data_wait = 0, 0.0
     start = waiting_since = time.perf_counter()
-    bar = tqdm(loader, desc=f"epoch {state.epoch + 1}", leave=False, disable=None)
+    bar = show_progress(loader, f"epoch {state.epoch + 1}")
     for images, targets in bar:
         data_wait += time.perf_counter() - waiting_since
-        state.schedule.apply(state.optimizer, epoch_start + progress["batches"])
-        values, is_finite = train_step(state, images, targets, loss_fn, options=options)
+        batch = progress["batches"]
+        state.schedule.apply(state.optimizer, epoch_start + batch)
+        is_borrowed = loader.sampler.borrows(batch)
+        values, is_finite = train_step(
+            state, images, targets, loss_fn, options=options, is_borrowed=is_borrowed
+        )
         if not is_finite:
             _handle_nonfinite(state, values, images, targets, saver=saver, options=options)
         _count_step(state, values, is_finite=is_finite)
-        num_images += len(targets)
+        first, end = loader.sampler.batch_bounds(batch)
+        num_images += end - first
         bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
         check()
         saver.after_step(state)
+        if profiler:
+            profiler.after_step()
         waiting_since = time.perf_counter()
     seconds = time.perf_counter() - start
     # Again, for an epoch whose steps were all done before a resume.
@@ -130,68 +134,10 @@ def train_one_epoch(
         **{name: progress[name] / taken if taken else math.nan for name in LOSS_TERMS},
         "nonfinite_steps": progress["nonfinite"],
         "images_per_second": num_images / seconds,
-        "data_wait": data_wait / seconds,
+        "data_seconds": data_wait,
         "seconds": seconds,
         "peak_memory_mb": peak_memory_mb(),
     }
-
-
-def train_step(
-    state: TrainingState,
-    images: Tensor,
-    targets: list[dict],
-    loss_fn: MultiBoxLoss,
-    *,
-    options: StepOptions,
-) -> tuple[dict[str, float], bool]:
-    """Take one optimizer step, unless its loss or gradient is not finite.
-
-    Args:
-        state: its model, optimizer, scaler and average are changed in place.
-        images: uint8 [B, 3, H, W].
-        targets: boxes in pixels of the input, labels, iscrowd; a dict an image.
-        loss_fn: gives the loss terms.
-        options: of the step.
-
-    Returns:
-        The loss terms, `grad_norm`, `lr` and, with fp16, the `scale`; and whether they are finite
-        and the step was taken.
-    """
-    device = options.device
-    inputs = normalize_images(images.to(device, non_blocking=True))
-    targets = [
-        {k: v.to(device, non_blocking=True) for k, v in t.items() if isinstance(v, Tensor)}
-        for t in targets
-    ]
-    statistics = [buffer.clone() for buffer in state.model.buffers()]
-    with autocast(options.precision, device):
-        cls_logits, bbox_regression = state.model(inputs)
-    losses = loss_fn(cls_logits, bbox_regression, targets)
-    state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(losses["loss"]).backward()
-    state.scaler.unscale_(state.optimizer)
-    params = [p for group in state.optimizer.param_groups for p in group["params"]]
-    grad_norm = clip_grad_norm_(params, options.clip_grad_norm or math.inf)
-    values = torch.stack([*(losses[name].detach() for name in LOSS_TERMS), grad_norm]).tolist()
-    values = dict(zip((*LOSS_TERMS, "grad_norm"), values, strict=True))
-    values["lr"] = state.optimizer.param_groups[0]["lr"]
-    checked = [values["loss"], values["grad_norm"]]
-    if state.scaler.is_enabled():
-        values["scale"] = state.scaler.get_scale()
-        if values["scale"] >= 1:
-            # The scaler itself leaves out steps whose scaled gradient overflowed.
-            checked.pop()
-    is_finite = all(map(math.isfinite, checked))
-    if is_finite:
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        if state.ema:
-            state.ema.update(state.model, step=state.step + 1)
-    else:  # the forward pass has moved BatchNorm's statistics: take that back
-        state.scaler.update()
-        for buffer, before in zip(state.model.buffers(), statistics, strict=True):
-            buffer.copy_(before)
-    return values, is_finite
 
 
 def _count_step(state: TrainingState, values: dict[str, float], *, is_finite: bool) -> None:
@@ -217,14 +163,30 @@ def _handle_nonfinite(
     options: StepOptions,
 ) -> None:
     """Report a step that was not taken; raise NonFiniteError unless it is to be skipped."""
-    line = report_nonfinite(
-        saver.run, step=state.step, values=values, images=images, targets=targets
-    )
+    parts = distributed.gather((images, targets))
+    line = f"step {state.step} is not finite"
+    if parts:
+        line = report_nonfinite(
+            saver.run,
+            step=state.step,
+            values=values,
+            images=torch.cat([images for images, _ in parts]),
+            targets=[target for _, targets in parts for target in targets],
+        )
     if not options.skip_nonfinite:
-        raise NonFiniteError(line)
+        raise NonFiniteError(line) if parts else distributed.StoppedByFirst
     logger.error("step skipped: %s", line)
     if state.progress["nonfinite_in_a_row"] + 1 >= MAX_IN_A_ROW:
         raise NonFiniteError(f"{MAX_IN_A_ROW} steps in a row were not finite; {line}")
+
+
+def add_time_shares(record: dict) -> None:
+    """Say what the epoch's time went to: `data_wait`, `step_share` and `eval_share`, of 1."""
+    waited = record.pop("data_seconds")
+    whole = record["seconds"] + record["eval_seconds"]
+    record["data_wait"] = waited / whole
+    record["step_share"] = (record["seconds"] - waited) / whole
+    record["eval_share"] = record["eval_seconds"] / whole
 
 
 def epoch_line(record: dict, epochs: int) -> str:
@@ -237,8 +199,8 @@ def epoch_line(record: dict, epochs: int) -> str:
     parts += [
         f"lr {record['lr']:.2g}",
         f"{record['images_per_second']:.1f} images/s",
-        f"{record['data_wait']:.0%} waiting for data",
-        f"{record['seconds']:.0f}+{record['eval_seconds']:.0f} s",
+        f"{record['seconds'] + record['eval_seconds']:.0f} s ({record['data_wait']:.0%} waiting "
+        f"for data, {record['step_share']:.0%} steps, {record['eval_share']:.0%} validation)",
         f"{record['peak_memory_mb']:.0f} MB",
     ]
     return ", ".join(parts)

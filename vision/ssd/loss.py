@@ -51,7 +51,8 @@ class MultiBoxLoss:
                 1..C, and iscrowd [N].
 
         Returns:
-            Scalars `loss`, `loss_classification`, `loss_regression`, and the count `num_pos`.
+            Scalars `loss`, `loss_classification`, `loss_regression`, the count `num_pos`, and the
+            `divisor` of the sums.
         """
         prior_labels, matched_boxes = self.match(targets)
         positive = prior_labels > BACKGROUND
@@ -79,6 +80,7 @@ class MultiBoxLoss:
             "loss_classification": loss_classification,
             "loss_regression": loss_regression,
             "num_pos": num_pos.sum(),
+            "divisor": divisor,
         }
 
     @torch.no_grad()

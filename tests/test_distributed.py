@@ -1,0 +1,254 @@
+"""Several processes train and evaluate as one, and survive the end of one of them."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from resume_runs import RECIPE, differences, read_metrics
+
+from vision.datasets.loader import EpochBatchSampler
+from vision.datasets.sample import write_sample_dataset
+from vision.engine.checkpoint import read_checkpoint
+
+JOB = ROOT / "tests" / "distributed_job.py"
+TRAIN = ROOT / "train_ssd.py"
+NUM_TRAIN = 18
+FLAGS = [flag for flag in RECIPE if "batch-size" not in flag] + ["--batch-size=6"]
+
+
+def start(script: Path, *arguments, nproc: int, options: tuple = ()) -> subprocess.Popen:
+    """Start a script, with torchrun if `nproc` > 1, in a session that `finish` ends whole."""
+    launcher = [f"--nproc_per_node={nproc}", f"--master_port={free_port()}", *options]
+    launcher = ["-m", "torch.distributed.run", *launcher] if nproc > 1 or options else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(script), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(script: Path, *arguments, nproc: int) -> subprocess.CompletedProcess:
+    return finish(start(script, *arguments, nproc=nproc))
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Three batches of training images, and three of validation images."""
+    root = tmp_path_factory.mktemp("data")
+    write_sample_dataset(root, num_train=NUM_TRAIN, num_val=7, image_size=(120, 160))
+    return root
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("num_images", [23, 24, 25, 26, 27])
+def test_parts_of_a_batch_are_the_batch_of_one_process(world_size, num_images):
+    def batches(rank, world_size):
+        sampler = EpochBatchSampler(
+            num_images, batch_size=8, seed=3, shuffle=True, rank=rank, world_size=world_size
+        )
+        sampler.epoch, sampler.start_batch = 5, 1
+        listed = list(sampler)
+        assert len(listed) == len(sampler) == sampler.num_rounds
+        return [[] if sampler.borrows(1 + i) else batch for i, batch in enumerate(listed)], listed
+
+    whole, _ = batches(0, 1)
+    parts, passed_through = zip(*(batches(r, world_size) for r in range(world_size)), strict=True)
+    for number, batch in enumerate(whole):
+        assert [item for part in parts for item in part[number]] == batch
+        assert all(len(everything[number]) >= 2 for everything in passed_through)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_validation_batches_go_round_the_processes(world_size):
+    def batches(rank, world_size):
+        sampler = EpochBatchSampler(
+            10, batch_size=3, shuffle=False, rank=rank, world_size=world_size
+        )
+        assert len(list(sampler)) == len(sampler) <= sampler.num_rounds
+        return list(sampler)
+
+    shares = [batches(rank, world_size) for rank in range(world_size)]
+    assert sorted(batch for share in shares for batch in share) == batches(0, 1)
+
+
+def job(data: Path, num_images: int, folder: Path, *, nproc: int) -> dict:
+    """What the processes make of distributed_job.py."""
+    output = folder / f"{num_images}_{nproc}.pt"
+    done = run(JOB, data, num_images, output, nproc=nproc)
+    assert done.returncode == 0, done.stderr
+    return torch.load(output)
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory) -> dict:
+    """What one process makes of the job."""
+    return job(data, NUM_TRAIN, tmp_path_factory.mktemp("alone"), nproc=1)
+
+
+@pytest.mark.parametrize("nproc", [2, 3])
+def test_processes_compute_what_one_does(nproc, alone, data, tmp_path):
+    result = job(data, NUM_TRAIN, tmp_path, nproc=nproc)
+    assert len(result["steps"]) == len(alone["steps"]) == 3
+    for step, values in enumerate(alone["steps"]):
+        assert result["steps"][step] == pytest.approx(values, rel=1e-3), step
+    for name, tensor in alone["model"].items():
+        torch.testing.assert_close(result["model"][name], tensor, rtol=1e-3, atol=1e-5)
+    assert len(alone["before"]) > 50
+    assert result["before"] == alone["before"]  # the same weights give the same bits
+    assert result["after"] == pytest.approx(alone["after"], rel=1e-3)
+
+
+def test_a_process_without_a_part_of_the_last_batch_changes_nothing(alone, data, tmp_path):
+    one, two = (job(data, NUM_TRAIN - 4, tmp_path, nproc=nproc) for nproc in (1, 2))
+    for step, values in enumerate(one["steps"]):
+        # BatchNorm over two values has a gradient of no precision: the loss is what can be compared
+        assert two["steps"][step]["loss"] == pytest.approx(values["loss"], rel=1e-5), step
+
+
+@pytest.fixture(scope="module")
+def pair(data, tmp_path_factory) -> Path:
+    """A run of two processes that nothing happened to."""
+    folder = tmp_path_factory.mktemp("pair") / "run"
+    done = run(TRAIN, "--datasets", data, *FLAGS, "--checkpoint-folder", folder, nproc=2)
+    assert done.returncode == 0, done.stderr
+    assert len(read_metrics(folder)) == 2
+    assert done.stdout.count("epochs done") == 1  # only the first process speaks
+    return folder
+
+
+def test_another_number_of_processes_goes_on_with_a_run(pair, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(pair, folder)
+    for epochs, before, nproc in ((3, 2, 1), (4, 1, 3)):
+        done = run(TRAIN, "--resume", folder, f"--epochs={epochs}", nproc=nproc)
+        assert done.returncode == 0, done.stderr
+        assert f"machine.processes: {before} in this run" in done.stderr
+    assert [record["step"] for record in read_metrics(folder)] == [3, 6, 9, 12]
+
+
+def test_eval_ssd_gives_the_same_files(pair, data, tmp_path):
+    written = []
+    for nproc in (1, 2):
+        folder = tmp_path / str(nproc)
+        flags = ("--trained-model", pair, "--dataset", data, "--batch-size=2", "--workers=1")
+        done = run(ROOT / "eval_ssd.py", *flags, "--output-dir", folder, nproc=nproc)
+        assert done.returncode == 0, done.stderr
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert len(written[0]) == 2 and written[0] == written[1]
+
+
+def start_saving_each_step(data: Path, folder: Path, options: tuple = ()) -> subprocess.Popen:
+    """Start the recipe in two processes, and return once the first step is done."""
+    flags = ("--datasets", data, *FLAGS, "--checkpoint-every-steps=1")
+    process = start(TRAIN, *flags, "--checkpoint-folder", folder, nproc=2, options=options)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("checkpoint_*.pt")):
+        assert process.poll() is None and time.monotonic() < deadline, finish(process)
+        time.sleep(0.01)
+    return process
+
+
+def workers_of(agent: int) -> list[int]:
+    """The training processes that a torchrun has started, by rank."""
+    ranks = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            stat = (path / "stat").read_text().rpartition(")")[2].split()
+            if int(stat[1]) == agent:
+                environment = (path / "environ").read_bytes().split(b"\0")
+                ranks[next(int(x[5:]) for x in environment if x.startswith(b"RANK="))] = int(
+                    path.name
+                )
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_torchrun_goes_on_after_a_process_was_killed(victim, pair, data, tmp_path):
+    folder = tmp_path / "run"
+    process = start_saving_each_step(data, folder, options=("--max-restarts=2",))
+    os.kill(workers_of(process.pid)[victim], signal.SIGKILL)
+    done = finish(process)
+    assert done.returncode == 0, done.stderr
+    assert "resuming checkpoint_" in done.stderr
+    assert differences(folder, pair) == []
+
+
+def test_without_restarts_the_job_ends_with_a_line_and_can_be_resumed(pair, data, tmp_path):
+    folder = tmp_path / "run"
+    process = start_saving_each_step(data, folder)
+    os.kill(workers_of(process.pid)[1], signal.SIGKILL)
+    done = finish(process)
+    assert done.returncode == 1
+    assert "process 0: another process of this job has ended" in done.stderr
+    assert f"train_ssd.py --resume {folder}" in done.stdout
+    resumed = run(TRAIN, "--resume", folder, nproc=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert differences(folder, pair) == []
+
+
+def test_a_signal_stops_all_processes_at_the_same_step(pair, data, tmp_path):
+    folder = tmp_path / "run"
+    process = start_saving_each_step(data, folder)
+    os.kill(process.pid, signal.SIGTERM)
+    done = finish(process)
+    assert done.returncode != 0
+    assert "stopped by SIGTERM after step" in done.stdout
+    state = read_checkpoint(next(folder.glob("checkpoint_epoch_*_step_*.pt")))
+    assert f"after step {state['step']}," in done.stdout
+    resumed = run(TRAIN, "--resume", folder, nproc=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert differences(folder, pair) == []
+
+
+def test_two_machines_meet_and_train_as_one(pair, data, tmp_path):
+    folder, port = tmp_path / "run", free_port()
+    options = (
+        *("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"),
+        *("--rdzv-id=two", "--local-addr=127.0.0.1"),
+    )
+    flags = ("--datasets", data, *FLAGS, "--checkpoint-folder", folder)
+    machines = [start(TRAIN, *flags, nproc=1, options=options) for _ in range(2)]
+    for done in [finish(machine) for machine in machines]:
+        assert done.returncode == 0, done.stderr
+    assert differences(folder, pair) == []
+
+
+def test_what_is_wrong_is_said_once(pair, data):
+    for arguments, line in (
+        (["--datasets", data, *FLAGS, "--checkpoint-folder", pair], "there is a run already"),
+        (["--resume", pair.parent / "no_run"], "no run there"),
+    ):
+        done = run(TRAIN, *arguments, nproc=2)
+        assert done.returncode == 1
+        lines = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+        assert len(lines) >= 1 and line in lines[0], done.stderr
+        assert "Traceback" not in done.stderr.split("torch/distributed")[0]

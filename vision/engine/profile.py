@@ -1,0 +1,70 @@
+"""What limits a run: a trace of a few steps, and one line of advice."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, schedule
+
+logger = logging.getLogger(__name__)
+TRACE = "profile_trace.json"
+MAX_DATA_WAIT, MAX_EVAL_SHARE = 0.1, 0.3
+
+
+class StepProfiler:
+    """Traces the fourth to the eighth step, for chrome://tracing, Perfetto or TensorBoard.
+
+    Args:
+        run: the folder that gets profile_trace.json.
+        precision: of the steps, for the advice.
+    """
+
+    def __init__(self, run: Path, *, precision: str):
+        activities = [ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(ProfilerActivity.CUDA)
+        self.path = run / TRACE
+        self._precision = precision
+        self._profiler = torch.profiler.profile(
+            activities=activities,
+            schedule=schedule(wait=2, warmup=1, active=5, repeat=1),
+            on_trace_ready=self._write,
+        )
+        self._profiler.start()
+
+    def after_step(self) -> None:
+        """Count a training step."""
+        self._profiler.step()
+
+    def after_epoch(self, record: dict) -> None:
+        """Say what limited the epoch whose metrics these are, and stop tracing."""
+        logger.info(limit_line(record, precision=self._precision))
+        self._profiler.stop()
+
+    def _write(self, profiler: torch.profiler.profile) -> None:
+        profiler.export_chrome_trace(str(self.path))
+        logger.info("%s: a trace for chrome://tracing or ui.perfetto.dev", self.path)
+
+
+def limit_line(record: dict, *, precision: str) -> str:
+    """Say in one line what limits the run, and which flag would help.
+
+    Args:
+        record: an epoch's metrics: `data_wait`, `step_share`, `eval_share`.
+        precision: that the steps are computed in.
+    """
+    if record["data_wait"] > MAX_DATA_WAIT:
+        return (
+            f"data limits this run: {record['data_wait']:.0%} of the time is spent waiting for "
+            "it; raise --workers while cores are idle, or keep decoded images with --cache ram"
+        )
+    if record["eval_share"] > MAX_EVAL_SHARE:
+        return (
+            f"evaluation limits this run: {record['eval_share']:.0%} of the time; "
+            "validate less often with --eval-every"
+        )
+    faster = "--precision bf16 where the hardware has it, " if precision == "fp32" else ""
+    return (
+        f"compute limits this run: {record['step_share']:.0%} of the time goes to the network's "
+        f"steps; {faster}a smaller --image-size, --freeze-base-net, or more processes (torchrun)"
+    )

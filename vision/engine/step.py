@@ -1,0 +1,128 @@
+"""One optimizer step."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from vision.engine import distributed
+from vision.engine.precision import autocast
+from vision.engine.state import TrainingState
+from vision.ssd.loss import MultiBoxLoss
+from vision.transforms.normalize import normalize_images
+
+LOSS_TERMS = ("loss", "loss_classification", "loss_regression")
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step is made.
+
+    Attributes:
+        device: where.
+        precision: fp32, bf16 or fp16, of the network's forward pass; the loss is always fp32.
+        clip_grad_norm: largest norm of the gradient; 0 leaves it.
+        skip_nonfinite: go on after a step whose loss or gradient is not finite, up to 10 in a row.
+    """
+
+    device: torch.device
+    precision: str = "fp32"
+    clip_grad_norm: float = 0.0
+    skip_nonfinite: bool = False
+
+
+def train_step(
+    state: TrainingState,
+    images: Tensor,
+    targets: list[dict],
+    loss_fn: MultiBoxLoss,
+    *,
+    options: StepOptions,
+    is_borrowed: bool = False,
+) -> tuple[dict[str, float], bool]:
+    """Take one optimizer step, unless its loss or gradient is not finite.
+
+    Args:
+        state: its model, optimizer, scaler and average are changed in place.
+        images: uint8 [B, 3, H, W].
+        targets: boxes in pixels of the input, labels, iscrowd; a dict an image.
+        loss_fn: gives the loss terms.
+        options: of the step.
+        is_borrowed: the batch is another process's, gone through to keep it company: no effect.
+
+    Returns:
+        The loss terms of all processes' images, `grad_norm`, `lr` and, with fp16, the `scale`; and
+        whether they are finite and the step was taken.
+    """
+    device = options.device
+    inputs = normalize_images(images.to(device, non_blocking=True))
+    targets = [
+        {k: v.to(device, non_blocking=True) for k, v in t.items() if isinstance(v, Tensor)}
+        for t in targets
+    ]
+    statistics = [buffer.clone() for buffer in state.model.buffers()]
+    state.optimizer.zero_grad(set_to_none=True)
+    try:
+        terms, grad_norm = _compute_gradients(
+            state, inputs, targets, loss_fn, options=options, is_borrowed=is_borrowed
+        )
+    except RuntimeError:  # another process is gone: this step was not made
+        _restore(state.model, statistics)
+        raise
+    values = torch.cat([terms, grad_norm[None]]).tolist()
+    values = dict(zip((*LOSS_TERMS, "grad_norm"), values, strict=True))
+    values["lr"] = state.optimizer.param_groups[0]["lr"]
+    checked = [values["loss"], values["grad_norm"]]
+    if state.scaler.is_enabled():
+        values["scale"] = state.scaler.get_scale()
+        if values["scale"] >= 1:
+            # The scaler itself leaves out steps whose scaled gradient overflowed.
+            checked.pop()
+    is_finite = all(map(math.isfinite, checked))
+    if is_finite:
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.ema:
+            state.ema.update(state.model, step=state.step + 1)
+    else:  # the forward pass has moved BatchNorm's statistics: take that back
+        state.scaler.update()
+        _restore(state.model, statistics)
+    return values, is_finite
+
+
+def _compute_gradients(
+    state: TrainingState,
+    inputs: Tensor,
+    targets: list[dict],
+    loss_fn: MultiBoxLoss,
+    *,
+    options: StepOptions,
+    is_borrowed: bool,
+) -> tuple[Tensor, Tensor]:
+    """Do the forward and the backward pass; return LOSS_TERMS, [3], and the gradient's norm.
+
+    The sums of the loss are divided by the positives of all processes' images, so that together
+    they compute the loss and the gradient of one process with the whole batch.
+    """
+    with autocast(options.precision, options.device):
+        cls_logits, bbox_regression = state.network(inputs)
+    losses = loss_fn(cls_logits, bbox_regression, targets)
+    loss, terms = losses["loss"], torch.stack([losses[name].detach() for name in LOSS_TERMS])
+    num_processes = distributed.world_size()
+    if num_processes > 1:
+        divisor = losses["divisor"].double() * (not is_borrowed)
+        share = divisor / distributed.add_up(divisor.clone())
+        loss = loss * (share * num_processes)  # as the processes' gradients are averaged
+        terms = distributed.add_up(terms * share)
+    state.scaler.scale(loss).backward()
+    state.scaler.unscale_(state.optimizer)
+    params = [p for group in state.optimizer.param_groups for p in group["params"]]
+    return terms, clip_grad_norm_(params, options.clip_grad_norm or math.inf)
+
+
+def _restore(model: torch.nn.Module, statistics: list[Tensor]) -> None:
+    """Take back what a forward pass did to BatchNorm's statistics."""
+    for buffer, before in zip(model.buffers(), statistics, strict=True):
+        buffer.copy_(before)
