@@ -216,6 +216,29 @@ def test_epochs_and_seeds_differ_in_augmentation_too(sample):
     assert not np.array_equal(images[0], images[2])
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_that_are_kept_stay_as_they_are(sample, build_loader, num_workers):
+    """The loader reuses the memory of batches, but of none that is held, by a part of it or all."""
+    loader = build_loader(sample, num_workers)
+    kept, copies = [], []
+    for epoch in range(6):
+        loader.set_position(epoch)
+        for images, _ in loader:
+            kept.append(images if epoch % 2 else images[1])
+            copies.append(kept[-1].clone())
+            del images
+    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
+
+
+def test_memory_of_batches_is_used_again(sample, build_loader):
+    loader = build_loader(sample, 0)
+    places = set()
+    for epoch in range(6):
+        loader.set_position(epoch)
+        places |= {images.data_ptr() for images, _ in loader}
+    assert len(places) <= 3
+
+
 # ---- what goes wrong in a worker
 
 

@@ -3,7 +3,7 @@
 import atexit
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing.process import BaseProcess
 
 import cv2
@@ -140,7 +140,7 @@ class DetectionLoader:
             dataset,
             batch_sampler=self.sampler,
             num_workers=num_workers,
-            collate_fn=_collate,
+            collate_fn=_Collate(batch_size + 1),
             worker_init_fn=_init_worker,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -188,10 +188,44 @@ class DetectionLoader:
             raise ValueError(message.removeprefix(f"{type(error).__name__}: ")) from None
 
 
-def _collate(items: list[tuple[np.ndarray, dict]]) -> Batch:
-    """Stack images; targets stay numpy arrays, which cross to the main process in one message."""
-    images, targets = zip(*items, strict=True)
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), list(targets)
+class _Collate:
+    """Stack images one by one, in memory that an earlier batch no longer needs.
+
+    Memory that is given back to the system comes again page by page. Targets stay numpy arrays,
+    which cross to the main process in one message.
+
+    Args:
+        max_images: of a batch.
+    """
+
+    def __init__(self, max_images: int):
+        self.max_images = max_images
+        self._lent: list[tuple[np.ndarray, weakref.ref]] = []
+
+    def __call__(self, items: Iterable[tuple[np.ndarray, dict]]) -> Batch:
+        memory, targets = None, []
+        for image, target in items:
+            if memory is None:
+                memory = self._free_memory((self.max_images, *image.shape))
+            memory[len(targets)] = image
+            targets.append(target)
+        images = memory[: len(targets)]
+        # The tensor, and every other one that shares its memory, holds this view.
+        self._lent.append((memory, weakref.ref(images)))
+        return torch.from_numpy(images).permute(0, 3, 1, 2), targets
+
+    def __reduce__(self) -> tuple:
+        return _Collate, (self.max_images,)
+
+    def _free_memory(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Take the memory of a batch that nobody has any more, or new memory."""
+        # The consumer has one, one is being yielded, and this one; others are let go.
+        del self._lent[:-3]
+        for place, (memory, images) in enumerate(self._lent):
+            if images() is None and memory.shape == shape:
+                del self._lent[place]
+                return memory
+        return np.empty(shape, np.uint8)
 
 
 def _to_tensors(target: dict) -> dict:

@@ -183,9 +183,9 @@ def place_boxes(target: dict, placement: Placement, *, output_width: int, flip: 
     output = np.array(placement.output, np.float64)
     scale = (output[2:] - output[:2]) / (source[2:] - source[:2])
     corners = (target["boxes"].reshape(-1, 2, 2) - source[:2]) * scale + output[:2]
-    center = corners.mean(axis=1)
+    center = (corners[:, 0] + corners[:, 1]) / 2
     visible = ((center >= output[:2]) & (center <= output[2:])).all(axis=1)
-    corners = corners.clip(output[:2], output[2:])
+    corners = np.minimum(np.maximum(corners, output[:2]), output[2:])
     wide_enough = (corners[:, 1] - corners[:, 0] >= 1.0).all(axis=1)
     if flip:
         corners[:, :, 0] = output_width - corners[:, ::-1, 0]
