@@ -5,6 +5,7 @@ import pytest
 
 from vision.transforms.geometry import RandomExpand, RandomIouCrop, View
 from vision.transforms.photometric import PhotometricDistort
+from vision.transforms.presets import build_train_transform
 
 FULL = View(0, 0, 640, 480)
 
@@ -144,6 +145,57 @@ def test_smallest_sides_hold_for_a_whole_expanded_view():
         view = RandomIouCrop()(RandomExpand()(FULL, rng), boxes, rng)
         areas.append((view.x2 - view.x1) * (view.y2 - view.y1) / (640 * 480))
     assert 0.08 < min(areas) < 0.25 and 8 < max(areas) <= 16.1
+
+
+# Boxes as training sees them
+
+
+def paper_boxes(boxes, rng):
+    """Expand, crop and flip written down plainly: {label: box in a 300 x 300 output}."""
+    width, height, left, top = 640, 480, 0.0, 0.0
+    if rng.random() < 0.5:
+        ratio = rng.uniform(1, 4)
+        left, top = rng.uniform(0, (ratio - 1) * width), rng.uniform(0, (ratio - 1) * height)
+        width, height = ratio * width, ratio * height
+    moved = [(x1 + left, y1 + top, x2 + left, y2 + top) for x1, y1, x2, y2 in boxes]
+    crop = paper_crop(width, height, moved, rng)
+    x_scale, y_scale = 300 / (crop[2] - crop[0]), 300 / (crop[3] - crop[1])
+    flip = rng.random() < 0.5
+    kept = {}
+    for label, box in enumerate(moved, 1):
+        x1, x2 = (np.clip(box[i], crop[0], crop[2]) - crop[0] for i in (0, 2))
+        y1, y2 = (np.clip(box[i], crop[1], crop[3]) - crop[1] for i in (1, 3))
+        x1, x2, y1, y2 = x1 * x_scale, x2 * x_scale, y1 * y_scale, y2 * y_scale
+        if has_center(crop, box) and min(x2 - x1, y2 - y1) >= 1:
+            kept[label] = (300 - x2, y1, 300 - x1, y2) if flip else (x1, y1, x2, y2)
+    return kept
+
+
+def test_counts_sizes_and_places_of_boxes_follow_the_paper():
+    boxes = np.array([[40, 60, 300, 400], [350, 100, 420, 220], [500, 20, 620, 90]], np.float32)
+    target = {"boxes": boxes, "labels": np.array([1, 2, 3]), "iscrowd": np.zeros(3, bool)}
+    transform = build_train_transform("ssd", image_size=(300, 300), mean=(127, 127, 127))
+    image, rng = np.zeros((480, 640, 3), np.uint8), np.random.default_rng(6)
+    paper = [paper_boxes(boxes.tolist(), rng) for _ in range(2500)]
+    ours = []
+    for _ in range(2500):
+        moved = transform(image, target, rng)[1]
+        ours.append(dict(zip(moved["labels"].tolist(), moved["boxes"].tolist(), strict=True)))
+    counts = [np.bincount([len(kept) for kept in side], minlength=4) for side in (ours, paper)]
+    np.testing.assert_allclose(counts[0] / 2500, counts[1] / 2500, atol=0.05)
+    assert counts[0][0] == 0
+    for label in (1, 2, 3):
+        a, b = (np.array([k[label] for k in side if label in k]) for side in (ours, paper))
+        assert abs(len(a) - len(b)) < 0.05 * 2500
+        for measure in (
+            lambda x: np.sqrt((x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1])) / 300,
+            lambda x: (x[:, 0] + x[:, 2]) / 600,
+            lambda x: (x[:, 1] + x[:, 3]) / 600,
+        ):
+            deciles = np.arange(0.1, 1.0, 0.1)
+            np.testing.assert_allclose(
+                np.quantile(measure(a), deciles), np.quantile(measure(b), deciles), atol=0.07
+            )
 
 
 # Colour
