@@ -1,18 +1,20 @@
-"""Images/s on one core: the whole training loader, against bare decoding and torchvision's SSD
-augmentation on the same files in the same run.
+"""Images/s on one core: the whole training loader, with and without --cache, against bare decoding
+and torchvision's SSD augmentation on the same files in the same run.
 
     python benchmarks/loader.py --datasets ../shared/data/coco-mini --image-size 300
 
 Ours reads, decodes, augments, resizes and collates batches, by the loader that training uses
 (without worker processes, so one core does it all). The decoder alone is OpenCV's, from files in
-the page cache. torchvision's peer decodes with the same function and then runs the
-transforms.v2 of its reference SSD recipe.
+the page cache. --cache ram and disk are filled before the first timing. torchvision's peer decodes
+with the same function and then runs the transforms.v2 of its reference SSD recipe.
 """
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -23,11 +25,20 @@ from torchvision.transforms import v2
 
 from vision.datasets.coco import CocoDetection, load_coco_index
 from vision.datasets.coco_json import split_files
+from vision.datasets.image_cache import build_image_cache
 from vision.datasets.image_files import read_image
 from vision.datasets.loader import DetectionLoader
 from vision.transforms.presets import PRESETS, build_train_transform
 
 MEAN = (127, 127, 127)
+NAMES = {
+    "decode": "bare decode (OpenCV)",
+    "read": "read_image",
+    "loader": "loader",
+    "ram": "loader, warm --cache ram",
+    "disk": "loader, warm --cache disk",
+    "torchvision": "torchvision.transforms.v2",
+}
 
 
 def keep_source(image, target, rng):
@@ -69,6 +80,16 @@ def read_files(paths: list[Path]) -> int:
     return len(paths)
 
 
+def fill_cache(
+    sources: list, transform: Callable, kind: str, *, size: tuple[int, int], folder: str
+) -> CocoDetection:
+    """A data set that has all its images decoded."""
+    dataset = CocoDetection(sources, transform=transform)
+    dataset.cache = build_image_cache(kind, dataset.sizes, input_size=size, folder=folder)
+    load_batches(dataset, batch_size=32, epoch=0)
+    return dataset
+
+
 def load_batches(dataset: CocoDetection, *, batch_size: int, epoch: int) -> int:
     loader = DetectionLoader(dataset, batch_size=batch_size, num_workers=0, shuffle=True)
     loader.set_position(epoch)
@@ -108,24 +129,27 @@ def main(argv: list[str] | None = None) -> int:
     paths = [Path(folder) / index.file_name(i) for i in range(len(index.image_ids))]
     size = (args.image_size, args.image_size)
     transform = build_train_transform(args.augmentation, image_size=size, mean=MEAN)
-    ours = CocoDetection(sources, transform=transform)
     source = CocoDetection(sources, transform=keep_source)
     peer = torchvision_ssd(args.image_size)
-
     decode_files(paths)  # into the page cache
-    rates: dict[str, list[float]] = {"decode": [], "read": [], "ours": [], "torchvision": []}
-    for epoch in range(args.repeats):
-        # The neighbours' load changes within seconds, so what is compared runs in turn.
-        rates["decode"].append(images_per_second(lambda: decode_files(paths)))
-        rates["read"].append(images_per_second(lambda: read_files(paths)))
-        rates["ours"].append(
-            images_per_second(
-                lambda epoch=epoch: load_batches(ours, batch_size=args.batch_size, epoch=epoch)
-            )
-        )
-        rates["torchvision"].append(
-            images_per_second(lambda: run_torchvision(source, peer, num_images=len(paths) // 4))
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        loaders = {"loader": CocoDetection(sources, transform=transform)} | {
+            kind: fill_cache(sources, transform, kind, size=size, folder=folder)
+            for kind in ("ram", "disk")
+        }
+        rates: dict[str, list[float]] = {name: [] for name in NAMES}
+        for epoch in range(args.repeats):
+            # The neighbours' load changes within seconds, so what is compared runs in turn.
+            work = {
+                "decode": lambda: decode_files(paths),
+                "read": lambda: read_files(paths),
+                "torchvision": lambda: run_torchvision(source, peer, num_images=len(paths) // 4),
+            } | {
+                name: partial(load_batches, dataset, batch_size=args.batch_size, epoch=epoch)
+                for name, dataset in loaders.items()
+            }
+            for name in NAMES:
+                rates[name].append(images_per_second(work[name]))
     report(rates, len(paths), args)
     return 0
 
@@ -135,19 +159,14 @@ def report(rates: dict[str, list[float]], num_images: int, args: argparse.Namesp
         f"{num_images} images, {args.augmentation} at {args.image_size} px, one core, "
         f"{args.repeats} repeats; torch {torch.__version__}, OpenCV {cv2.__version__}"
     )
-    names = {
-        "decode": "bare decode (OpenCV)",
-        "read": "read_image",
-        "ours": "loader, batches of " + str(args.batch_size),
-        "torchvision": "torchvision.transforms.v2",
-    }
     for key, values in rates.items():
         middle = statistics.median(values)
-        print(f"{names[key]:28} {middle:7.0f} images/s ({min(values):.0f} to {max(values):.0f})")
-    for key in ("torchvision", "decode"):
-        ratios = [a / b for a, b in zip(rates["ours"], rates[key], strict=True)]
+        print(f"{NAMES[key]:28} {middle:7.0f} images/s ({min(values):.0f} to {max(values):.0f})")
+    pairs = (("loader", "torchvision"), ("ram", "loader"), ("disk", "loader"), ("loader", "decode"))
+    for first, second in pairs:
+        ratios = [a / b for a, b in zip(rates[first], rates[second], strict=True)]
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"loader / {names[key]}: {statistics.median(ratios):.2f} {spread}")
+        print(f"{NAMES[first]} / {NAMES[second]}: {statistics.median(ratios):.2f} {spread}")
 
 
 if __name__ == "__main__":

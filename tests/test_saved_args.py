@@ -17,7 +17,8 @@ START = ["--datasets", "/data", "--checkpoint-folder", "/run", "--image-size", "
 # A value other than the default for every flag.
 OTHER = {
     "dataset_type": "yolo", "datasets": "/b", "validation_dataset": "/v", "train_split": "/t.txt",
-    "val_split": "/v.txt", "strict_labels": True, "augmentation": "light", "workers": 7,
+    "val_split": "/v.txt", "strict_labels": True, "augmentation": "light", "cache": "ram",
+    "workers": 7,
     "net": "mb2-ssd", "image_size": "96x128", "mb2_width_mult": 0.5,
     "prior_sizes": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "base_net": "/w.pth",
     "pretrained_ssd": "/p.pth", "freeze_base_net": True, "freeze_net": True, "epochs": 60,
@@ -82,6 +83,14 @@ def test_the_saved_value_is_no_override(name):
     before = saved("--dataset-type=yolo", *written(name))
     args, changes = resume(before, *written(name))
     assert changes == {} and getattr(args, name) == before[name]
+
+
+@pytest.mark.parametrize(("old", "new"), [("ram", "disk"), ("disk", "ram")])
+def test_kept_images_may_move_between_memory_and_disk(old, new):
+    args, changes = resume(saved(f"--cache={old}"), f"--cache={new}")
+    assert args.cache == new and changes == {"cache": [old, new]}
+    with pytest.raises(ValueError, match=f"--cache was {old} in this run and is none now"):
+        resume(saved(f"--cache={old}"), "--cache=none")
 
 
 def test_without_flags_everything_is_as_saved():

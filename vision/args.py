@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vision.check_args import check_arguments, check_mode
 from vision.command_line import FamilyParser
+from vision.datasets.image_cache import CACHES
 from vision.engine.distributed import local_world_size
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
@@ -65,6 +66,9 @@ def _add_data_flags(group) -> None:
     add("--strict-labels", action=argparse.BooleanOptionalAction, default=False,
         help="yolo: a bad label line or an unknown class id is an error")  # fmt: skip
     add("--augmentation", choices=tuple(PRESETS), default="ssd", help="training transforms")
+    add("--cache", choices=CACHES, default="none",
+        help="keep training images decoded, in shared memory or a file; sides over 1.5 times "
+        "the network's are shrunk to that, so crops below 2/3 of a side lose detail")  # fmt: skip
     add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
         help="processes that load data, for each that trains; 0: the training process")  # fmt: skip
 

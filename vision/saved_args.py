@@ -57,6 +57,8 @@ def resume_arguments(
             changes[name] = [old, new]
             setattr(merged, name, new)
     refused = sorted(changes.keys() - FREE_ON_RESUME - CHECKED_ON_RESUME)
+    if "none" not in changes.get("cache", ["none"]):
+        refused.remove("cache")  # the same pixels from memory and from disk
     if refused and not args.force_override:
         differences = "; ".join(
             f"{flag_of(name)} was {changes[name][0]} in this run and is {changes[name][1]} now"

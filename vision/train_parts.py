@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from vision.datasets.coco import CocoDetection
+from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.engine.coco_boxes import ground_truth_from_index
@@ -159,6 +160,13 @@ def build_train_loader(args: argparse.Namespace, sources: Sources) -> DetectionL
     dataset = CocoDetection(sources, transform=transform, seed=args.seed, image_indices=chosen)
     if len(dataset) < 2:
         raise ValueError(f"--datasets: {len(dataset)} training images; at least 2 are needed")
+    if args.cache != "none" and not args.overfit and not args.dry_run:
+        dataset.cache = build_image_cache(
+            args.cache,
+            dataset.sizes,
+            input_size=args.image_size,
+            folder=args.resume or args.checkpoint_folder,
+        )
     return DetectionLoader(
         dataset,
         batch_size=min(args.batch_size, len(dataset)),

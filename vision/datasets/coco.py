@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from vision.datasets.coco_index import Category, CocoIndex, load_coco_index
+from vision.datasets.image_cache import ImageCache
 from vision.datasets.image_files import read_image
 
 __all__ = ["Category", "CocoDetection", "CocoIndex", "load_coco_index"]
@@ -52,12 +53,18 @@ class CocoDetection(Dataset):
         self.categories = sources[0][0].categories
         self.transform = transform
         self.seed = seed
+        self.cache: ImageCache | None = None  # for a transform with `plan` and `apply`
         self._ends = np.cumsum([len(index) for index, _ in sources])
         everything = np.arange(self._ends[-1])
         self.image_indices = everything if image_indices is None else everything[image_indices]
 
     def __len__(self) -> int:
         return len(self.image_indices)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(height, width) of each item's upright image, int32 [len(self), 2]."""
+        return np.concatenate([index.sizes for index, _ in self.sources])[self.image_indices]
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[np.ndarray, Target]:
         """The image, uint8 [H, W, 3] RGB, and its target.
@@ -103,7 +110,10 @@ class CocoDetection(Dataset):
         size = target["orig_size"]
         if plan is None:
             return self.transform(read_image(path, size=size), target, rng)
-        image = read_image(path, size=size, min_size=plan.min_size)
+        if self.cache is None:
+            image = read_image(path, size=size, min_size=plan.min_size)
+        else:
+            image = self.cache.read(target["index"], path)
         return self.transform.apply(image, target, plan, rng)
 
 
