@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT
 from resume_runs import RECIPE, differences, read_metrics
 
-from vision.datasets.loader import EpochBatchSampler
+from vision.datasets.batch_sampler import EpochBatchSampler
 from vision.datasets.sample import write_sample_dataset
 from vision.engine.checkpoint import read_checkpoint
 

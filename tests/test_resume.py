@@ -14,7 +14,7 @@ from conftest import ROOT
 from resume_runs import NUM_TRAIN, RECIPE, STEPS_PER_EPOCH, differences
 from trainer_host import At, TrainerHost
 
-from vision.datasets.loader import EpochBatchSampler
+from vision.datasets.batch_sampler import EpochBatchSampler
 from vision.engine.checkpoint import read_checkpoint
 
 pytest_plugins = ["resume_fixtures"]
