@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yolo_factory import BOX, make_folder
 
+from vision.datasets import yolo_rows
 from vision.datasets.findings import Findings
 from vision.datasets.yolo import read_yolo
 from vision.datasets.yolo_labels import LabelParser
@@ -19,7 +20,7 @@ def read_rows(tmp_path: Path, rows: str, **options) -> tuple[list[dict], dict[st
     """Annotations and findings of one image of 100 x 50."""
     findings = Findings()
     root = make_folder(tmp_path, {"a.png": rows})
-    coco = read_yolo(root, findings=findings, **options)["val"].coco
+    coco = read_yolo(root, findings=findings, **options)["val"].as_dict()
     return coco["annotations"], findings.counts
 
 
@@ -118,7 +119,7 @@ def test_boxes_inside_the_image_keep_their_place(table):
     parser = LabelParser(Findings())
     content = "\n".join(" ".join(f"{value:.6f}" for value in row[1:]) for row in table)
     lines = [f"{row[0]} {text}" for row, text in zip(table, content.splitlines(), strict=True)]
-    parser.add_file(0, "a.txt", "\n".join(lines).encode())
+    parser.add(["a.txt"], yolo_rows.read_rows(["\n".join(lines).encode()]))
     boxes = parser.boxes(np.array([[480, 640]]), CLASSES)
     assert boxes.class_ids.tolist() == [row[0] for row in table]
     x, y, width, height = np.array(table).T[1:]
@@ -131,6 +132,6 @@ def test_boxes_inside_the_image_keep_their_place(table):
 def test_no_label_file_crashes_the_parser(content):
     content = content if isinstance(content, bytes) else content.encode()
     parser = LabelParser(Findings(num_shown=0), has_confidence=True)
-    parser.add_file(0, "a.txt", content)
+    parser.add(["a.txt"], yolo_rows.read_rows([content]))
     boxes = parser.boxes(np.array([[10, 10]]), CLASSES)
     assert np.isfinite(boxes.boxes_xywh).all()

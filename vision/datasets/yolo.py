@@ -1,4 +1,4 @@
-"""YOLO labels as a COCO dict per split; used by the converter, and in memory by the trainer."""
+"""YOLO labels as COCO content per split; used by the converter, and in memory by the trainer."""
 
 import gc
 import os
@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import combinations, count
+from itertools import combinations, count, repeat
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from vision.datasets.findings import Findings, no_progress
-from vision.datasets.yolo_files import LabelledImage, read_ahead
+from vision.datasets.yolo_files import read_labelled_images
 from vision.datasets.yolo_folder import (
     YoloFolder,
     find_yolo_folder,
@@ -26,14 +27,47 @@ from vision.datasets.yolo_labels import LabelBoxes, LabelParser
 DESCRIPTION = "converted from YOLO labels"
 
 
+class Image(msgspec.Struct, gc=False):
+    """One entry of `images`."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class Annotation(msgspec.Struct, gc=False):
+    """One entry of `annotations`."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int
+
+
+class Coco(msgspec.Struct):
+    """A COCO file; entries are structs, of which msgspec makes and writes a million a second."""
+
+    info: dict[str, str]
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[dict]
+
+
 @dataclass
 class YoloSplit:
-    """One split as a COCO dict; its file names are relative to `image_folder`, with slashes."""
+    """One split as COCO; its file names are relative to `image_folder`, with slashes."""
 
-    coco: dict
+    coco: Coco
     image_folder: Path
     num_listed: int  # images that the split names; the train split may keep fewer
     num_without_label_file: int
+
+    def as_dict(self) -> dict:
+        """`coco` as plain dicts and lists."""
+        return msgspec.to_builtins(self.coco)
 
 
 def read_yolo(
@@ -46,7 +80,7 @@ def read_yolo(
     findings: Findings | None = None,
     progress: Callable[..., Iterable] = no_progress,
 ) -> dict[str, YoloSplit]:
-    """Read a YOLO folder into one COCO dict per split.
+    """Read a YOLO folder into COCO content, split by split.
 
     Image and annotation ids start at 1, category ids are the class ids plus 1. Boxes are clipped
     to the image; rows that are malformed, not finite, of an unknown class or without area are
@@ -75,48 +109,51 @@ def read_yolo(
     for split, listed in folder.splits.items():
         parser = LabelParser(findings, strict=strict_labels, has_confidence=has_confidence)
         images = _without_repetitions(split, listed, findings)
-        files = progress(read_ahead(folder.root, images), total=len(images))
-        sizes, num_without = _add_files(files, parser, owners)
+        blocks: list[tuple[np.ndarray, int]] = []
+        reading = _read_blocks(folder.root, images, parser=parser, owners=owners, blocks=blocks)
+        for _ in progress(reading, total=len(images)):
+            pass
+        sizes = np.concatenate([block_sizes for block_sizes, _ in blocks])
         boxes = parser.boxes(sizes, folder.classes)
         kept = np.arange(len(images))
         if split == "train":
             kept = _images_with_boxes(folder.root, images, boxes, findings)
         image_folder, names = _relative_names(folder.root, split, images)
         with _without_garbage_collection():
-            coco = _coco_dict(folder.classes, names, sizes, boxes, kept)
+            coco = _coco_of(folder.classes, names, sizes, boxes, kept)
         splits[split] = YoloSplit(
             coco=coco,
             image_folder=image_folder,
             num_listed=len(listed),
-            num_without_label_file=num_without,
+            num_without_label_file=sum(num_without for _, num_without in blocks),
         )
     return splits
 
 
-def _add_files(
-    files: Iterable[LabelledImage], parser: LabelParser, owners: dict[str, str]
-) -> tuple[np.ndarray, int]:
-    """Feed label files to the parser.
+def _read_blocks(
+    root: Path,
+    images: list[str],
+    *,
+    parser: LabelParser,
+    owners: dict[str, str],
+    blocks: list[tuple[np.ndarray, int]],
+) -> Iterator[str]:
+    """Read labels into `parser`, yielding each image that is done.
 
     Args:
         owners: the image of each label file so far, over all splits.
-
-    Returns:
-        (height, width) of each image [I, 2], and how many images have no label file.
+        blocks: gets sizes [I, 2] and the number without a label file, some images at a time.
     """
-    sizes, num_without = [], 0
-    for index, file in enumerate(files):
-        if (owner := owners.setdefault(file.label_file, file.image)) != file.image:
-            raise ValueError(
-                f"{file.image}: has the same label file as {owner} ({file.label_file}); rename "
-                "one of the images together with its labels"
-            )
-        if file.labels is None:
-            num_without += 1
-        else:
-            parser.add_file(index, file.label_file, file.labels)
-        sizes.append(file.size)
-    return np.array(sizes, dtype=np.int64), num_without
+    for block in read_labelled_images(root, images):
+        for image, label_file in zip(block.images, block.label_files, strict=True):
+            if (owner := owners.setdefault(label_file, image)) != image:
+                raise ValueError(
+                    f"{image}: has the same label file as {owner} ({label_file}); rename one of "
+                    "the images together with its labels"
+                )
+        parser.add(block.label_files, block.rows)
+        blocks.append((block.sizes, block.num_without))
+        yield from block.images
 
 
 def _without_repetitions(split: str, images: list[str], findings: Findings) -> list[str]:
@@ -142,7 +179,7 @@ def _images_with_boxes(
     has_box = np.zeros(len(images), dtype=bool)
     has_box[boxes.image_indices] = True
     if not has_box.any():
-        place, _ = label_candidates(root, images[0])
+        place = next(label_candidates(root, images[0]))
         raise ValueError(
             f"{root}: no image of the train split has a valid label row; the labels of "
             f"{images[0]} were looked for in {place}"
@@ -175,36 +212,30 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _coco_dict(
+def _coco_of(
     classes: dict[int, str],
     names: list[str],
     sizes: np.ndarray,
     boxes: LabelBoxes,
     kept: np.ndarray,
-) -> dict:
-    """The COCO dict of the images `kept`; all ids start at 1."""
+) -> Coco:
+    """The COCO content of the images `kept`; all ids start at 1."""
     image_ids = np.zeros(len(names), dtype=np.int64)
     image_ids[kept] = np.arange(1, len(kept) + 1)
-    images = [
-        {"id": image_id, "file_name": names[index], "height": height, "width": width}
-        for image_id, index, (height, width) in zip(
-            count(1), kept.tolist(), sizes[kept].tolist(), strict=False
-        )
-    ]
-    columns = (image_ids[boxes.image_indices], boxes.class_ids + 1, boxes.boxes_xywh)
-    annotations = [
-        {
-            "id": annotation_id,
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": box,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-        }
-        for annotation_id, (image_id, category_id, box) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True), 1
-        )
-    ]
-    categories = [{"id": class_id + 1, "name": name} for class_id, name in classes.items()]
-    info = {"description": DESCRIPTION}
-    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    heights, widths = sizes[kept].T.tolist()
+    xywh = boxes.boxes_xywh
+    annotations = map(
+        Annotation,
+        range(1, len(xywh) + 1),
+        image_ids[boxes.image_indices].tolist(),
+        (boxes.class_ids + 1).tolist(),
+        xywh.tolist(),
+        (xywh[:, 2] * xywh[:, 3]).tolist(),
+        repeat(0),
+    )
+    return Coco(
+        info={"description": DESCRIPTION},
+        images=list(map(Image, count(1), [names[index] for index in kept], heights, widths)),
+        annotations=list(annotations),
+        categories=[{"id": class_id + 1, "name": name} for class_id, name in classes.items()],
+    )

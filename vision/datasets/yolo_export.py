@@ -55,9 +55,9 @@ def write_report(splits: Mapping[str, YoloSplit], findings: Findings, file: Path
         "splits": {
             split: {
                 "images_listed": data.num_listed,
-                "images": len(data.coco["images"]),
+                "images": len(data.coco.images),
                 "images_without_label_file": data.num_without_label_file,
-                "annotations": len(data.coco["annotations"]),
+                "annotations": len(data.coco.annotations),
             }
             for split, data in splits.items()
         },
@@ -83,6 +83,10 @@ def _annotation_file(root: Path, split: str) -> Path:
 
 
 def _is_converted(file: Path) -> bool:
+    begin = msgspec.json.encode({"info": _Info(DESCRIPTION)})[:-1]
+    with open(file, "rb") as stream:
+        if stream.read(len(begin)) == begin:  # as it was written; else someone edited it
+            return True
     try:
         content = msgspec.json.decode(file.read_bytes(), type=_AnnotationFile)
     except msgspec.DecodeError:

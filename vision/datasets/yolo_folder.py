@@ -1,7 +1,7 @@
 """Finding the splits, images, labels and class names of a folder in YOLO's layouts."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from vision.datasets.image_files import list_images
 from vision.datasets.yolo_config import DataYaml, read_class_file, read_data_yaml, read_text
 
+_IMAGES, _LABELS = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
 # What the folder of a split may be called.
 _SPLIT_FOLDERS = {
     "train": ("train", "train2017"),
@@ -73,17 +74,17 @@ def find_yolo_folder(
     return YoloFolder(root, classes, splits)
 
 
-def label_candidates(root: Path, image_file: str) -> tuple[str, str]:
-    """Where the label file of an image may be, the likelier place first.
+def label_candidates(root: Path, image_file: str) -> Iterator[str]:
+    """Where the label file of an image may be, the likeliest place first.
 
     That is beside it with the last images/ of its path turned into labels/, as ultralytics has
     it, and labels/<image stem>.txt of the root.
     """
     stem, _ = os.path.splitext(image_file)
-    flat = os.path.join(root, "labels", os.path.basename(stem) + ".txt")
-    head, images, tail = (os.sep + stem).rpartition(f"{os.sep}images{os.sep}")
-    beside = f"{head}{os.sep}labels{os.sep}{tail}.txt".removeprefix(os.sep)
-    return (beside, flat) if images else (flat, flat)
+    head, images, tail = (os.sep + stem).rpartition(_IMAGES)
+    if images:
+        yield f"{head}{_LABELS}{tail}.txt".removeprefix(os.sep)
+    yield os.path.join(root, "labels", os.path.basename(stem) + ".txt")
 
 
 def image_folder_of(root: Path, split: str) -> Path | None:
@@ -136,13 +137,11 @@ def _read_split(root: Path, split_file: Path) -> list[str]:
     Raises:
         ValueError: some are nowhere.
     """
-    images_folder = os.path.join(root, "images")
-    # one listing instead of a look at each file: foreign paths are what exported sets have
-    in_images = set(os.listdir(images_folder)) if os.path.isdir(images_folder) else set()
+    places = _Places(root, split_file.parent)
     images, missing = [], []
     for number, line in enumerate(read_text(split_file).split("\n"), 1):
         if name := line.strip():
-            image = _locate(str(root), str(split_file.parent), name, in_images)
+            image = places.locate(name) or places.locate(name.replace("\\", "/"))
             images.append(image)
             if image is None:
                 missing.append(f"line {number} ({name})")
@@ -155,18 +154,50 @@ def _read_split(root: Path, split_file: Path) -> list[str]:
     return images
 
 
-def _locate(root: str, base: str, name: str, in_images: set[str]) -> str | None:
-    """The file of an image path that may be relative, or of another machine."""
-    for folder in (root,) if os.path.isabs(name) else (root, base):
-        place = os.path.join(folder, name)
-        if os.path.isfile(place):
-            return os.path.normpath(place)
-    below_images = name.replace("\\", "/").rpartition("/images/")[2]
-    for fallback in (os.path.basename(name), os.path.basename(below_images)):
-        if fallback in in_images:
-            return os.path.join(root, "images", fallback)
-    place = os.path.join(root, "images", below_images)
-    return os.path.normpath(place) if os.path.isfile(place) else None
+class _Places:
+    """Where the images of a split file may be; one listing of a folder stands for many looks.
+
+    Args:
+        root: the data set.
+        base: the folder of the split file.
+    """
+
+    def __init__(self, root: Path, base: Path) -> None:
+        self._root, self._base = str(root), str(base)
+        self._files_in = lru_cache(maxsize=None)(_files_in)
+        self._by_folder: dict[str, list[tuple[str, frozenset[str]]]] = {}
+
+    def locate(self, name: str) -> str | None:
+        """The file of an image path that may be relative, or of another machine."""
+        folder, base = os.path.split(name)
+        places = self._by_folder.get(folder)
+        if places is None:
+            places = self._by_folder[folder] = self._places_of(folder)
+        for prefix, names in places:
+            if base in names:
+                return prefix + base
+        # a disk that knows no case, or a folder that cannot be listed
+        return next((place + base for place, _ in places if os.path.isfile(place + base)), None)
+
+    def _places_of(self, folder: str) -> list[tuple[str, frozenset[str]]]:
+        """Folders in which an image that is listed in `folder` may be, and their files."""
+        below_images = os.path.join(folder, "").rpartition("/images/")[2]
+        places = [
+            os.path.join(self._root, folder),
+            os.path.join(self._base, folder),
+            os.path.join(self._root, "images"),
+            os.path.join(self._root, "images", below_images),
+        ]
+        places = [os.path.join(os.path.normpath(place), "") for place in places]
+        return [(place, self._files_in(place)) for place in dict.fromkeys(places)]
+
+
+def _files_in(folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return frozenset()
 
 
 def _splits_of_config(root: Path, config: DataYaml | None) -> dict[str, list[str]]:

@@ -1,11 +1,12 @@
 """Rows of YOLO label files as arrays: parsed, checked against the class list, clipped."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vision.datasets.findings import Findings
+from vision.datasets.yolo_rows import LabelRows, spans
 
 # Labels have six decimals: a box that sticks out by less is at the border, not outside.
 _BORDER_TOLERANCE = 1e-5
@@ -37,37 +38,38 @@ class LabelParser:
         self._findings = findings
         self._strict = strict
         self._has_confidence = has_confidence
-        self._files: dict[int, str] = {}
-        self._rows: list[float] = []  # image index, line, class, x_center, y_center, width, height
+        self._files: list[str] = []
+        # image index, line, class, x_center, y_center, width, height
+        self._tables: list[np.ndarray] = [np.empty((0, 7))]
 
-    def add_file(self, image_index: int, label_file: str, content: bytes) -> None:
-        """Parse the label file of an image."""
-        self._files[image_index] = label_file
-        for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-            try:
-                values = list(map(float, line.split()))
-            except ValueError:
-                self._reject(label_file, number, "not a row of numbers")
-                continue
-            if len(values) == 5:
-                self._rows += (image_index, number, *values)
-            elif values:
-                self._add_longer_row(image_index, number, values)
+    def add(self, label_files: Sequence[str], rows: LabelRows) -> None:
+        """Take the rows of the label files of the next images, one file each."""
+        images = rows.file_indices + len(self._files)
+        self._files += label_files
+        lengths = rows.lengths
+        if self._has_confidence:
+            lengths = lengths - ((lengths >= 6) & (lengths % 2 == 0))
+        starts = np.cumsum(rows.lengths) - rows.lengths
+        is_box, is_segment = lengths == 5, (lengths >= 7) & (lengths % 2 == 1)
+        for row in np.flatnonzero(~(is_box | is_segment)).tolist():
+            self._reject(int(images[row]), int(rows.lines[row]), int(lengths[row]))
 
-    def _add_longer_row(self, image_index: int, number: int, values: list[float]) -> None:
-        """A row with a confidence, or of a segment: class, x1, y1, x2, y2, x3, y3, ..."""
-        if self._has_confidence and len(values) % 2 == 0 and len(values) >= 6:
-            values = values[:-1]
-        if len(values) == 5:
-            self._rows += (image_index, number, *values)
-        elif len(values) >= 7 and len(values) % 2 == 1:
-            self._rows += (image_index, number, values[0], *_box_of_segment(values[1:]))
-        else:
-            hint = "; is the last a confidence? (--confidence)" if len(values) == 6 else ""
-            message = f"{len(values)} numbers, where 5 make a box and 7, 9, ... a segment{hint}"
-            self._reject(self._files[image_index], number, message)
+        table = np.empty((len(lengths), 7))
+        table[:, 0], table[:, 1] = images, rows.lines
+        table[is_box, 2:] = rows.values[starts[is_box, None] + np.arange(5)]
+        table[is_segment, 2] = rows.values[starts[is_segment]]
+        table[is_segment, 3:] = _boxes_of_segments(
+            rows.values[spans(starts[is_segment] + 1, lengths[is_segment] - 1)],
+            lengths[is_segment] // 2,
+        )
+        self._tables.append(table[is_box | is_segment])
 
-    def _reject(self, label_file: str, number: int, message: str) -> None:
+    def _reject(self, image_index: int, number: int, length: int) -> None:
+        label_file = self._files[image_index]
+        hint = "; is the last a confidence? (--confidence)" if length == 6 else ""
+        message = f"{length} numbers, where 5 make a box and 7, 9, ... a segment{hint}"
+        if length == 0:
+            message = "not a row of numbers"
         if self._strict:
             raise ValueError(f"{label_file}:{number}: {message}; correct or remove the row")
         self._findings.add("malformed row", label_file, message, line=number)
@@ -82,7 +84,7 @@ class LabelParser:
         Raises:
             ValueError: a class is unknown, and the parser is strict.
         """
-        rows = np.array(self._rows, dtype=np.float64).reshape(-1, 7)
+        rows = np.concatenate(self._tables)
         is_known = np.isin(rows[:, 2], list(classes))
         if self._strict and not is_known.all():
             raise ValueError(self._unknown_class_error(rows[~is_known], classes))
@@ -129,10 +131,21 @@ _NO_AREA = (
 )
 
 
-def _box_of_segment(coordinates: list[float]) -> tuple[float, float, float, float]:
-    """(x_center, y_center, width, height) around the points of a segment."""
-    if not all(map(math.isfinite, coordinates)):
-        return math.nan, math.nan, math.nan, math.nan
-    xs, ys = coordinates[::2], coordinates[1::2]
-    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
-    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+def _boxes_of_segments(coordinates: np.ndarray, num_points: np.ndarray) -> np.ndarray:
+    """(x_center, y_center, width, height) around the points of each segment.
+
+    Args:
+        coordinates: x1, y1, x2, y2, ... of all segments, float64 [2 * num_points.sum()].
+        num_points: int64 [N].
+
+    Returns:
+        float64 [N, 4]; not finite where a coordinate is not.
+    """
+    if not len(num_points):
+        return np.empty((0, 4))
+    points = coordinates.reshape(-1, 2)
+    firsts = np.cumsum(num_points) - num_points
+    low = np.minimum.reduceat(points, firsts, axis=0)
+    high = np.maximum.reduceat(points, firsts, axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.concatenate([(low + high) / 2, high - low], axis=1)

@@ -1,18 +1,18 @@
 """The data of a run: which images and boxes of which folders, and whether they fit the run."""
 
 import hashlib
-import json
 import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from vision.datasets.coco_index import Category, CocoIndex, load_coco_index
 from vision.datasets.coco_json import find_annotation_file, split_files
 from vision.datasets.findings import Findings
-from vision.datasets.yolo import read_yolo
+from vision.datasets.yolo import Coco, read_yolo
 
 logger = logging.getLogger(__name__)
 Sources = list[tuple[CocoIndex, Path]]
@@ -66,11 +66,11 @@ def open_yolo(
     return sources
 
 
-def _as_index(coco: dict, *, name: str) -> CocoIndex:
-    """Read a COCO dict the way a file is read; `name` stands for the file in messages."""
+def _as_index(coco: Coco, *, name: str) -> CocoIndex:
+    """Read COCO content the way a file is read; `name` stands for the file in messages."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "annotations.json"
-        path.write_text(json.dumps(coco))
+        path.write_bytes(msgspec.json.encode(coco))
         return replace(load_coco_index(path), annotation_file=name)
 
 
