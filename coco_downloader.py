@@ -31,11 +31,9 @@ from vision.datasets.coco_archives import (
     OFFICIAL_URL,
     Archive,
     archives_for,
-    as_on_mirror,
-    install,
-    only_one_in,
     read_checksums,
 )
+from vision.datasets.coco_install import as_on_mirror, install, only_one_in
 from vision.datasets.disk_space import check_free_space
 from vision.datasets.download import Stopped
 

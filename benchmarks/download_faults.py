@@ -31,7 +31,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from fault_server import FaultServer  # noqa: E402
 from faults import FAULTS  # noqa: E402
 
-from vision.datasets.coco_archives import Archive, install  # noqa: E402
+from vision.datasets.coco_archives import Archive  # noqa: E402
+from vision.datasets.coco_install import install  # noqa: E402
 from vision.datasets.unzip import check_contents  # noqa: E402
 
 NAME = "val2017.zip"
@@ -42,7 +43,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from vision.datasets import part_file
-from vision.datasets.coco_archives import Archive, install
+from vision.datasets.coco_archives import Archive
+from vision.datasets.coco_install import install
 part_file.SECONDS_BETWEEN_RECORDS = 0.02
 archive = Archive(sys.argv[1], 2_500_000, 2_500_000, is_exact=False)
 install(archive, Path(sys.argv[2]), base_url=sys.argv[3], connections=int(sys.argv[4]),

@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 from fault_server import FaultServer
 
-from vision.datasets.coco_archives import (
-    ARCHIVES,
-    Archive,
-    absent_members,
-    archives_for,
-    as_on_mirror,
-    install,
-    read_checksums,
-)
+from vision.datasets.coco_archives import ARCHIVES, Archive, archives_for, read_checksums
+from vision.datasets.coco_install import absent_members, as_on_mirror, install
 from vision.datasets.disk_space import check_free_space
 from vision.datasets.unzip import DamagedArchive, UnsafeArchive
 
@@ -71,6 +64,19 @@ def test_keep_zip(server, root):
     assert on_disk(root)[ZIP] == (server.folder / ARCHIVE.path).read_bytes()
     bring(server, root)
     assert (root / ZIP).exists()  # kept by the user, so not removed by a later run
+
+
+def test_the_zip_stays_when_a_file_is_lost_while_it_is_unpacked(server, root):
+    def lose_one(stage: str, done: int, total: int | None) -> None:
+        if stage == "unpack" and done == total:
+            (root / "val2017/000000000003.jpg").unlink()
+
+    with pytest.raises(OSError, match=r"000000000003\.jpg: gone or cut .* 0 more"):
+        bring(server, root, progress=lose_one)
+    assert (root / ZIP).exists()
+    bring(server, root)
+    assert {name: data for name, data in on_disk(root).items() if name != RECORD} == FILES
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("fault", ["flip", "lie", "other-length:100"])

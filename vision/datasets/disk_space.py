@@ -4,7 +4,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from vision.datasets.coco_archives import Archive, absent_members, is_here
+from vision.datasets.coco_archives import Archive
+from vision.datasets.coco_install import absent_members, is_here
 from vision.datasets.unzip import DamagedArchive, UnsafeArchive, read_members
 
 # A file takes whole blocks: 118,000 images half a block more each.
