@@ -123,11 +123,13 @@ def test_an_interruption_at_any_time_is_continued(server, tmp_path, seconds):
     command = [str(ROOT / "setup_coco"), "--path", str(root), "--base-url", server.url]
     process = subprocess.Popen(
         command, env=environment(PYTHON=sys.executable), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=20) != 0
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == f"setup_coco: interrupted; to continue: {' '.join(command)}"
     server.rate = 0
     done = setup("--path", root, "--base-url", server.url)
     assert done.returncode == 0, done.stderr
