@@ -13,7 +13,7 @@ from vision.datasets.atomic_file import write_atomically
 from vision.datasets.coco_archives import OFFICIAL_URL, Archive
 from vision.datasets.download import fetch
 from vision.datasets.http_range import remote_length
-from vision.datasets.unzip import DamagedArchive, Member, check_contents, extract
+from vision.datasets.unzip import DamagedArchive, Member, UnsafeArchive, check_contents, extract
 
 try:
     import fcntl
@@ -107,6 +107,8 @@ def install(
             if is_last_try:
                 raise DamagedArchive(f"{error}; twice, so try another --base-url") from error
             logger.warning("%s; fetching it once more", error)
+        except UnsafeArchive as error:
+            raise UnsafeArchive(f"{error}; delete it and try another --base-url") from error
     _record(archive, root, url, members)
     if not keep_zip:
         zip_path.unlink()
