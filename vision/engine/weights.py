@@ -30,7 +30,8 @@ class LoadReport:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.loaded)} tensors loaded, {len(self.adapted)} adapted to the classes, "
+            f"{len(self.loaded)} tensors loaded, "
+            f"{len(self.adapted)} adapted to the classes{_modules_of(self.adapted)}, "
             f"{len(self.initialised)} initialised{_modules_of(self.initialised)}, "
             f"{len(self.unused)} of the file not used{_modules_of(self.unused)}"
         )
