@@ -26,6 +26,7 @@ from pathlib import Path
 from vision.args import parse_train_args
 from vision.engine import distributed
 from vision.engine.checkpoint import epoch_path, has_checkpoints
+from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.dry_run import dry_run
 from vision.engine.machine_limits import explain
 from vision.engine.metrics import MetricsLog
@@ -53,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     """Train; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     args, given = parse_train_args(argv, description=__doc__)
+    if args.device in ("auto", "cpu"):
+        keep_freed_memory()
     try:
         with distributed.joined():
             if not distributed.is_first():

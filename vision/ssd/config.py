@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
-
 DEFAULT_IMAGE_SIZE = {"mb2-ssd-lite": (300, 300), "mb2-ssd": (320, 320)}
 NUM_PRIORS_PER_LOCATION = 6  # two squares, and 2:1, 1:2, 3:1, 1:3
 
@@ -36,4 +34,4 @@ class PriorConfig:
 
 MB2_SSD_LITE_PRIORS = PriorConfig()
 # torchvision's ssdlite320 spacing: min_ratio 0.2, max_ratio 0.95, then 1.
-MB2_SSD_PRIORS = PriorConfig(sizes=(*torch.linspace(0.2, 0.95, 6).tolist(), 1.0), strides=())
+MB2_SSD_PRIORS = PriorConfig(sizes=(0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0), strides=())

@@ -1,0 +1,26 @@
+"""How the C library handles the memory of training on a CPU."""
+
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Keep what is freed for the next step, on huge pages, instead of giving it back.
+
+    A step frees and allocates the same gigabytes of activations. glibc gives each block over 32 MB
+    back to the kernel, which clears and maps it anew, 4 KB at a time, when the next layer writes
+    there. Call it before the first tensor is made: torch looks for the variable then, once.
+
+    Returns:
+        Whether the C library took it; another than glibc is left as it is.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
