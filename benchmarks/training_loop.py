@@ -1,18 +1,30 @@
 #!/usr/bin/env python3
-"""Speed of training: the whole loop against the bare step, and against the family's way.
+"""Speed of training: the whole loop against the bare step, and against the family's loop.
 
-    python benchmarks/training_loop.py --datasets coco-data [--steps 8] [--repeats 5]
+    python benchmarks/training_loop.py --datasets coco-data [--steps 2] [--repeats 5] [--profile]
 
-In one run and interleaved: the step as the family makes it (float32, contiguous layout, images
-already in memory: more than its loop can reach), ours on a batch in memory, and our whole loop from
-JPEG files with workers and augmentation. Prints images/s, the spread, and the ratios last.
+In one run and in turn, on the same JPEG files at 300 px: ours on a batch in memory, and our whole
+loop with workers and augmentation; and, in a process with torch as it comes, the family's step on a
+batch in memory (float32, contiguous layout), its loop with two workers (family_loop.py says what is
+in it), and the step of torchvision's ssdlite320_mobilenet_v3_large at its 320 px. Between the
+measurements the workers fill their queues; each measured step of a loop takes a batch and so has
+another one made. Prints images/s, the spread, and the ratios last; wanted are 0.95 of the bare step
+and 3.3 times the family's loop. --profile adds where our step's time goes, by torch.profiler.
 """
 
 import argparse
+import multiprocessing
 import statistics
+import sys
 import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 
+import family_loop
 import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from vision.args import default_workers
 from vision.datasets.coco import CocoDetection
@@ -28,14 +40,17 @@ from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_train_transform
 
 CPU = torch.device("cpu")
+PAUSE = 1.0  # seconds, in which workers fill their queues
+FAMILY_STEP, FAMILY_LOOP = "the family's step", "the family's loop, 2 workers"
+TORCHVISION = "torchvision's ssdlite320, step"
+OUR_STEP, OUR_LOOP = "our step", "our loop"
 
 
-def build(num_classes: int, *, channels_last: bool) -> tuple[TrainingState, MultiBoxLoss]:
-    """Make mb2-ssd-lite at 300 px with SGD."""
+def build(num_classes: int) -> tuple[TrainingState, MultiBoxLoss]:
+    """Make mb2-ssd-lite at 300 px with SGD, as train_ssd.py does."""
     torch.manual_seed(0)
     model = build_model("mb2-ssd-lite", num_classes=num_classes, image_size=(300, 300)).train()
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
     groups = parameter_groups(model, lr=1e-3, base_net_lr=None, extra_layers_lr=None)
     optimizer = build_optimizer("sgd", groups, momentum=0.9, weight_decay=5e-4)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -43,12 +58,123 @@ def build(num_classes: int, *, channels_last: bool) -> tuple[TrainingState, Mult
     return state, MultiBoxLoss(model.priors_cxcywh, image_size=(300, 300))
 
 
-def family_step(state: TrainingState, loss_fn: MultiBoxLoss, images, targets) -> None:
-    """Step in float32 and contiguous layout, as the family's train_ssd.py does."""
-    cls_logits, bbox_regression = state.model(images)
-    state.optimizer.zero_grad()
-    loss_fn(cls_logits, bbox_regression, targets)["loss"].backward()
-    state.optimizer.step()
+def our_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """Our step on one batch over and over, and on what our loader gives."""
+    sources = open_coco([args.datasets], "train")
+    transform = build_train_transform("ssd", image_size=(300, 300), mean=PIXEL_MEAN)
+    dataset = CocoDetection(sources, transform=transform)
+    loader = DetectionLoader(
+        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=True
+    )
+    batches = whole_batches(loader, args.batch_size, before_epoch=loader.set_position)
+    resident = next(batches)
+    state, loss_fn = build(len(dataset.categories) + 1)
+    options = StepOptions(CPU, precision=choose_precision("auto", CPU))
+    return {
+        OUR_STEP: lambda: train_step(state, *resident, loss_fn, options=options),
+        OUR_LOOP: lambda: train_step(state, *next(batches), loss_fn, options=options),
+    }
+
+
+def peer_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """The family's step, its loop, and torchvision's step."""
+    sources = open_coco([args.datasets], "train")
+    num_classes = len(sources[0][0].categories) + 1
+    torch.manual_seed(0)
+    model = build_model("mb2-ssd-lite", num_classes=num_classes, image_size=(300, 300)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    loader = family_loop.build_loader(sources, model.priors_cxcywh, batch_size=args.batch_size)
+    batches = whole_batches(loader, args.batch_size)
+    resident = next(batches)
+    return {
+        FAMILY_STEP: lambda: family_loop.family_step(model, optimizer, resident),
+        FAMILY_LOOP: lambda: family_loop.family_step(model, optimizer, next(batches)),
+        TORCHVISION: torchvision_step(num_classes, args.batch_size),
+    }
+
+
+def torchvision_step(num_classes: int, batch_size: int) -> Callable[[], None]:
+    """The step of torchvision's SSDLite on random images with seven boxes each."""
+    model = ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=num_classes
+    ).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=4e-5)
+    images = list(torch.rand(batch_size, 3, 320, 320))
+    targets = [_draw_target(num_classes) for _ in images]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        sum(model(images, targets).values()).backward()
+        optimizer.step()
+
+    return step
+
+
+def _draw_target(num_classes: int) -> dict[str, Tensor]:
+    corner, size = 160 * torch.rand(2, 7, 2)
+    boxes = torch.cat([corner, corner + size + 1], dim=1)
+    return {"boxes": boxes, "labels": torch.randint(1, num_classes, (7,))}
+
+
+def whole_batches(
+    loader, batch_size: int, before_epoch: Callable[[int], None] = lambda epoch: None
+) -> Iterator:
+    """Yield batches, epoch after epoch, without a last one of another size."""
+    epoch = 0
+    while True:
+        before_epoch(epoch)
+        yield from (batch for batch in loader if len(batch[0]) == batch_size)
+        epoch += 1
+
+
+def run(step: Callable[[], object], steps: int) -> float:
+    """Take some steps and return the seconds."""
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return time.perf_counter() - start
+
+
+def serve_peers(connection: Connection, args: argparse.Namespace) -> None:
+    """Run the peers that come by name and number of steps, and send back the seconds."""
+    contenders = peer_contenders(args)
+    while request := connection.recv():
+        name, steps = request
+        connection.send(run(contenders[name], steps))
+
+
+def measure(
+    contenders: dict[str, Callable[[int], float]], args: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Images/s of each, in turn, so that what else the machine does falls on all of them."""
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(args.repeats + 1):
+        for name, seconds in contenders.items():
+            time.sleep(PAUSE)
+            steps = 1 if name == TORCHVISION else args.steps
+            spent = seconds(steps)
+            if repeat:  # the first round warms up
+                speeds[name].append(steps * args.batch_size / spent)
+                print(f"{repeat}: {name} {speeds[name][-1]:.1f}", file=sys.stderr)
+    return speeds
+
+
+def ratio(name: str, above: list[float], below: list[float]) -> None:
+    """Print the median and the range of the ratio over the repeats."""
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    print(f"{name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def print_profile(step: Callable[[], object], *, steps: int = 3) -> None:
+    """Print which operators a step spends its time in."""
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        run(step, steps)
+    events = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    print("share of our step, ms, calls, operator:")
+    for event in events[:14]:
+        share, milliseconds = event.self_cpu_time_total / total, event.self_cpu_time_total / 1000
+        print(f"{share:7.1%} {milliseconds / steps:8.1f} {event.count // steps:5} {event.key}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,64 +184,50 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--datasets", required=True, metavar="ROOT", help="a COCO layout")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=8, help="a measurement")
+    parser.add_argument("--steps", type=int, default=2, help="a measurement")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=default_workers())
+    parser.add_argument("--workers", type=int, default=default_workers(), help="of our loop")
+    parser.add_argument("--profile", action="store_true", help="of our step, at the end")
     return parser
 
 
-def main() -> int:
-    """Measure the three in turn and print their speeds and ratios."""
-    args = build_parser().parse_args()
-    sources = open_coco([args.datasets], "train")
-    transform = build_train_transform("ssd", image_size=(300, 300), mean=PIXEL_MEAN)
-    dataset = CocoDetection(sources, transform=transform)
-    loader = DetectionLoader(
-        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=True
+def main(argv: list[str] | None = None) -> int:
+    """Measure all in turn and print their speeds and ratios."""
+    args = build_parser().parse_args(argv)
+    processes = multiprocessing.get_context("spawn")
+    connection, far_end = processes.Pipe()
+    peers = processes.Process(target=serve_peers, args=(far_end, args))
+    peers.start()
+    far_end.close()  # so that recv() fails if the peers have died
+
+    def ask(name: str) -> Callable[[int], float]:
+        def seconds(steps: int) -> float:
+            connection.send((name, steps))
+            return connection.recv()
+
+        return seconds
+
+    ours = our_contenders(args)
+    contenders = {name: ask(name) for name in (FAMILY_STEP, FAMILY_LOOP, TORCHVISION)}
+    contenders |= {name: lambda steps, step=step: run(step, steps) for name, step in ours.items()}
+    try:
+        speeds = measure(contenders, args)
+    finally:
+        connection.send(None)
+        peers.join()
+    print(
+        f"batch {args.batch_size}, ours in {choose_precision('auto', CPU)} with {args.workers} "
+        f"workers; {args.repeats} repeats of {args.steps} steps"
     )
-    batches = iter(loader)
-    images, targets = next(batches)
-    num_classes = len(dataset.categories) + 1
-    ours, loss_fn = build(num_classes, channels_last=True)
-    family, _ = build(num_classes, channels_last=False)
-    options = StepOptions(CPU, precision=choose_precision("auto", CPU))
-    contiguous = ((images.float() - 127) / 128).contiguous()
-
-    def next_batch():
-        nonlocal batches
-        batch = next(batches, None)
-        if batch is None:
-            loader.set_position(loader.sampler.epoch + 1)
-            batches = iter(loader)
-            batch = next(batches)
-        return batch
-
-    contenders = {
-        "family's step, fp32 contiguous": lambda: family_step(family, loss_fn, contiguous, targets),
-        f"our step, {options.precision} channels-last": lambda: train_step(
-            ours, images, targets, loss_fn, options=options
-        ),
-        f"our loop from files, {args.workers} workers": lambda: train_step(
-            ours, *next_batch(), loss_fn, options=options
-        ),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in contenders}
-    for repeat in range(args.repeats + 1):
-        for name, step in contenders.items():
-            start = time.perf_counter()
-            for _ in range(args.steps):
-                step()
-            if repeat:  # the first round warms up
-                speed = args.steps * args.batch_size / (time.perf_counter() - start)
-                speeds[name].append(speed)
     for name, values in speeds.items():
-        print(
-            f"{name}: {statistics.median(values):.1f} images/s "
-            f"({min(values):.1f} to {max(values):.1f})"
-        )
-    family_speed, step_speed, loop_speed = map(statistics.median, speeds.values())
-    print(f"loop over bare step: {loop_speed / step_speed:.2f}")
-    print(f"loop over the family's step: {loop_speed / family_speed:.2f}")
+        middle = statistics.median(values)
+        print(f"{name:32} {middle:5.1f} images/s ({min(values):.1f} to {max(values):.1f})")
+    if args.profile:
+        print_profile(ours[OUR_STEP])
+    ratio("our step over torchvision's", speeds[OUR_STEP], speeds[TORCHVISION])
+    ratio("our step over the family's step", speeds[OUR_STEP], speeds[FAMILY_STEP])
+    ratio("our loop over our step", speeds[OUR_LOOP], speeds[OUR_STEP])
+    ratio("our loop over the family's loop", speeds[OUR_LOOP], speeds[FAMILY_LOOP])
     return 0
 
 
