@@ -4,25 +4,33 @@
 category ids, the polygons, run-length crowds and annotation ids of the real one:
 
     python benchmarks/make_coco_sized_json.py --output big/annotations/instances_train2017.json
+
+--image-folder DIR also fills a folder with its images: hard links to a few drawn ones.
 """
 
 import argparse
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from vision.datasets.sample import write_sample_dataset
+
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 CATEGORY_IDS = [number for number in range(1, 91) if number not in COCO_GAPS]
 NUM_IMAGES = 118_287
+SIZES = ((480, 640), (640, 480), (427, 640), (333, 500))
+DRAWN_PER_SIZE = 40
 
 
 def make_images(num_images: int, rng: np.random.Generator) -> list[dict]:
     """Image entries with COCO's eight keys, in an order that is not the order of the ids."""
     image_ids = np.sort(rng.choice(600_000, num_images, replace=False) + 1)
     rng.shuffle(image_ids)
-    sizes = rng.choice([(480, 640), (640, 480), (427, 640), (333, 500)], num_images)
+    sizes = rng.choice(SIZES, num_images)
     return [
         {
             "license": int(number % 8 + 1),
@@ -92,14 +100,33 @@ def write_coco_sized_json(output: Path, *, num_images: int = NUM_IMAGES, seed: i
     return num_annotations
 
 
+def link_images(annotation_file: Path, folder: Path) -> None:
+    """Fill a folder with the images of a file written here: links to drawn ones of their sizes."""
+    images = json.loads(annotation_file.read_bytes())["images"]
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as drawn:
+        files = {size: _draw(Path(drawn, "x".join(map(str, size))), size) for size in SIZES}
+        for number, image in enumerate(images):
+            choice = files[image["height"], image["width"]]
+            os.link(choice[number % len(choice)], folder / image["file_name"])
+
+
+def _draw(root: Path, size: tuple[int, int]) -> list[Path]:
+    write_sample_dataset(root, num_train=DRAWN_PER_SIZE, num_val=1, image_size=size)
+    return sorted((root / "train2017").iterdir())
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--num-images", type=int, default=NUM_IMAGES, help="images in it")
+    parser.add_argument("--image-folder", type=Path, help="folder to make and fill with images")
     arguments = parser.parse_args(argv)
     count = write_coco_sized_json(arguments.output, num_images=arguments.num_images)
     size = arguments.output.stat().st_size / 1e6
     print(f"{arguments.output}: {arguments.num_images} images, {count} annotations, {size:.0f} MB")
+    if arguments.image_folder:
+        link_images(arguments.output, arguments.image_folder)
     return 0
 
 

@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Memory of training on a COCO-sized data set: the trainer, and its loading processes for long.
+
+    python benchmarks/training_memory.py [--folder DIR] [--workers 8] [--steps 20]
+
+Makes 118,287 images' annotations and links to drawn images of their sizes, in a temporary folder
+(or in --folder, which is kept and used again). Then two things, each in processes of its own:
+
+- train_ssd.py, batch 32, until it has taken --steps steps;
+- the loader alone, for --loader-images images, by default the whole data set once; --epochs 4 goes
+  through as many images in four epochs of a quarter.
+
+Prints the memory of all processes together at the start (all workers at work), in the middle and at
+the end: PSS, in which a page that several share counts once; and the memory that each worker has to
+itself. Wanted: under 6 GB in all, and no growth.
+"""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from make_coco_sized_json import NUM_IMAGES, link_images, write_coco_sized_json
+from process_memory import MB, total_pss, tree_memory
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT_MB = 6000
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure both and print."""
+    args = build_parser().parse_args(argv)
+    if args.loader_only:
+        run_loader(args)
+        return 0
+    with data_set(args.folder, args.images) as folder:
+        peak = measure_trainer(args, folder)
+        # A process of its own: its memory is the loader's, without the data made here.
+        command = [sys.executable, __file__, *(argv or sys.argv[1:]), "--loader-only"]
+        subprocess.run([*command, "--folder", str(folder)], check=True)
+    print(f"the trainer at its peak: {peak:.0f} MB, {peak / LIMIT_MB:.2f} of {LIMIT_MB} MB")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, help="of the data set; made if absent, and kept")
+    parser.add_argument("--images", type=int, default=NUM_IMAGES, help="of the data set")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=20, help="of the trainer")
+    parser.add_argument("--loader-images", type=int, help="default: the data set once")
+    parser.add_argument("--epochs", type=int, default=1, help="of the loader, sharing the images")
+    parser.add_argument("--loader-only", action="store_true")
+    return parser
+
+
+@contextlib.contextmanager
+def data_set(folder: Path | None, num_images: int) -> Iterator[Path]:
+    """Give a folder with the data set, a temporary one if None."""
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()), "data")
+        if not folder.exists():
+            annotation_file = folder / "annotations" / "instances_train2017.json"
+            count = write_coco_sized_json(annotation_file, num_images=num_images)
+            link_images(annotation_file, folder / "train2017")
+            print(f"{num_images} images, {count} annotations", flush=True)
+        yield folder
+
+
+def measure_trainer(args: argparse.Namespace, folder: Path) -> float:
+    """Run train_ssd.py for some steps, print its memory, and return its peak in MB."""
+    with tempfile.TemporaryDirectory() as run:
+        command = [sys.executable, str(ROOT / "train_ssd.py"), "--datasets", str(folder)]
+        command += ["--workers", str(args.workers), "--batch-size", str(args.batch_size)]
+        command += ["--checkpoint-every-steps", str(args.steps)]
+        command += ["--checkpoint-folder", f"{run}/run"]
+        samples: list[dict] = []
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as trainer:
+            peak = 0.0
+            while trainer.poll() is None and not list(Path(run, "run").glob("checkpoint_*")):
+                memories = tree_memory(trainer.pid)
+                peak = max(peak, total_pss(memories))
+                if len(memories) > args.workers:
+                    samples.append(memories)
+                time.sleep(0.5)
+            if trainer.poll() is not None:
+                raise SystemExit(f"train_ssd.py ended with {trainer.returncode}")
+            trainer.terminate()
+    print(f"train_ssd.py, {args.workers} workers, batch {args.batch_size}, {args.steps} steps:")
+    for name, memories in zip(
+        ("start", "middle", "end"),
+        (samples[0], samples[len(samples) // 2], samples[-1]),
+        strict=True,
+    ):
+        print(f"  {name:7}{describe(memories, trainer.pid)}", flush=True)
+    return peak
+
+
+def run_loader(args: argparse.Namespace) -> None:
+    """Go through the images with the training loader, and print the memory on the way."""
+    import numpy as np
+
+    from vision.datasets.coco import CocoDetection
+    from vision.datasets.loader import DetectionLoader
+    from vision.engine.data import open_coco
+    from vision.transforms.normalize import PIXEL_MEAN
+    from vision.transforms.presets import build_train_transform
+
+    sources = open_coco([str(args.folder)], "train")
+    total = args.loader_images or len(sources[0][0])
+    transform = build_train_transform("ssd", image_size=(300, 300), mean=PIXEL_MEAN)
+    dataset = CocoDetection(
+        sources, transform=transform, image_indices=np.arange(total // args.epochs)
+    )
+    loader = DetectionLoader(
+        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=True
+    )
+    num_batches = args.epochs * len(loader)
+    print(f"the loader, {args.workers} workers, {args.epochs} epochs of {len(dataset)} images:")
+    begin = time.perf_counter()
+    done = 0
+    # By then every worker has made several batches.
+    due = {min(8 * args.workers, num_batches): "start", num_batches: "end"}
+    due |= {num_batches * quarter // 4: f"{quarter}/4" for quarter in (1, 2, 3)}
+    for epoch in range(args.epochs):
+        loader.set_position(epoch)
+        for _ in loader:
+            done += 1
+            if done in due:
+                print(f"  {due[done]:7}{describe(tree_memory())}", flush=True)
+    seconds = time.perf_counter() - begin
+    print(f"  {done * args.batch_size / seconds:.0f} images/s", flush=True)
+
+
+def describe(memories: dict, main_pid: int | None = None) -> str:
+    """Say what all processes hold together, and what the workers have each to themselves."""
+    main, *workers = [memories[main_pid]] if main_pid else list(memories.values())[:1]
+    workers = [m for m in memories.values() if m is not main]
+    own = sorted(worker.uss / MB for worker in workers)
+    return (
+        f"{total_pss(memories):6.0f} MB in all; the main process {main.pss / MB:.0f}; "
+        f"{len(own)} workers with {own[0]:.0f} to {own[-1]:.0f} MB to themselves"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
