@@ -2,10 +2,12 @@
 """Run the quick benchmarks on drawn images, and put what they print into RESULTS.md.
 
     make bench
+    python benchmarks/run_quick.py loader.py      # some of them; RESULTS.md stays as it is
 
 The long ones, and those on real images, are run by hand; their figures stand above in RESULTS.md.
 """
 
+import argparse
 import datetime
 import os
 import platform
@@ -27,6 +29,7 @@ START, END = "<!-- quick: written by `make bench` -->", "<!-- end of quick -->"
 DATA = "DATA"  # stands for the folder of drawn images
 COMMANDS = (
     ("training_loop.py", "--datasets", DATA),
+    ("matching_loss.py",),
     ("loader.py", "--datasets", DATA),
     ("postprocess.py",),
     ("inference.py",),
@@ -34,12 +37,18 @@ COMMANDS = (
 )
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run each benchmark in a process of its own; fail if one fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [command[0] for command in COMMANDS]
+    parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
+    only = parser.parse_args(argv).only
+    if unknown := set(only) - set(names):
+        parser.error(f"no quick benchmark {', '.join(sorted(unknown))}")
     sections = [f"{_machine()}, {datetime.date.today().isoformat()}\n"]
     with tempfile.TemporaryDirectory() as folder:
         write_sample_dataset(folder)
-        for command in COMMANDS:
+        for command in (c for c in COMMANDS if not only or c[0] in only):
             arguments = [folder if argument == DATA else argument for argument in command[1:]]
             print(f"$ python benchmarks/{' '.join(command)}", flush=True)
             result = subprocess.run(
@@ -57,6 +66,8 @@ def main() -> int:
             sections.append(f"    $ python benchmarks/{' '.join(command)}")
             sections += [f"    {line}" for line in result.stdout.splitlines()]
             sections.append("")
+    if only:
+        return 0
     text = RESULTS.read_text(encoding="utf-8")
     head, tail = text.split(START)[0], text.split(END)[1]
     content = "\n".join(sections).rstrip()
