@@ -18,7 +18,7 @@ import run_ssd_example
 from vision.datasets.coco import CocoDetection
 from vision.datasets.coco_index import load_coco_index
 from vision.datasets.loader import DetectionLoader
-from vision.engine.coco_boxes import Detections, ground_truth_from_index
+from vision.engine.coco_boxes import Detections, DetectionsBuffer, ground_truth_from_index
 from vision.engine.coco_results import explain_nothing_found
 from vision.engine.data import open_yolo
 from vision.engine.evaluate import evaluate
@@ -338,3 +338,21 @@ def test_golden_weights_reach_the_golden_precision(shared, tmp_path):
     # The original does not clip boxes to the image, which is worth 0.003 to ours.
     assert metrics["AP"] == pytest.approx(golden["AP"], abs=0.005)
     assert metrics["AP50"] == pytest.approx(golden["AP50"], abs=0.005)
+
+
+def test_detections_buffer_keeps_what_was_added_past_its_capacity():
+    rng = np.random.default_rng(0)
+    parts = []
+    buffer = DetectionsBuffer(capacity=4)
+    for count in (3, 0, 2, 20):
+        part = Detections(
+            image_index=rng.integers(9, size=count),
+            labels=rng.integers(1, 5, size=count),
+            boxes_xywh=rng.random((count, 4)),
+            scores=rng.random(count),
+        )
+        parts.append(part)
+        buffer.add(part)
+    for name, expected in vars(Detections.concatenate(parts)).items():
+        np.testing.assert_array_equal(getattr(buffer.gathered(), name), expected)
+    assert len(DetectionsBuffer().gathered()) == 0

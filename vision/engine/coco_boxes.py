@@ -33,8 +33,8 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def take(self, rows: np.ndarray) -> "Detections":
-        """Return those at some places, int [N] or bool [D]."""
+    def take(self, rows: np.ndarray | slice) -> "Detections":
+        """Return those at some places, int [N] or bool [D]; of a slice, views."""
         return Detections(
             self.image_index[rows], self.labels[rows], self.boxes_xywh[rows], self.scores[rows]
         )
@@ -48,6 +48,36 @@ class Detections:
             boxes_xywh=np.concatenate([np.zeros((0, 4)), *(p.boxes_xywh for p in parts)]),
             scores=np.concatenate([np.zeros(0), *(p.scores for p in parts)]),
         )
+
+
+class DetectionsBuffer:
+    """Gathers detections batch by batch, in arrays that double when they are full.
+
+    Kept as they come, thousands of small arrays lie on the heap between a network's large ones,
+    and the memory that is freed around them cannot be used again.
+    """
+
+    def __init__(self, capacity: int = 1 << 18):
+        self._detections = Detections(
+            image_index=np.empty(capacity, np.int64),
+            labels=np.empty(capacity, np.int64),
+            boxes_xywh=np.empty((capacity, 4)),
+            scores=np.empty(capacity),
+        )
+        self._count = 0
+
+    def add(self, part: Detections) -> None:
+        """Copy the detections of a batch behind the others."""
+        end = self._count + len(part)
+        while end > len(self._detections):
+            self._detections = Detections.concatenate([self._detections] * 2)
+        for name, column in vars(self._detections).items():
+            column[self._count : end] = getattr(part, name)
+        self._count = end
+
+    def gathered(self) -> Detections:
+        """Return what was added so far, without copying it."""
+        return self._detections.take(slice(self._count))
 
 
 def ground_truth_from_index(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vision.engine.coco_boxes import Detections
+from vision.engine.coco_boxes import Detections, DetectionsBuffer
 from vision.engine.metrics import show_progress
 from vision.engine.precision import autocast
 from vision.ssd.postprocess import postprocess
@@ -51,7 +51,7 @@ def run_inference(
 ) -> Inference:
     """Run the model over a loader; the arguments are those of `evaluate`."""
     watch = _Stopwatch(device)
-    parts: list[Detections] = []
+    found = DetectionsBuffer()
     seen: list[int] = []
     top_scores = torch.zeros(model.num_classes - 1)
     batch_losses: list[tuple[int, dict[str, float]]] = []
@@ -78,11 +78,11 @@ def run_inference(
             iou_threshold=iou_threshold,
         )
         positions = [target["index"] for target in targets]
-        parts.append(_to_arrays(results, positions))
+        found.add(_to_arrays(results, positions))
         seen += positions
         watch.lap("postprocess")
     return Inference(
-        detections=Detections.concatenate(parts),
+        detections=found.gathered(),
         image_index=np.array(seen, np.int64),
         top_scores=top_scores.double().numpy(),
         batch_losses=batch_losses,
