@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from training_loop import CPU, build
 
+from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.precision import autocast, choose_precision
 from vision.engine.train import StepOptions, train_step
 from vision.ops.box_coder import cxcywh_to_xyxy, encode_boxes
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--boxes", type=int, default=100, help="an image")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(argv)
+    keep_freed_memory()  # as train_ssd.py does
     state, loss_fn = build(NUM_CLASSES)
     options = StepOptions(CPU, precision=choose_precision("auto", CPU))
     images = torch.randint(256, (args.batch_size, 3, SIZE, SIZE), dtype=torch.uint8)

@@ -29,6 +29,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from vision.args import default_workers
 from vision.datasets.coco import CocoDetection
 from vision.datasets.loader import DetectionLoader
+from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.data import open_coco
 from vision.engine.optim import Schedule, build_optimizer, parameter_groups
 from vision.engine.precision import choose_precision
@@ -207,6 +208,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return seconds
 
+    keep_freed_memory()  # as train_ssd.py does; the peers run with the C library's defaults
     ours = our_contenders(args)
     contenders = {name: ask(name) for name in (FAMILY_STEP, FAMILY_LOOP, TORCHVISION)}
     contenders |= {name: lambda steps, step=step: run(step, steps) for name, step in ours.items()}
