@@ -4,12 +4,13 @@
     python benchmarks/training_loop.py --datasets coco-data [--steps 2] [--repeats 5] [--profile]
 
 In one run and in turn, on the same JPEG files at 300 px: ours on a batch in memory, and our whole
-loop with workers and augmentation, also after an epoch with --cache ram; and, in a process with torch as it comes, the family's step on a
-batch in memory (float32, contiguous layout), its loop with two workers (family_loop.py says what is
-in it), and the step of torchvision's ssdlite320_mobilenet_v3_large at its 320 px. Between the
-measurements the workers fill their queues; each measured step of a loop takes a batch and so has
-another one made. Prints images/s, the spread, and the ratios last; wanted are 0.95 of the bare step
-and 3.3 times the family's loop. --profile adds where our step's time goes, by torch.profiler.
+loop with workers and augmentation, also as after an epoch with --cache ram; and, in a process with
+torch as it comes, the family's step on a batch in memory (float32, contiguous layout), its loop
+with two workers (family_loop.py says what is in it), and the step of torchvision's
+ssdlite320_mobilenet_v3_large at its 320 px. Between the measurements the workers fill their
+queues; each measured step of a loop takes a batch and so has another one made. Prints images/s,
+the spread, and the ratios last; wanted are 0.95 of the bare step and 3.3 times the family's loop.
+--profile adds where our step's time goes, by torch.profiler.
 """
 
 import argparse
