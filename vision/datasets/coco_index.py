@@ -36,7 +36,7 @@ class CocoIndex:
 
     Annotations are sorted by image, in file order inside an image: image `i` owns the rows
     `box_offsets[i]` to `box_offsets[i + 1]`. Boxes that are not finite or have no area inside
-    their image are left out, as fix_coco_annotations.py drops them; `rejected` counts them.
+    their image are left out, as fix_coco_annotations.py drops them; `rejected` says where.
     """
 
     annotation_file: str
@@ -52,7 +52,7 @@ class CocoIndex:
     areas: np.ndarray  # float64 [A]
     iscrowd: np.ndarray  # bool [A]
     trainable: np.ndarray  # bool [A]: at least 1 px wide and high after clipping
-    rejected: dict[str, int]  # reason -> number of boxes that training does not see
+    rejected: dict[str, np.ndarray]  # reason -> int64, image ids of boxes that training leaves out
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -130,9 +130,9 @@ def _build_index(document: CocoJson) -> CocoIndex:
         iscrowd=annotations.iscrowd[keep] == 1,
         trainable=trainable,
         rejected={
-            "not finite": int((~finite).sum()),
-            "no area inside the image": int((finite & ~has_area).sum()),
-            "thinner than 1 px": int((~trainable).sum()),
+            "not finite": annotations.image_ids[~finite],
+            "no area inside the image": annotations.image_ids[finite & ~has_area],
+            "thinner than 1 px": annotations.image_ids[keep[~trainable]],
         },
     )
 

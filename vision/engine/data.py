@@ -82,9 +82,16 @@ def describe(split: str, sources: Sources) -> list[str]:
     crowds = sum(int(index.iscrowd.sum()) for index, _ in sources)
     lines = [f"{split}: {images} images, {boxes} boxes, {empty} images without, {crowds} crowds"]
     for index, _ in sources:
-        rejected = [f"{count} {reason}" for reason, count in index.rejected.items() if count]
+        rejected = [
+            f"{len(image_ids)} {reason} (first in image {image_ids[0]})"
+            for reason, image_ids in index.rejected.items()
+            if len(image_ids)
+        ]
         if rejected:
-            lines.append(f"{index.annotation_file}: boxes left out: {', '.join(rejected)}")
+            lines.append(
+                f"{index.annotation_file}: boxes left out: {', '.join(rejected)}; correct them "
+                "there if they are meant to count"
+            )
     per_class = np.sum([index.boxes_per_class() for index, _ in sources], axis=0)
     names = [category.name for category in sources[0][0].categories]
     absent = [name for name, count in zip(names, per_class, strict=True) if count == 0]
