@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: the repository's scripts, and the optional shared data."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job, and its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
