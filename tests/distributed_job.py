@@ -1,6 +1,5 @@
-"""What tests run in one process or under torchrun: training steps and a validation, in float64.
+"""What tests run here and under torchrun: training steps and a validation, in float64.
 
-    python tests/distributed_job.py DATA NUM_IMAGES OUTPUT
     torchrun --nproc_per_node=3 tests/distributed_job.py DATA NUM_IMAGES OUTPUT
 
 Float64, because the gradient of a fresh network has too little precision in float32 to tell a
@@ -106,15 +105,26 @@ def validate(model: torch.nn.Module, loss_fn: MultiBoxLoss, data: str) -> dict |
     return scores | {k: v for k, v in result.as_record().items() if v and "seconds" not in k}
 
 
-def main() -> None:
-    """Run, and write what came out."""
-    data, num_images, output = sys.argv[1:]
+def run_job(data: str, num_images: int) -> dict:
+    """Do it in float64, on one thread, from fixed weights."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for module in (step, inference):
         module.normalize_images = lambda images: normalize_images(images).double()
+    try:
+        return train_and_validate(data, num_images)
+    finally:
+        torch.set_num_threads(threads)
+        for module in (step, inference):
+            module.normalize_images = normalize_images
+
+
+def main() -> None:
+    """Run, and write what came out."""
+    data, num_images, output = sys.argv[1:]
     with distributed.joined():
-        result = train_and_validate(data, int(num_images))
+        result = run_job(data, int(num_images))
         if distributed.is_first():
             torch.save(result, Path(output))
 
