@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, schedule
 
+from vision.datasets.atomic_file import write_atomically
+
 logger = logging.getLogger(__name__)
 TRACE = "profile_trace.json"
 MAX_DATA_WAIT, MAX_EVAL_SHARE = 0.1, 0.3
@@ -42,7 +44,10 @@ class StepProfiler:
         self._profiler.stop()
 
     def _write(self, profiler: torch.profiler.profile) -> None:
-        profiler.export_chrome_trace(str(self.path))
+        temporary = self.path.with_name(f".{TRACE}.tmp")
+        profiler.export_chrome_trace(str(temporary))
+        write_atomically(self.path, temporary.read_bytes())
+        temporary.unlink()
         logger.info("%s: a trace for chrome://tracing or ui.perfetto.dev", self.path)
 
 
