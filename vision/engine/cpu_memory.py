@@ -1,23 +1,22 @@
 """How the C library handles the memory of training on a CPU."""
 
 import ctypes
-import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Keep what is freed for the next step, on huge pages, instead of giving it back.
+    """Keep what is freed for the next step, instead of giving it back to the system.
 
     A step frees and allocates the same gigabytes of activations. glibc gives each block over 32 MB
     back to the kernel, which clears and maps it anew, 4 KB at a time, when the next layer writes
-    there. Call it before the first tensor is made: torch looks for the variable then, once.
+    there. torch's huge pages (THP_MEM_ALLOC_ENABLE=1) would save another 2 to 6 % of a step, for
+    up to 1.5 GB more.
 
     Returns:
         Whether the C library took it; another than glibc is left as it is.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
