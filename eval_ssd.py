@@ -25,12 +25,11 @@ from vision.command_line import FamilyParser
 from vision.datasets.atomic_file import write_atomically
 from vision.datasets.coco import CocoDetection
 from vision.datasets.coco_index import CocoIndex
-from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.engine.coco_boxes import categories_by_name, ground_truth_from_index, relabel
 from vision.engine.coco_eval import EVALUATORS
 from vision.engine.coco_results import detections_json, explain_nothing_found, metrics_table
-from vision.engine.data import open_coco
+from vision.engine.data import open_coco, shared_loader
 from vision.engine.evaluate import EvaluationResult, evaluate
 from vision.engine.load_model import load_for_inference
 from vision.engine.machine_limits import explain
@@ -51,8 +50,6 @@ def main(argv: list[str] | None = None) -> int:
     check_arguments(parser, args)
     try:
         with distributed.joined():
-            if not distributed.is_first():
-                logging.getLogger().setLevel(logging.ERROR)
             run(args)
     except KeyboardInterrupt:
         return 130
@@ -117,9 +114,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 def run(args: argparse.Namespace) -> None:
     """Load model and data, evaluate, print, write."""
-    threads = distributed.threads_of_this_process()
-    if threads:
-        torch.set_num_threads(threads)
+    distributed.set_threads()
     device = choose_device(args.device, local_rank=distributed.local_rank())
     precision = choose_precision(args.precision, device)
     model, classes, _ = load_for_inference(
@@ -132,13 +127,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{index.annotation_file}: it lists no images")
     categories = categories_by_name(class_names, index.categories, where=index.annotation_file)
     dataset = CocoDetection(sources, transform=build_eval_transform(model.image_size))
-    loader = DetectionLoader(
-        dataset,
-        batch_size=args.batch_size,
-        num_workers=args.workers,
-        shuffle=False,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
+    loader = shared_loader(
+        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
     )
     logger.info(
         "%d images at %dx%d, %d classes, on %s in %s, %d threads and %d workers",

@@ -58,8 +58,6 @@ def main(argv: list[str] | None = None) -> int:
         keep_freed_memory()
     try:
         with distributed.joined():
-            if not distributed.is_first():
-                logging.getLogger().setLevel(logging.ERROR)
             if not args.resume and distributed.by_first(
                 partial(began_in_this_job, args.checkpoint_folder)
             ):

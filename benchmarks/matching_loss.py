@@ -12,18 +12,18 @@ is compared. Prints the share of the step last; wanted are at most 5 %.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from interleaved import measure
 from torch import Tensor
 from torchvision.ops import box_iou
 from training_loop import CPU, build
 
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.precision import autocast, choose_precision
-from vision.engine.train import StepOptions, train_step
+from vision.engine.step import StepOptions, train_step
 from vision.ops.box_coder import cxcywh_to_xyxy, encode_boxes
 from vision.ssd.loss import MultiBoxLoss
 from vision.transforms.normalize import normalize_images
@@ -121,18 +121,6 @@ def compare(ours: Tensor, peer: Tensor) -> None:
     """Stop if the losses differ; the family's epsilon in the IoU may move a few priors."""
     if not torch.isclose(ours, peer, rtol=0.01):
         raise SystemExit(f"the losses differ: {ours.item()} and {peer.item()}")
-
-
-def measure(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Time the tasks in turn, so that what else the machine does falls on all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for repeat in range(repeats + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if repeat:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def ratio(name: str, above: list[float], below: list[float], form: str) -> None:

@@ -12,10 +12,10 @@ network is measured as eval_ssd.py runs it: folded, channels-last, and bf16 wher
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from interleaved import measure
 from torch import Tensor
 from torchvision.ops import nms
 
@@ -120,18 +120,6 @@ def compare(name: str, ours: list[dict], peer: list[dict]) -> None:
     for a, b in zip(ours, peer, strict=True):
         if len(a["scores"]) != len(b["scores"]) or (a["scores"] - b["scores"]).abs().max() > 1e-4:
             raise SystemExit(f"{name}: the detections differ")
-
-
-def measure(tasks: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
-    """Time the tasks in turn, so that what else the machine does falls on all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for repeat in range(repeats + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if repeat:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 if __name__ == "__main__":

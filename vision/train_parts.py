@@ -12,7 +12,13 @@ from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.engine.coco_boxes import ground_truth_from_index
-from vision.engine.data import Sources, check_classes, fingerprint, images_with_boxes
+from vision.engine.data import (
+    Sources,
+    check_classes,
+    fingerprint,
+    images_with_boxes,
+    shared_loader,
+)
 from vision.engine.ema import ModelEma
 from vision.engine.environment import machine, versions
 from vision.engine.evaluate import EvaluationResult, evaluate
@@ -63,9 +69,7 @@ def build(
         has_checkpoint: weights will be restored, so none are read.
     """
     check_processes(args)
-    threads = args.threads or distributed.threads_of_this_process()
-    if threads:
-        torch.set_num_threads(threads)
+    distributed.set_threads(args.threads)
     torch.manual_seed(args.seed)
     device = choose_device(args.device, local_rank=distributed.local_rank())
     precision = choose_precision(args.precision, device)
@@ -167,14 +171,12 @@ def build_train_loader(args: argparse.Namespace, sources: Sources) -> DetectionL
             input_size=args.image_size,
             folder=args.resume or args.checkpoint_folder,
         )
-    return DetectionLoader(
+    return shared_loader(
         dataset,
         batch_size=min(args.batch_size, len(dataset)),
         num_workers=args.workers,
         seed=args.seed,
         shuffle=True,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
     )
 
 
@@ -186,18 +188,14 @@ def build_measure(
     dataset = CocoDetection(
         sources, transform=build_eval_transform(args.image_size), image_indices=chosen
     )
-    loader = DetectionLoader(
-        dataset,
-        batch_size=args.batch_size,
-        num_workers=args.workers,
-        shuffle=False,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
+    loader = shared_loader(
+        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
     )
     ground_truth = ground_truth_from_index([index for index, _ in sources], chosen)
     names = [category.name for category in dataset.categories]
 
     def measure(model: torch.nn.Module, check: Callable[[], None]) -> EvaluationResult | None:
+        """Validate, calling `check` before each batch."""
         return evaluate(
             model,
             Interruptible(loader, check),

@@ -9,10 +9,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from vision.datasets.coco import CocoDetection
 from vision.datasets.coco_index import Category, CocoIndex, load_coco_index
 from vision.datasets.coco_json import find_annotation_file, split_files
 from vision.datasets.findings import Findings
+from vision.datasets.loader import DetectionLoader
 from vision.datasets.yolo import Coco, read_yolo
+from vision.engine import distributed
 
 logger = logging.getLogger(__name__)
 Sources = list[tuple[CocoIndex, Path]]
@@ -72,6 +75,13 @@ def _as_index(coco: Coco, *, name: str) -> CocoIndex:
         path = Path(folder) / "annotations.json"
         path.write_bytes(msgspec.json.encode(coco))
         return replace(load_coco_index(path), annotation_file=name)
+
+
+def shared_loader(dataset: CocoDetection, **options) -> DetectionLoader:
+    """Return a DetectionLoader of this process's part; `options` as it takes them."""
+    return DetectionLoader(
+        dataset, rank=distributed.rank(), world_size=distributed.world_size(), **options
+    )
 
 
 def describe(split: str, sources: Sources) -> list[str]:

@@ -6,7 +6,7 @@ the same calls in the same order.
 """
 
 import contextlib
-import math
+import logging
 import os
 import re
 import socket
@@ -60,6 +60,8 @@ def local_world_size() -> int:
 def joined() -> Iterator[None]:
     """Be one of the processes that torchrun has started; without torchrun, be alone.
 
+    All but the first then log errors only.
+
     Raises:
         RuntimeError: the others did not come.
     """
@@ -72,6 +74,8 @@ def joined() -> Iterator[None]:
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=own_rank, world_size=num_processes)
+    if not is_first():
+        logging.getLogger().setLevel(logging.ERROR)
     try:
         yield
     finally:
@@ -157,12 +161,17 @@ def explain_lost(error: RuntimeError) -> str | None:
     return None
 
 
-def threads_of_this_process() -> int | None:
-    """Return the CPU threads to use where torchrun has set one each; None: leave torch's choice."""
-    if local_world_size() == 1 or os.environ.get("OMP_NUM_THREADS") != "1":
-        return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, math.floor((cores or 1) / local_world_size()))
+def set_threads(number: int = 0) -> None:
+    """Use so many CPU threads; 0: torch's choice, or a fair part of the cores under torchrun.
+
+    torchrun gives each process one thread unless OMP_NUM_THREADS says otherwise.
+    """
+    if not number and local_world_size() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        has_affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        number = max(1, cores // local_world_size())
+    if number:
+        torch.set_num_threads(number)
 
 
 def _is_joined() -> bool:
