@@ -66,7 +66,7 @@ def test_the_step_is_not_taken_and_the_next_one_is(scaled, bad):
     images, targets = make_batch()
     assert train_step(state, images, targets, loss_fn, options=CPU)[1]
     before = all_tensors(state)
-    weight = state.model.base_net[0][0].weight
+    weight = state.model.classification_headers[0][-1].weight
     kept = weight.detach().clone()
     weight.data.fill_(bad)
     values, is_finite = train_step(state, images, targets, loss_fn, options=CPU)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision.nn.fused_norm import can_expand, can_fuse, expand_norm_relu6, norm_relu6
 from vision.nn.strided_depthwise import StridedDepthwise
 
 
@@ -21,31 +22,57 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         if x.shape[-1] == 1 and self.padding == (1, 1):
             x = F.pad(x, (0, 1))
-        is_bfloat16 = (
-            torch.is_autocast_enabled("cpu")
-            and torch.get_autocast_dtype("cpu") == torch.bfloat16
-            and x.device.type == "cpu"
-        )
-        if self.groups == 1 or not is_bfloat16 or not torch.is_grad_enabled():
+        dtype = _autocast_dtype(x)
+        on_cpu = x.device.type == "cpu"
+        if self.groups == 1 or dtype != torch.bfloat16 or not on_cpu or not torch.is_grad_enabled():
             return super().forward(x)
-        return StridedDepthwise.apply(x.bfloat16(), self.weight.bfloat16())
+        return StridedDepthwise.apply(x.to(dtype), self.weight.to(dtype))
+
+
+class ConvSequential(nn.Sequential):
+    """Layers one after the other; in training on a CPU, BatchNorm2d and ReLU6 are one operation.
+
+    Where a 1x1 convolution to more channels comes before them, it is part of that operation too.
+    Hooks of layers that are joined are not called.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, H, W] to what the last layer gives."""
+        layers = list(self)
+        while layers:
+            kinds = [type(layer) for layer in layers[:3]]
+            if kinds[1:] == [nn.BatchNorm2d, nn.ReLU6] and can_expand(x, *layers[:2]):
+                x = expand_norm_relu6(x.to(_autocast_dtype(x)), *layers[:2])
+                del layers[:3]
+            elif kinds[:2] == [nn.BatchNorm2d, nn.ReLU6] and can_fuse(x, layers[0]):
+                x = norm_relu6(x, layers[0])
+                del layers[:2]
+            else:
+                x = layers.pop(0)(x)
+        return x
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype:
+    """Return what torch.autocast converts x to for a convolution."""
+    is_on = x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type)
+    return torch.get_autocast_dtype(x.device.type) if is_on else x.dtype
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, *, kernel: int, stride: int = 1):
-    """Return Conv2d (no bias, same padding), BatchNorm2d, ReLU6 as a Sequential."""
-    return nn.Sequential(
+    """Return Conv2d (no bias, same padding), BatchNorm2d, ReLU6 as a ConvSequential."""
+    return ConvSequential(
         Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU6(inplace=True),
     )
 
 
-def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+def separable_conv(in_channels: int, out_channels: int) -> ConvSequential:
     """Return a 3x3 depthwise and a 1x1 convolution, both with bias: SSDLite's prediction layer.
 
     Source: Sandler et al. 2018, MobileNetV2, section 6.2 ("SSDLite").
     """
-    return nn.Sequential(
+    return ConvSequential(
         nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels),
         nn.BatchNorm2d(in_channels),
         nn.ReLU6(inplace=True),
@@ -76,7 +103,7 @@ class InvertedResidual(nn.Module):
             nn.Conv2d(hidden, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
-        self.conv = nn.Sequential(*layers)
+        self.conv = ConvSequential(*layers)
         self.use_res_connect = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from vision.nn.layers import InvertedResidual, conv_bn_relu, separable_conv
+from vision.nn.layers import ConvSequential, InvertedResidual, conv_bn_relu, separable_conv
 from vision.nn.mobilenet_v2 import build_mobilenet_v2_features
 from vision.ssd.config import (
     DEFAULT_IMAGE_SIZE,
@@ -60,7 +60,7 @@ def build_mb2_ssd(
     base_net = build_mobilenet_v2_features(width_mult=width_mult)
     channels = [*_source_channels(base_net), 512, 256, 256, 128]
     extras = nn.ModuleList(
-        nn.Sequential(
+        ConvSequential(
             *conv_bn_relu(in_channels, out_channels // 2, kernel=1),
             *conv_bn_relu(out_channels // 2, out_channels, kernel=3, stride=2),
         )
