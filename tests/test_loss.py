@@ -107,3 +107,10 @@ def test_bfloat16_predictions_are_summed_in_float32(loss_fn):
         torch.zeros(1, 4, 2, dtype=torch.bfloat16), torch.zeros(1, 4, 4).bfloat16(), targets
     )
     assert losses["loss"].dtype == torch.float32
+
+
+def test_a_background_score_that_is_not_a_number_reaches_the_loss(loss_fn):
+    logits = torch.zeros(1, 4, 2)
+    logits[0, 3] = math.nan
+    losses = loss_fn(logits, torch.zeros(1, 4, 4), [target([5, 5, 45, 45], labels=[1])])
+    assert losses["loss"].isnan()

@@ -114,5 +114,5 @@ def mine_hard_negatives(
     most = min(int(num_negatives.max()), loss.shape[1])
     hardest_loss, hardest = loss.topk(most, dim=1)  # [B, most], highest first
     rank = torch.arange(most, device=loss.device)
-    chosen = (rank < num_negatives[:, None]) & (hardest_loss > -torch.inf)
+    chosen = (rank < num_negatives[:, None]) & (hardest_loss != -torch.inf)  # NaN is chosen
     return torch.zeros_like(loss, dtype=torch.bool).scatter_(1, hardest, chosen)
