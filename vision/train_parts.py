@@ -29,6 +29,7 @@ from vision.engine.signals import Interruptible
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions
 from vision.engine.weights import load_base_net, load_pretrained_ssd
+from vision.nn.fold import fold_batch_norm
 from vision.nn.sync_batch_norm import synchronize_batch_norm
 from vision.saved_args import saved_arguments
 from vision.ssd.loss import MultiBoxLoss
@@ -197,7 +198,7 @@ def build_measure(
     def measure(model: torch.nn.Module, check: Callable[[], None]) -> EvaluationResult | None:
         """Validate, calling `check` before each batch."""
         return evaluate(
-            model,
+            fold_batch_norm(model),
             Interruptible(loader, check),
             ground_truth=ground_truth,
             class_names=names,

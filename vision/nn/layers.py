@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision.nn.autocast import autocast_dtype
 from vision.nn.fused_norm import can_expand, can_fuse, expand_norm_relu6, norm_relu6
 from vision.nn.strided_depthwise import StridedDepthwise
 
@@ -22,7 +23,7 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         if x.shape[-1] == 1 and self.padding == (1, 1):
             x = F.pad(x, (0, 1))
-        dtype = _autocast_dtype(x)
+        dtype = autocast_dtype(x)
         on_cpu = x.device.type == "cpu"
         if self.groups == 1 or dtype != torch.bfloat16 or not on_cpu or not torch.is_grad_enabled():
             return super().forward(x)
@@ -42,7 +43,7 @@ class ConvSequential(nn.Sequential):
         while layers:
             kinds = [type(layer) for layer in layers[:3]]
             if kinds[1:] == [nn.BatchNorm2d, nn.ReLU6] and can_expand(x, *layers[:2]):
-                x = expand_norm_relu6(x.to(_autocast_dtype(x)), *layers[:2])
+                x = expand_norm_relu6(x.to(autocast_dtype(x)), *layers[:2])
                 del layers[:3]
             elif kinds[:2] == [nn.BatchNorm2d, nn.ReLU6] and can_fuse(x, layers[0]):
                 x = norm_relu6(x, layers[0])
@@ -50,12 +51,6 @@ class ConvSequential(nn.Sequential):
             else:
                 x = layers.pop(0)(x)
         return x
-
-
-def _autocast_dtype(x: Tensor) -> torch.dtype:
-    """Return what torch.autocast converts x to for a convolution."""
-    is_on = x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type)
-    return torch.get_autocast_dtype(x.device.type) if is_on else x.dtype
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, *, kernel: int, stride: int = 1):

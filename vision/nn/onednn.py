@@ -1,5 +1,6 @@
 """oneDNN's convolution with ReLU6 in the same pass, which torch keeps for its own compiler."""
 
+import functools
 import platform
 
 import torch
@@ -9,11 +10,18 @@ from torch import Tensor
 def is_usable(x: Tensor) -> bool:
     """Tell whether the functions below take this tensor; they were measured on x86 only."""
     return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and platform.machine() in ("x86_64", "AMD64")
-        and torch.backends.mkldnn.is_available()
+        x.dtype in (torch.float32, torch.bfloat16)
+        and x.device.type == "cpu"
         and torch.backends.mkldnn.enabled
+        and _is_built()
+    )
+
+
+@functools.cache
+def _is_built() -> bool:
+    return (
+        platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     )
 
