@@ -29,6 +29,7 @@ from vision.engine import distributed
 from vision.engine.coco_boxes import categories_by_name, ground_truth_from_index, relabel
 from vision.engine.coco_eval import EVALUATORS
 from vision.engine.coco_results import detections_json, explain_nothing_found, metrics_table
+from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.data import open_coco, shared_loader
 from vision.engine.evaluate import EvaluationResult, evaluate
 from vision.engine.load_model import load_for_inference
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_eval_parser(description=__doc__)
     args = parser.parse_args(argv)
     check_arguments(parser, args)
+    if args.device in ("auto", "cpu"):
+        keep_freed_memory()
     try:
         with distributed.joined():
             run(args)

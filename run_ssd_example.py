@@ -20,6 +20,7 @@ import numpy as np
 from vision.command_line import FamilyParser
 from vision.datasets.atomic_file import write_atomically
 from vision.datasets.image_files import IMAGE_SUFFIXES, read_image
+from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.precision import PRECISIONS
 from vision.engine.predict import load_predictor
 from vision.ssd.models import MODELS
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     """Predict and draw; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     args = build_parser().parse_args(argv)
+    if args.device in ("auto", "cpu"):
+        keep_freed_memory()
     try:
         run(args)
     except KeyboardInterrupt:

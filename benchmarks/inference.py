@@ -3,21 +3,26 @@
 
     python benchmarks/inference.py [--repeats 9] [--threads 2]
 
-All at 81 classes, 300 px, interleaved in one run. The family's way is float32 in the contiguous
-layout with BatchNorm as layers. Ours is what Predictor runs: BatchNorm folded, channels-last, in
-float32 and in bf16. torchvision's ssdlite320 (MobileNetV3, 91 classes, 320 px) is measured as it
-comes, its own post-processing included; the last lines are Predictor's whole way from a 640x480
-array to detections.
+All at 81 classes, 300 px, in turn in one run; single images ten at a time, as a camera gives them.
+The family's way is float32 in the contiguous layout with BatchNorm as layers; torchvision's
+ssdlite320 (MobileNetV3, 91 classes, 320 px) is measured as it comes, its own post-processing
+included. Both run in a process with torch as it comes. Ours is what Predictor runs in
+run_ssd_example.py: BatchNorm and ReLU6 folded, channels-last, freed memory kept, in float32 and in
+bf16; also as in a program that leaves the C library's memory alone. "Predictor" is the whole way
+from 640x480 arrays to detections.
 """
 
 import argparse
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from postprocess import measure
+from interleaved import measure
+from peer_process import peers
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
+from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.predict import DTYPES, Resize
 from vision.nn.fold import fold_batch_norm
 from vision.ssd.models import build_model
@@ -25,56 +30,78 @@ from vision.ssd.predictor import Predictor
 from vision.transforms.normalize import normalize_images
 
 DTYPES_OF_CPU = ("fp32", "bf16")
+FAMILY, TORCHVISION = "the family's way", "torchvision's ssdlite320"
+DEFAULT_MEMORY = "memory given back"
 
 
-@torch.inference_mode()
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    model = build_model("mb2-ssd-lite", num_classes=81).eval()
-    peer = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
     lines = []
     for batch_size in (1, 16):
-        medians = measure_batch(model, peer, batch_size, args.repeats)
-        ratios = [f"{medians['family'] / medians[name]:.2f} ({name})" for name in DTYPES_OF_CPU]
-        lines.append(f"batch {batch_size}: times faster than the family: {', '.join(ratios)}")
-        if batch_size == 1:
-            shares = [f"{medians[n] / medians['family']:.2f} ({n})" for n in DTYPES_OF_CPU]
-            lines.append(f"one image: share of the family's time: {', '.join(shares)}")
+        shared = batch_size, args.threads
+        with peers(family_tasks, *shared) as theirs, peers(our_tasks, *shared, False) as default:
+            tasks = {**theirs, **our_tasks(*shared, True)}
+            tasks |= {f"{name}, {DEFAULT_MEMORY}": default[name] for name in DTYPES_OF_CPU}
+            medians = report(
+                batch_size, measure(tasks, args.repeats, calls=10 if batch_size == 1 else 1)
+            )
+        for note in ("", f", {DEFAULT_MEMORY}"):
+            shares = [f"{medians[n + note] / medians[FAMILY]:.2f} ({n})" for n in DTYPES_OF_CPU]
+            factors = [f"{medians[FAMILY] / medians[n + note]:.2f} ({n})" for n in DTYPES_OF_CPU]
+            lines.append(
+                f"batch {batch_size}{note}: {', '.join(shares)} of the family's time; "
+                f"{', '.join(factors)} times as fast"
+            )
     print("\n".join(lines))
     return 0
 
 
-def measure_batch(model, peer, batch_size: int, repeats: int) -> dict[str, float]:
-    """Time all ways at one batch size, and print a line for each."""
-    images = torch.randn(batch_size, 3, 300, 300)
-    tasks = {"family": lambda: model(images)}
-    for name in DTYPES_OF_CPU:
-        folded = fold_batch_norm(model).to(DTYPES[name], memory_format=torch.channels_last)
-        inputs = images.to(DTYPES[name], memory_format=torch.channels_last)
-        tasks[name] = lambda network=folded, x=inputs: network(x)
-    peer_images = list(torch.rand(batch_size, 3, 320, 320))
-    tasks["torchvision"] = lambda: peer(peer_images)
-    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
-    for name in DTYPES_OF_CPU:
-        predictor = build_predictor(model, DTYPES[name])
-        tasks[f"Predictor, {name}"] = lambda predict=predictor: predict([pixels] * batch_size)
-    medians = {}
-    for name, values in measure(tasks, repeats).items():
-        medians[name] = statistics.median(values)
+def report(batch_size: int, seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Print a line for each way, and return the medians."""
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, values in seconds.items():
         print(
-            f"batch {batch_size:2} {name:16} {1000 * medians[name]:7.1f} ms "
+            f"batch {batch_size:2} {name:24} {1000 * medians[name]:7.1f} ms "
             f"({1000 * min(values):.1f} to {1000 * max(values):.1f}), "
             f"{batch_size / medians[name]:6.1f} images/s"
         )
     return medians
+
+
+def family_tasks(batch_size: int, threads: int) -> dict[str, Callable[[], object]]:
+    """The peers."""
+    torch.set_num_threads(threads)
+    model = build_model("mb2-ssd-lite", num_classes=81).eval()
+    peer = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+    images = torch.randn(batch_size, 3, 300, 300)
+    peer_images = list(torch.rand(batch_size, 3, 320, 320))
+    tasks = {FAMILY: lambda: model(images), TORCHVISION: lambda: peer(peer_images)}
+    return {name: torch.inference_mode()(task) for name, task in tasks.items()}
+
+
+def our_tasks(batch_size: int, threads: int, keep: bool) -> dict[str, Callable[[], object]]:
+    """Our network, and Predictor, in each number format."""
+    torch.set_num_threads(threads)
+    if keep:
+        keep_freed_memory()
+    model = build_model("mb2-ssd-lite", num_classes=81).eval()
+    images = torch.randn(batch_size, 3, 300, 300)
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    tasks: dict[str, Callable] = {}
+    for name in DTYPES_OF_CPU:
+        folded = fold_batch_norm(model).to(DTYPES[name], memory_format=torch.channels_last)
+        inputs = images.to(DTYPES[name], memory_format=torch.channels_last)
+        tasks[name] = torch.inference_mode()(lambda network=folded, x=inputs: network(x))
+    for name in DTYPES_OF_CPU:
+        predictor = build_predictor(model, DTYPES[name])
+        tasks[f"Predictor, {name}"] = lambda predict=predictor: predict([pixels] * batch_size)
+    return tasks
 
 
 def build_predictor(model, dtype: torch.dtype) -> Predictor:

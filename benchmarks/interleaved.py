@@ -4,13 +4,23 @@ import time
 from collections.abc import Callable
 
 
-def measure(tasks: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
-    """Time the tasks in turn, so that what else the machine does falls on all of them."""
+def measure(tasks: dict[str, Callable], repeats: int, *, calls: int = 1) -> dict[str, list[float]]:
+    """Time the tasks in turn, so that what else the machine does falls on all of them.
+
+    Args:
+        tasks: by name.
+        repeats: rounds, after one that warms up.
+        calls: of a task in its turn, one after the other.
+
+    Returns:
+        For each task the seconds of a call, one value a round.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for repeat in range(repeats + 1):
         for name, task in tasks.items():
             start = time.perf_counter()
-            task()
-            if repeat:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+            for _ in range(calls):
+                task()
+            if repeat:
+                seconds[name].append((time.perf_counter() - start) / calls)
     return seconds

@@ -14,16 +14,15 @@ the spread, and the ratios last; wanted are 0.95 of the bare step and 3.3 times 
 """
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 
 import family_loop
 import numpy as np
 import torch
+from peer_process import peers
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
@@ -155,24 +154,16 @@ def run(step: Callable[[], object], steps: int) -> float:
     return time.perf_counter() - start
 
 
-def serve_peers(connection: Connection, args: argparse.Namespace) -> None:
-    """Run the peers that come by name and number of steps, and send back the seconds."""
-    contenders = peer_contenders(args)
-    while request := connection.recv():
-        name, steps = request
-        connection.send(run(contenders[name], steps))
-
-
 def measure(
-    contenders: dict[str, Callable[[int], float]], args: argparse.Namespace
+    contenders: dict[str, Callable[[], object]], args: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Images/s of each, in turn, so that what else the machine does falls on all of them."""
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(args.repeats + 1):
-        for name, seconds in contenders.items():
+        for name, step in contenders.items():
             time.sleep(PAUSE)
             steps = 1 if name == TORCHVISION else args.steps
-            spent = seconds(steps)
+            spent = run(step, steps)
             if repeat:  # the first round warms up
                 speeds[name].append(steps * args.batch_size / spent)
                 print(f"{repeat}: {name} {speeds[name][-1]:.1f}", file=sys.stderr)
@@ -214,28 +205,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Measure all in turn and print their speeds and ratios."""
     args = build_parser().parse_args(argv)
-    processes = multiprocessing.get_context("spawn")
-    connection, far_end = processes.Pipe()
-    peers = processes.Process(target=serve_peers, args=(far_end, args))
-    peers.start()
-    far_end.close()  # so that recv() fails if the peers have died
-
-    def ask(name: str) -> Callable[[int], float]:
-        def seconds(steps: int) -> float:
-            connection.send((name, steps))
-            return connection.recv()
-
-        return seconds
-
-    keep_freed_memory()  # as train_ssd.py does; the peers run with the C library's defaults
-    ours = our_contenders(args)
-    contenders = {name: ask(name) for name in (FAMILY_STEP, FAMILY_LOOP, TORCHVISION)}
-    contenders |= {name: lambda steps, step=step: run(step, steps) for name, step in ours.items()}
-    try:
-        speeds = measure(contenders, args)
-    finally:
-        connection.send(None)
-        peers.join()
+    with peers(peer_contenders, args) as theirs:
+        keep_freed_memory()  # as train_ssd.py does; the peers run with the C library's defaults
+        ours = our_contenders(args)
+        speeds = measure({**theirs, **ours}, args)
     print(
         f"batch {args.batch_size}, ours in {choose_precision('auto', CPU)} with {args.workers} "
         f"workers; {args.repeats} repeats of {args.steps} steps"

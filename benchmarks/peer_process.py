@@ -1,0 +1,43 @@
+"""Peers in a process of their own, so that settings of ours do not reach them."""
+
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+
+Task = Callable[[], object]
+
+
+@contextlib.contextmanager
+def peers(build: Callable[..., dict[str, Task]], *arguments: object) -> Iterator[dict[str, Task]]:
+    """Start a process that calls `build`, and give its tasks by name; each runs there when called.
+
+    Only one of both processes works at a time. `build` and its arguments are pickled.
+    """
+    context = multiprocessing.get_context("spawn")
+    connection, far_end = context.Pipe()
+    process = context.Process(target=_serve, args=(far_end, build, arguments))
+    process.start()
+    far_end.close()  # so that recv() fails if the process has died
+    try:
+        yield {name: _Remote(connection, name) for name in connection.recv()}
+    finally:
+        connection.send(None)
+        process.join()
+
+
+class _Remote:
+    def __init__(self, connection: Connection, name: str):
+        self.connection, self.name = connection, name
+
+    def __call__(self) -> None:
+        self.connection.send(self.name)
+        self.connection.recv()
+
+
+def _serve(connection: Connection, build: Callable[..., dict[str, Task]], arguments: tuple) -> None:
+    tasks = build(*arguments)
+    connection.send(list(tasks))
+    while name := connection.recv():
+        tasks[name]()
+        connection.send(None)
