@@ -5,6 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from vision.check_args import check_arguments, check_mode
 from vision.command_line import FamilyParser
 from vision.datasets.image_cache import CACHES
@@ -38,8 +40,14 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def default_workers() -> int:
-    """One process for data per two cores, up to eight: the network needs the cores more."""
+    """One process for data per two cores, up to eight: the network needs the cores more.
+
+    None for up to two cores without a GPU: a step then waits longer for the core that such a
+    process takes than the training process takes to load a batch on both.
+    """
     cores = (os.cpu_count() or 1) // local_world_size()
+    if cores <= 2 and not torch.cuda.is_available():
+        return 0
     return max(1, min(8, cores // 2))
 
 
@@ -70,7 +78,7 @@ def _add_data_flags(group) -> None:
         help="keep training images decoded, in shared memory or a file; sides over 1.5 times "
         "the network's are shrunk to that, so crops below 2/3 of a side lose detail")  # fmt: skip
     add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
-        help="processes that load data, for each that trains; 0: the training process")  # fmt: skip
+        help="processes that load data, for each that trains; 0: its own threads")  # fmt: skip
 
 
 def _add_network_flags(group) -> None:
@@ -204,7 +212,7 @@ def flag_table() -> str:
         if isinstance(default, list):
             default = " ".join(map(str, default))
         if action.dest == "workers":
-            default = "half the cores"
+            default = "half the cores; on two, without a GPU, 0"
         flag = f"{action.option_strings[0]}{value}".replace("|", "\\|")
         lines.append(f"| `{flag}` | {default} | {action.help} |")
     return "\n".join(lines)

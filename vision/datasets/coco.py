@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from vision.datasets.coco_index import Category, CocoIndex, load_coco_index
 from vision.datasets.image_cache import ImageCache
 from vision.datasets.image_files import read_image
+from vision.datasets.threads import map_in_threads
 
 __all__ = ["Category", "CocoDetection", "CocoIndex", "load_coco_index"]
 
@@ -84,10 +85,11 @@ class CocoDetection(Dataset):
         """The items of a batch, as `dataset[item]` gives each; the DataLoader asks for this.
 
         All geometry is drawn before the first pixel, which is faster with code and tables in the
-        processor's cache. Images are made one by one, so that each reuses the last one's memory.
+        processor's cache. Images are made one by one, in the training process several at a time, so
+        that each reuses an earlier one's memory.
         """
         drawn = [self._draw(item) for item in items]
-        return (self._make(*parts) for parts in drawn)
+        return map_in_threads(lambda parts: self._make(*parts), drawn)
 
     def _draw(self, item: int | tuple[int, int]) -> tuple:
         """What is known of an item before its pixels: (path, target, rng, plan or None)."""
