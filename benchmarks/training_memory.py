@@ -4,15 +4,17 @@
     python benchmarks/training_memory.py [--folder DIR] [--workers 8] [--steps 20]
 
 Makes 118,287 images' annotations and links to drawn images of their sizes, in a temporary folder
-(or in --folder, which is kept and used again). Then two things, each in processes of its own:
+(or in --folder, which is kept and used again). Then three things, each in processes of its own:
 
 - train_ssd.py, batch 32, until it has taken --steps steps;
+- train_ssd.py for --trainer-epochs whole epochs of --epoch-images images, with validation and a
+  checkpoint in each;
 - the loader alone, for --loader-images images, by default the whole data set once; --epochs 4 goes
   through as many images in four epochs of a quarter.
 
 Prints the memory of all processes together at the start (all workers at work), in the middle and at
-the end: PSS, in which a page that several share counts once; and the memory that each worker has to
-itself. Wanted: under 6 GB in all, and no growth.
+the end, or the most in each epoch: PSS, in which a page that several share counts once; and the
+memory that each worker has to itself. Wanted: under 6 GB in all, and no growth.
 """
 
 import argparse
@@ -39,9 +41,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with data_set(args.folder, args.images) as folder:
         peak = measure_trainer(args, folder)
+        by_epoch = measure_epochs(args)
         # A process of its own: its memory is the loader's, without the data made here.
         command = [sys.executable, __file__, *(argv or sys.argv[1:]), "--loader-only"]
         subprocess.run([*command, "--folder", str(folder)], check=True)
+    if len(by_epoch) > 2:
+        print(f"the trainer's last epoch over its second: {by_epoch[-1] / by_epoch[1]:.2f}")
     print(f"the trainer at its peak: {peak:.0f} MB, {peak / LIMIT_MB:.2f} of {LIMIT_MB} MB")
     return 0
 
@@ -56,6 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20, help="of the trainer")
+    parser.add_argument("--trainer-epochs", type=int, default=6)
+    parser.add_argument("--epoch-images", type=int, default=320, help="of the trainer's epochs")
     parser.add_argument("--loader-images", type=int, help="default: the data set once")
     parser.add_argument("--epochs", type=int, default=1, help="of the loader, sharing the images")
     parser.add_argument("--loader-only", action="store_true")
@@ -103,6 +110,35 @@ def measure_trainer(args: argparse.Namespace, folder: Path) -> float:
     ):
         print(f"  {name:7}{describe(memories, trainer.pid)}", flush=True)
     return peak
+
+
+def measure_epochs(args: argparse.Namespace) -> list[float]:
+    """Train whole epochs on few images; print and return the most memory in each, in MB."""
+    peaks: list[float] = []
+    with tempfile.TemporaryDirectory() as place:
+        folder, run = Path(place, "data"), Path(place, "run")
+        for split, num_images in (("train", args.epoch_images), ("val", args.batch_size)):
+            annotation_file = folder / "annotations" / f"instances_{split}2017.json"
+            write_coco_sized_json(annotation_file, num_images=num_images)
+            link_images(annotation_file, folder / f"{split}2017")
+        command = [sys.executable, str(ROOT / "train_ssd.py"), "--datasets", str(folder)]
+        command += ["--workers", str(args.workers), "--batch-size", str(args.batch_size)]
+        command += ["--epochs", str(args.trainer_epochs), "--checkpoint-folder", str(run)]
+        print(f"train_ssd.py, {args.trainer_epochs} epochs of {args.epoch_images} images:")
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as trainer:
+            peak = 0.0
+            while trainer.poll() is None:
+                peak = max(peak, total_pss(tree_memory(trainer.pid)))
+                metrics = run / "metrics.jsonl"
+                done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+                if done > len(peaks):
+                    peaks.append(peak)
+                    print(f"  epoch {done}: at most {peak:.0f} MB in all", flush=True)
+                    peak = 0.0
+                time.sleep(0.2)
+        if trainer.returncode:
+            raise SystemExit(f"train_ssd.py ended with {trainer.returncode}")
+    return peaks
 
 
 def run_loader(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from vision.args import (
     TABLE_END,
     TABLE_START,
     build_train_parser,
+    default_workers,
     flag_table,
     parse_train_args,
     write_flag_table,
@@ -262,3 +263,23 @@ def test_the_table_is_written_between_its_marks(tmp_path):
     assert flag_table() in text
     write_flag_table(readme)
     assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("cores", "has_gpu", "processes", "expected"),
+    [
+        (1, False, 1, 0),
+        (2, False, 1, 0),
+        (4, False, 2, 0),
+        (4, False, 1, 2),
+        (64, False, 1, 8),
+        (1, True, 1, 1),
+        (2, True, 1, 1),
+        (8, True, 1, 4),
+    ],
+)
+def test_workers_unless_told(monkeypatch, cores, has_gpu, processes, expected):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert default_workers() == expected

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vision.engine.coco_boxes import Detections, DetectionsBuffer
 from vision.engine.metrics import show_progress
 from vision.engine.precision import autocast
-from vision.ssd.postprocess import postprocess
+from vision.ssd.postprocess import class_scores, select_detections
 from vision.transforms.normalize import normalize_images
 
 Batch = tuple[Tensor, list[dict]]
@@ -67,10 +67,10 @@ def run_inference(
             losses = loss_fn(cls_logits, bbox_regression, _to_device(targets, device))
             batch_losses.append((targets[0]["index"], _image_sums(losses, len(targets))))
         watch.lap("loss")
-        best = cls_logits.softmax(dim=-1)[..., 1:].amax(dim=(0, 1)).cpu()
-        top_scores = torch.maximum(top_scores, best)
-        results = postprocess(
-            cls_logits,
+        scores = class_scores(cls_logits)
+        top_scores = torch.maximum(top_scores, scores.amax(dim=(0, 1)).cpu())
+        results = select_detections(
+            scores,
             bbox_regression,
             model.priors_cxcywh,
             torch.tensor([target["orig_size"] for target in targets], device=device),

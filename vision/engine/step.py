@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vision.engine import distributed
 from vision.engine.precision import autocast
@@ -119,7 +119,10 @@ def _compute_gradients(
     state.scaler.scale(loss).backward()
     state.scaler.unscale_(state.optimizer)
     params = [p for group in state.optimizer.param_groups for p in group["params"]]
-    return terms, clip_grad_norm_(params, options.clip_grad_norm or math.inf)
+    grad_norm = get_total_norm([p.grad for p in params if p.grad is not None])
+    if options.clip_grad_norm:
+        clip_grads_with_norm_(params, options.clip_grad_norm, grad_norm)
+    return terms, grad_norm
 
 
 def _restore(model: torch.nn.Module, statistics: list[Tensor]) -> None:

@@ -57,24 +57,25 @@ class MultiBoxLoss:
         prior_labels, matched_boxes = self.match(targets)
         positive = prior_labels > BACKGROUND
         num_pos = positive.sum(dim=1)
-        cls_logits, bbox_regression = cls_logits.float(), bbox_regression.float()
-
-        cross_entropy = F.cross_entropy(
-            cls_logits.flatten(0, 1), prior_labels.clamp(min=BACKGROUND).flatten(), reduction="none"
-        ).view_as(prior_labels)
+        with torch.no_grad():
+            background_loss = -F.log_softmax(cls_logits.float(), dim=-1)[..., BACKGROUND]
         negative = mine_hard_negatives(
-            cross_entropy.detach(),
+            background_loss,
             prior_labels,
             num_negatives=(num_pos.clamp(min=1) * self.neg_pos_ratio).ceil().long(),
         )
         divisor = num_pos.clamp(min=1).sum()
-        loss_classification = cross_entropy[positive | negative].sum() / divisor
 
-        rows, columns = positive.nonzero(as_tuple=True)
-        encoded = encode_boxes(matched_boxes[rows, columns], self.priors_cxcywh[columns])
-        loss_regression = (
-            F.smooth_l1_loss(bbox_regression[rows, columns], encoded, reduction="sum") / divisor
-        )
+        # Few priors count: gradients are computed of these alone.
+        chosen = (positive | negative).nonzero(as_tuple=True)
+        logits = _Select.apply(cls_logits, *chosen).float()
+        cross_entropy = F.cross_entropy(logits, prior_labels[chosen], reduction="sum")
+        loss_classification = cross_entropy / divisor
+
+        chosen = positive.nonzero(as_tuple=True)
+        encoded = encode_boxes(matched_boxes[chosen], self.priors_cxcywh[chosen[1]])
+        offsets = _Select.apply(bbox_regression, *chosen).float()
+        loss_regression = F.smooth_l1_loss(offsets, encoded, reduction="sum") / divisor
         return {
             "loss": loss_classification + self.regression_weight * loss_regression,
             "loss_classification": loss_classification,
@@ -94,6 +95,22 @@ class MultiBoxLoss:
             self.priors_cxcywh,
             iou_threshold=self.iou_threshold,
         )
+
+
+class _Select(torch.autograd.Function):
+    """x[rows, columns] for places that differ; torch's own gradient adds them up one by one."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, columns)
+        ctx.shape = x.shape
+        return x[rows, columns]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        grad_x = grad.new_zeros(ctx.shape)
+        grad_x[ctx.saved_tensors] = grad
+        return grad_x, None, None
 
 
 @torch.no_grad()

@@ -13,8 +13,27 @@ DETECTIONS_PER_IMAGE = 100
 
 
 @torch.no_grad()
+def class_scores(cls_logits: Tensor) -> Tensor:
+    """Return the softmax scores of the classes, float32 [B, P, C], of logits [B, P, C+1]."""
+    return cls_logits.float().softmax(dim=-1)[..., 1:]
+
+
+@torch.no_grad()
 def postprocess(
     cls_logits: Tensor,
+    bbox_regression: Tensor,
+    priors_cxcywh: Tensor,
+    orig_sizes: Tensor,
+    **options: float | None,
+) -> list[dict[str, Tensor]]:
+    """Turn logits [B, P, C+1] and offsets into detections; see `select_detections`."""
+    scores = class_scores(cls_logits)
+    return select_detections(scores, bbox_regression, priors_cxcywh, orig_sizes, **options)
+
+
+@torch.no_grad()
+def select_detections(
+    scores: Tensor,
     bbox_regression: Tensor,
     priors_cxcywh: Tensor,
     orig_sizes: Tensor,
@@ -24,7 +43,7 @@ def postprocess(
     candidates_per_class: int = CANDIDATES_PER_CLASS,
     detections_per_image: int | None = DETECTIONS_PER_IMAGE,
 ) -> list[dict[str, Tensor]]:
-    """Turn logits and offsets into detections in original pixels.
+    """Turn scores and offsets into detections in original pixels.
 
     In each image and class the `candidates_per_class` best boxes above the score threshold go
     through NMS; of what stays, the image's `detections_per_image` best are returned. What is
@@ -33,11 +52,11 @@ def postprocess(
     the same, and a score map that is flat (an untrained network's) costs no more than a sharp one.
 
     Args:
-        cls_logits: [B, P, C+1], class 0 is background; any float type.
+        scores: of the classes without the background, from `class_scores`, [B, P, C].
         bbox_regression: [B, P, 4].
         priors_cxcywh: [P, 4] in 0..1.
         orig_sizes: int [B, 2], (height, width) in pixels of the images as they are on disk.
-        score_threshold: boxes with a higher softmax score are candidates.
+        score_threshold: boxes with a higher score are candidates.
         iou_threshold: of two boxes of a class with a higher IoU the better one stays.
         candidates_per_class: boxes per image and class that enter the NMS.
         detections_per_image: boxes per image that are returned; None returns all.
@@ -46,7 +65,6 @@ def postprocess(
         For each image a dict of `boxes` [N, 4] xyxy, clipped to the image, `scores` [N] and
         `labels` int64 [N] in 1..C, best score first.
     """
-    scores = cls_logits.float().softmax(dim=-1)[..., 1:]  # [B, P, C]
     num_scores = scores.shape[1] * scores.shape[2]
     limit = detections_per_image or num_scores
     num_candidates = min(5 * limit, num_scores)
