@@ -19,7 +19,7 @@ from vision.engine.checkpoint import read_checkpoint
 
 pytest_plugins = ["resume_fixtures"]
 TRAIN_STEP = "vision.engine.train.train_step"
-POSTPROCESS = "vision.engine.inference.postprocess"  # once a validation batch
+POSTPROCESS = "vision.engine.inference.select_detections"  # once a validation batch
 LAST_STEP = 2 * STEPS_PER_EPOCH
 
 # Where SIGKILL strikes; the runs save every second step.
