@@ -12,7 +12,8 @@ from vision.engine.checkpoint import epoch_path, read_checkpoint
 
 pytest_plugins = ["resume_fixtures"]
 TRAIN_STEP = "vision.engine.train.train_step"
-POSTPROCESS = "vision.engine.inference.select_detections"  # its third call is in the second validation
+# Its third call is in the second validation.
+POSTPROCESS = "vision.engine.inference.select_detections"
 
 
 def mount(*arguments) -> None:
