@@ -35,3 +35,29 @@ def page_faults(how: str) -> int:
 def test_a_freed_block_is_used_again_without_new_pages():
     assert page_faults("keep") < 500  # of the 4 KB pages of four blocks, 65,536
     assert page_faults("leave it") > 500
+
+
+GIVE_BACK = """
+import torch
+from vision.engine.cpu_memory import give_back_freed_memory, keep_freed_memory
+if not keep_freed_memory():
+    raise SystemExit("not glibc")
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+block = torch.zeros(256 << 20, dtype=torch.uint8).fill_(1)
+marker = torch.ones(1000)
+del block
+kept = resident()
+give_back_freed_memory()
+print(kept - resident())
+"""
+
+
+def test_kept_memory_is_given_back_when_told():
+    result = subprocess.run(
+        [sys.executable, "-c", GIVE_BACK], capture_output=True, text=True, check=False
+    )
+    if "not glibc" in result.stderr:
+        pytest.skip("no glibc")
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 200 << 20
