@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Inference of mb2-ssd-lite on the CPU, one image and a batch of 16, against the family's way.
 
-    python benchmarks/inference.py [--repeats 9] [--threads 2]
+    python benchmarks/inference.py [--repeats 15] [--threads 2]
 
 All at 81 classes, 300 px, in turn in one run; single images ten at a time, as a camera gives them.
 The family's way is float32 in the contiguous layout with BatchNorm as layers; torchvision's

@@ -12,6 +12,7 @@ from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.engine.coco_boxes import ground_truth_from_index
+from vision.engine.cpu_memory import give_back_freed_memory
 from vision.engine.data import (
     Sources,
     check_classes,
@@ -197,6 +198,8 @@ def build_measure(
 
     def measure(model: torch.nn.Module, check: Callable[[], None]) -> EvaluationResult | None:
         """Validate, calling `check` before each batch."""
+        if device.type == "cpu":
+            give_back_freed_memory()
         return evaluate(
             fold_batch_norm(model),
             Interruptible(loader, check),

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
-from vision.engine.cpu_memory import give_back_freed_memory
 from vision.engine.metrics import peak_memory_mb, show_progress
 from vision.engine.nonfinite import MAX_IN_A_ROW, NonFiniteError, report_nonfinite
 from vision.engine.optim import set_train_mode
@@ -69,7 +68,6 @@ def fit(
                 # Validation may start processes, which would inherit a file being written.
                 saver.wait()
                 start = time.perf_counter()
-                give_back_freed_memory()
                 distributed.share_statistics(state.evaluated_model)
                 val_metrics = evaluate_epoch(state, signals.check)
                 val_metrics["eval_seconds"] = time.perf_counter() - start
