@@ -7,7 +7,8 @@ Three score maps at 300 px: of an untrained network (every class of every prior 
 threshold: the worst case), one with a few dozen objects an image, and one of a single class that
 covers the image. The peer is the plain way: each image and class in turn through torchvision's
 `nms` (the family's own NMS is a Python loop on top of that); its detections are compared. The
-network is measured as eval_ssd.py runs it: folded, channels-last, and bf16 where the CPU has it.
+network is measured as eval_ssd.py runs it: folded, channels-last, bf16 where the CPU has it, and
+with freed memory kept.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from interleaved import measure
 from torch import Tensor
 from torchvision.ops import nms
 
+from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.precision import autocast, choose_precision
 from vision.nn.fold import fold_batch_norm
 from vision.ops.box_coder import decode_boxes
@@ -38,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args(argv)
+    keep_freed_memory()
     torch.manual_seed(0)
     model = build_model("mb2-ssd-lite", num_classes=NUM_CLASSES)
     network = fold_batch_norm(model).to(memory_format=torch.channels_last)

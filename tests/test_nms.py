@@ -71,3 +71,20 @@ def test_negative_coordinates_do_not_reach_into_another_class():
     boxes = torch.tensor([[[-50.0, -50.0, 50.0, 50.0], [-150.0, -150.0, -50.0, -50.0]]])
     scores, labels = torch.tensor([[0.9, 0.8]]), torch.tensor([[0, 1]])
     assert batched_nms(boxes, scores, labels=labels, iou_threshold=0.01).all()
+
+
+@pytest.mark.parametrize("enough", [1, 30, 200, 1000])
+@pytest.mark.parametrize("num_labels", [1, 80])
+def test_stops_where_enough_boxes_stay(enough, num_labels):
+    boxes, scores = random_boxes(0, images=3, boxes=400, scale=1.0)
+    scores = scores.sort(dim=1, descending=True).values
+    scores[1, 100:], scores[2] = PADDING, PADDING
+    labels = torch.randint(num_labels, (3, 400), generator=torch.Generator().manual_seed(1))
+    everything = batched_nms(boxes, scores, labels=labels, iou_threshold=0.45)
+    keep = batched_nms(boxes, scores, labels=labels, iou_threshold=0.45, enough=enough)
+    for some, all_kept in zip(keep, everything, strict=True):
+        count = int(some.sum())
+        assert count >= min(enough, int(all_kept.sum()))
+        assert torch.equal(some.nonzero(), all_kept.nonzero()[:count])
+    if enough == 1:  # it does stop
+        assert keep.sum() < everything.sum()

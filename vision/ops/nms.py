@@ -6,7 +6,14 @@ from torchvision.ops import nms
 PADDING = float("-inf")
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, *, labels: Tensor, iou_threshold: float) -> Tensor:
+def batched_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    labels: Tensor,
+    iou_threshold: float,
+    enough: int | None = None,
+) -> Tensor:
     """Greedy NMS over images and classes, equal to torchvision's `nms` on each of them.
 
     Args:
@@ -14,6 +21,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, *, labels: Tensor, iou_threshold:
         scores: [B, K]; a place with score PADDING holds no box.
         labels: int64 [B, K]; boxes with different labels never suppress each other.
         iou_threshold: a box goes when its IoU with a better kept one is above this.
+        enough: of an image whose first places keep so many boxes, those alone may be returned;
+            its scores must then come in descending order.
 
     Returns:
         bool [B, K]: the boxes that stay.
@@ -28,10 +37,14 @@ def batched_nms(boxes: Tensor, scores: Tensor, *, labels: Tensor, iou_threshold:
     shift = labels.double() * (highest.double() - lowest.double() + 1)
     apart = boxes.double() + shift[..., None]
     # A loop over images: 16 calls take 4 ms for 16 x 512 boxes of 80 classes on two cores, where
-    # one [B, K, K] comparison takes 33 and torchvision's batched_nms over all groups 55.
-    for image_boxes, image_scores, image_keep in zip(apart, scores, keep, strict=True):
+    # one [B, K, K] comparison takes 33 and torchvision's batched_nms over all groups 55; and 1 ms
+    # where 100 of 200 are enough, as the time grows with the square of the boxes.
+    for image_boxes, image_scores, image_keep in zip(apart, scores.double(), keep, strict=True):
         places = image_keep.nonzero()[:, 0]
-        kept = nms(image_boxes[places], image_scores[places].double(), iou_threshold)
         image_keep.zero_()
+        first = places if enough is None else places[: 2 * enough]
+        kept = nms(image_boxes[first], image_scores[first], iou_threshold)
+        if len(first) < len(places) and len(kept) < enough:
+            kept = nms(image_boxes[places], image_scores[places], iou_threshold)
         image_keep[places[kept]] = True
     return keep

@@ -79,7 +79,13 @@ def select_detections(
         offsets = bbox_regression[pending[:, None], priors].float()
         boxes = decode_boxes(offsets, priors_cxcywh[priors]).clamp(0, 1)
         top_scores.masked_fill_(boxes.isnan().any(dim=-1), PADDING)  # of a diverged network
-        keep = batched_nms(boxes, top_scores, labels=labels, iou_threshold=iou_threshold)
+        keep = batched_nms(
+            boxes,
+            top_scores,
+            labels=labels,
+            iou_threshold=iou_threshold,
+            enough=detections_per_image,
+        )
         is_done = is_last | (keep.sum(dim=1) >= limit)
         boxes *= orig_sizes.to(boxes)[pending][:, None, [1, 0, 1, 0]]
         for row in is_done.nonzero()[:, 0].tolist():
@@ -100,7 +106,8 @@ def _best_candidates(
     """Find the best (prior, class) pairs of some images.
 
     The best K pairs lie on the K priors with the best single score, so the search over P x C
-    scores is one over P and one over K x C.
+    scores is one over P and one over K x C. And as many pairs reach the worst of these single
+    scores, so only the few that do are ordered.
 
     Args:
         scores: [B, P, C].
@@ -111,10 +118,35 @@ def _best_candidates(
         Scores [b, K] in descending order, priors int64 [b, K] and classes from 0, int64 [b, K].
     """
     _, num_priors, num_classes = scores.shape
-    best = scores.amax(dim=-1)[images]
-    rows = best.topk(min(num_candidates, num_priors), sorted=False).indices
-    top_scores, places = scores[images[:, None], rows].flatten(1).topk(num_candidates)
+    best, rows = scores.amax(dim=-1)[images].topk(min(num_candidates, num_priors), sorted=False)
+    pairs = scores[images[:, None], rows].flatten(1)
+    if num_candidates <= num_priors:
+        pairs, places = _pack(pairs, ~(pairs < best.amin(dim=1, keepdim=True)))  # NaN stays
+        top_scores, order = pairs.topk(num_candidates)
+        places = places.gather(1, order)
+    else:
+        top_scores, places = pairs.topk(num_candidates)
     return top_scores, rows.gather(1, places // num_classes), places % num_classes
+
+
+def _pack(values: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the chosen values of each row to its start.
+
+    Args:
+        values: [b, N].
+        chosen: bool [b, N].
+
+    Returns:
+        Values [b, M], PADDING at the end, where M is the most that a row has; and their places in
+        N, int64 [b, M].
+    """
+    rows, columns = chosen.nonzero(as_tuple=True)
+    counts = chosen.sum(dim=1)
+    ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    packed = values.new_full((len(values), int(counts.max())), PADDING)
+    places = torch.zeros_like(packed, dtype=torch.int64)
+    packed[rows, ranks], places[rows, ranks] = values[rows, columns], columns
+    return packed, places
 
 
 def _limit_classes(
