@@ -14,10 +14,14 @@ the spread, and the ratios last; wanted are 0.95 of the bare step and 3.3 times 
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+
+if __name__ == "__main__":  # not in the peers' process, which imports this file too
+    os.environ["GOMP_SPINCOUNT"] = "20000"  # as train_ssd.py does; read with torch
 
 import family_loop
 import numpy as np
@@ -205,6 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Measure all in turn and print their speeds and ratios."""
     args = build_parser().parse_args(argv)
+    os.environ.pop("GOMP_SPINCOUNT", None)  # the peers run as torch comes
     with peers(peer_contenders, args) as theirs:
         keep_freed_memory()  # as train_ssd.py does; the peers run with the C library's defaults
         ours = our_contenders(args)

@@ -1,6 +1,7 @@
 """Work on the threads of a process: at the same time, in order, also after a fork."""
 
 import multiprocessing
+import os
 import threading
 
 import pytest
@@ -28,7 +29,6 @@ def test_several_at_a_time_and_in_order(two_threads):
 
 
 def test_one_thread_does_it_itself(two_threads):
-    assert list(map_in_threads(lambda _: threading.get_ident(), [1])) == [threading.get_ident()]
     torch.set_num_threads(1)
     assert set(map_in_threads(lambda _: threading.get_ident(), range(5))) == {threading.get_ident()}
 
@@ -59,3 +59,19 @@ def test_a_forked_process_has_threads_of_its_own(two_threads):
     assert here.poll(60), "the child waits for threads of its parent"
     assert here.recv() == [0, 1, 4, 9, 16, 25]
     child.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_each_thread_has_its_core_if_there_are_as_many(two_threads):
+    ours = os.sched_getaffinity(0)
+    torch.set_num_threads(len(ours))
+    barrier = threading.Barrier(len(ours), timeout=30)
+
+    def cores(item: int) -> set[int]:
+        barrier.wait()
+        return os.sched_getaffinity(0)
+
+    if len(ours) > 1:
+        found = list(map_in_threads(cores, ours))
+        assert all(len(cores) == 1 for cores in found) and set.union(*found) == ours
+    assert os.sched_getaffinity(0) == ours

@@ -77,19 +77,18 @@ class CocoDetection(Dataset):
         Raises:
             ValueError, OSError: the file cannot be read or has another size than its entry says.
         """
-        return next(self.__getitems__([item]))
+        return self._make(*self._draw(item))
 
     def __getitems__(
         self, items: list[int | tuple[int, int]]
     ) -> Iterator[tuple[np.ndarray, Target]]:
         """The items of a batch, as `dataset[item]` gives each; the DataLoader asks for this.
 
-        All geometry is drawn before the first pixel, which is faster with code and tables in the
-        processor's cache. Images are made one by one, in the training process several at a time, so
-        that each reuses an earlier one's memory.
+        In a worker all geometry is drawn before the first pixel, which is faster with code and
+        tables in the processor's cache. Images are made one by one, in the training process several
+        at a time, so that each reuses an earlier one's memory.
         """
-        drawn = [self._draw(item) for item in items]
-        return map_in_threads(lambda parts: self._make(*parts), drawn)
+        return map_in_threads(lambda parts: self._make(*parts), map(self._draw, items))
 
     def _draw(self, item: int | tuple[int, int]) -> tuple:
         """What is known of an item before its pixels: (path, target, rng, plan or None)."""
