@@ -24,8 +24,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-# How long a thread of torch's looks for work before it leaves its core: half a millisecond instead
-# of seven, in which the threads that decode the next batch would share it. Read with torch.
+# Waiting threads of torch's leave their core to decoding after 0.5 ms, not 7. Read with torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 from vision.args import parse_train_args
