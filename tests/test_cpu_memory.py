@@ -61,3 +61,39 @@ def test_kept_memory_is_given_back_when_told():
         pytest.skip("no glibc")
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 200 << 20
+
+
+THREADS = """
+import threading
+import numpy as np
+from vision.engine.cpu_memory import give_back_freed_memory, keep_freed_memory
+if not keep_freed_memory():
+    raise SystemExit("not glibc")
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+def write_checkpoint():
+    np.ones(45 << 20, np.uint8)
+end = threading.Event()
+def stay():
+    small.append(np.ones(100))
+    end.wait()
+small, seen = [], []
+for _ in range(6):
+    for target in (write_checkpoint, stay):
+        thread = threading.Thread(target=target, daemon=True)
+        thread.start()
+        thread.join(None if target is write_checkpoint else 0.1)
+    give_back_freed_memory()
+    seen.append(resident())
+print(seen[-1] - seen[0])
+"""
+
+
+def test_threads_that_come_and_go_keep_nothing_each():
+    result = subprocess.run(
+        [sys.executable, "-c", THREADS], capture_output=True, text=True, check=False
+    )
+    if "not glibc" in result.stderr:
+        pytest.skip("no glibc")
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 50 << 20  # one such block more, not five
