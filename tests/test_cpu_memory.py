@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-SCRIPT = """
+PAGE_FAULTS = """
 import resource, sys
 from vision.engine.cpu_memory import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
@@ -22,10 +22,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(how: str) -> int:
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=False
-    )
+def number_from(script: str, *arguments: str) -> int:
+    """What the script prints in a process of its own."""
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if "not glibc" in result.stderr:
         pytest.skip("no glibc")
     assert result.returncode == 0, result.stderr
@@ -33,8 +33,8 @@ def page_faults(how: str) -> int:
 
 
 def test_a_freed_block_is_used_again_without_new_pages():
-    assert page_faults("keep") < 500  # of the 4 KB pages of four blocks, 65,536
-    assert page_faults("leave it") > 500
+    assert number_from(PAGE_FAULTS, "keep") < 500  # of the 4 KB pages of four blocks, 65,536
+    assert number_from(PAGE_FAULTS, "leave it") > 500
 
 
 GIVE_BACK = """
@@ -54,13 +54,7 @@ print(kept - resident())
 
 
 def test_kept_memory_is_given_back_when_told():
-    result = subprocess.run(
-        [sys.executable, "-c", GIVE_BACK], capture_output=True, text=True, check=False
-    )
-    if "not glibc" in result.stderr:
-        pytest.skip("no glibc")
-    assert result.returncode == 0, result.stderr
-    assert int(result.stdout) > 200 << 20
+    assert number_from(GIVE_BACK) > 200 << 20
 
 
 THREADS = """
@@ -90,10 +84,4 @@ print(seen[-1] - seen[0])
 
 
 def test_threads_that_come_and_go_keep_nothing_each():
-    result = subprocess.run(
-        [sys.executable, "-c", THREADS], capture_output=True, text=True, check=False
-    )
-    if "not glibc" in result.stderr:
-        pytest.skip("no glibc")
-    assert result.returncode == 0, result.stderr
-    assert int(result.stdout) < 50 << 20  # one such block more, not five
+    assert number_from(THREADS) < 50 << 20  # one such block more, not five

@@ -84,9 +84,9 @@ class CocoDetection(Dataset):
     ) -> Iterator[tuple[np.ndarray, Target]]:
         """The items of a batch, as `dataset[item]` gives each; the DataLoader asks for this.
 
-        In a worker all geometry is drawn before the first pixel, which is faster with code and
-        tables in the processor's cache. Images are made one by one, in the training process several
-        at a time, so that each reuses an earlier one's memory.
+        On one thread, as in a worker, all geometry is drawn before the first pixel, which is faster
+        with code and tables in the processor's cache. Images are made one by one, or as many at a
+        time as there are threads, so that each reuses an earlier one's memory.
         """
         return map_in_threads(lambda parts: self._make(*parts), map(self._draw, items))
 
