@@ -26,16 +26,16 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vision.command_line import FamilyParser
-from vision.datasets.coco_archives import (
+from vision.download.coco_archives import (
     ARCHIVES,
     OFFICIAL_URL,
     Archive,
     archives_for,
     read_checksums,
 )
-from vision.datasets.coco_install import as_on_mirror, install, only_one_in
-from vision.datasets.disk_space import check_free_space
-from vision.datasets.download import Stopped
+from vision.download.coco_install import as_on_mirror, install, only_one_in
+from vision.download.disk_space import check_free_space
+from vision.download.download import Stopped
 
 logger = logging.getLogger("coco_downloader")
 SECONDS_BETWEEN_LINES = 60.0

@@ -22,22 +22,22 @@ import torch
 
 from vision.args import default_workers, image_size
 from vision.command_line import FamilyParser
-from vision.datasets.atomic_file import write_atomically
 from vision.datasets.coco import CocoDetection
 from vision.datasets.coco_index import CocoIndex
 from vision.engine import distributed
-from vision.engine.coco_boxes import categories_by_name, ground_truth_from_index, relabel
-from vision.engine.coco_eval import EVALUATORS
-from vision.engine.coco_results import detections_json, explain_nothing_found, metrics_table
 from vision.engine.cpu_memory import keep_freed_memory
-from vision.engine.data import open_coco, shared_loader
-from vision.engine.evaluate import EvaluationResult, evaluate
-from vision.engine.load_model import load_for_inference
 from vision.engine.machine_limits import explain
 from vision.engine.precision import PRECISIONS, choose_device, choose_precision
-from vision.nn.fold import fold_batch_norm
+from vision.evaluation.coco_boxes import categories_by_name, ground_truth_from_index, relabel
+from vision.evaluation.coco_eval import EVALUATORS
+from vision.evaluation.coco_results import detections_json, explain_nothing_found, metrics_table
+from vision.evaluation.evaluate import EvaluationResult, evaluate
+from vision.files.atomic_file import write_atomically
+from vision.nn.cpu.fold import fold_batch_norm
+from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
 from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD
+from vision.training.data import open_coco, shared_loader
 from vision.transforms.presets import build_eval_transform
 
 logger = logging.getLogger("eval_ssd")
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
     try:
-        with distributed.joined():
+        with distributed.process_group():
             run(args)
     except KeyboardInterrupt:
         return 130

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from vision.command_line import FamilyParser
 from vision.datasets.coco_json import MISSING_ID
-from vision.datasets.coco_repair import Repair, check_same_classes, plan_repair
-from vision.datasets.coco_rewrite import write_repair
+from vision.repair.coco_repair import Repair, check_same_classes, plan_repair
+from vision.repair.coco_rewrite import write_repair
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 
 from vision.command_line import FamilyParser
-from vision.datasets.atomic_file import write_atomically
 from vision.datasets.image_files import IMAGE_SUFFIXES, read_image
+from vision.deploy.load_predictor import load_predictor
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.precision import PRECISIONS
-from vision.engine.predict import load_predictor
+from vision.files.atomic_file import write_atomically
 from vision.ssd.models import MODELS
 from vision.ssd.postprocess import IOU_THRESHOLD
 from vision.visualize import draw_boxes

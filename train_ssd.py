@@ -29,19 +29,20 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 from vision.args import parse_train_args
 from vision.engine import distributed
-from vision.engine.checkpoint import epoch_path, has_checkpoints
 from vision.engine.cpu_memory import keep_freed_memory
-from vision.engine.dry_run import dry_run
 from vision.engine.machine_limits import explain
 from vision.engine.metrics import MetricsLog
-from vision.engine.overfit import TARGET_AP50, overfit
 from vision.engine.profile import StepProfiler
-from vision.engine.run_folder import CONFIG, METRICS, RunLock, write_config
-from vision.engine.saver import NoSaver, RunSaver
 from vision.engine.signals import Interrupted
 from vision.engine.state import TrainingState
 from vision.engine.train import fit
-from vision.resume import (
+from vision.runs.checkpoint import epoch_path, has_checkpoints
+from vision.runs.run_folder import CONFIG, METRICS, RunLock, write_config
+from vision.runs.saver import NoSaver, RunSaver
+from vision.training.build import Parts, build
+from vision.training.dry_run import dry_run
+from vision.training.overfit import TARGET_AP50, overfit
+from vision.training.resume import (
     began_in_this_job,
     history_entry,
     log_rate_change,
@@ -49,7 +50,6 @@ from vision.resume import (
     restore,
     return_to,
 )
-from vision.train_parts import Parts, build
 
 logger = logging.getLogger("train_ssd")
 
@@ -61,13 +61,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
     try:
-        with distributed.joined():
-            if not args.resume and distributed.by_first(
+        with distributed.process_group():
+            if not args.resume and distributed.on_main_process(
                 partial(began_in_this_job, args.checkpoint_folder)
             ):
                 args.resume = args.checkpoint_folder  # torchrun has started its processes again
             return resume(args, given) if args.resume else start(args)
-    except distributed.StoppedByFirst:
+    except distributed.MainProcessStopped:
         return 1
     except Interrupted as interrupted:
         return 128 + interrupted.signum
@@ -91,7 +91,7 @@ def start(args: argparse.Namespace) -> int:
     if args.overfit:
         return run_overfit(build(args))
     run = Path(args.checkpoint_folder)
-    distributed.by_first(partial(refuse_used_folder, run))
+    distributed.on_main_process(partial(refuse_used_folder, run))
     parts = build(args)  # before the folder is made: what is wrong with the data leaves no trace
 
     def begin() -> None:
@@ -101,7 +101,7 @@ def start(args: argparse.Namespace) -> int:
         write_config(run, parts.config)
 
     with ExitStack() as held:
-        distributed.by_first(begin)
+        distributed.on_main_process(begin)
         return run_training(args, run, parts)
 
 
@@ -117,11 +117,11 @@ def refuse_used_folder(run: Path) -> None:
 def resume(args: argparse.Namespace, given: set[str]) -> int:
     """Continue a run from its newest intact checkpoint, or from the one that was named."""
     with ExitStack() as held:
-        run, named, point, args, changes = distributed.by_first(
+        run, named, point, args, changes = distributed.on_main_process(
             partial(open_run, args, given, held)
         )
         if point.epoch >= args.epochs:
-            if distributed.is_first():
+            if distributed.is_main_process():
                 if named is None:
                     return_to(run, point)
                 print(
@@ -140,16 +140,16 @@ def resume(args: argparse.Namespace, given: set[str]) -> int:
             return_to(run, point)
             write_config(run, parts.config)
 
-        distributed.by_first(go_on)
+        distributed.on_main_process(go_on)
         return run_training(args, run, parts)
 
 
 def run_training(args: argparse.Namespace, run: Path, parts: Parts) -> int:
     """Train to the end, then say what came out."""
     state = parts.state
-    saver = build_saver(args, run, parts) if distributed.is_first() else NoSaver(run)
+    saver = build_saver(args, run, parts) if distributed.is_main_process() else NoSaver(run)
     profiler = None
-    if args.profile and distributed.is_first():
+    if args.profile and distributed.is_main_process():
         profiler = StepProfiler(run, precision=parts.options.precision)
 
     def evaluate_epoch(state: TrainingState, check: Callable[[], None]) -> dict:
@@ -158,7 +158,7 @@ def run_training(args: argparse.Namespace, run: Path, parts: Parts) -> int:
         if parts.measure is None or not (is_due or epoch == args.epochs):
             return {}
         result = parts.measure(state.evaluated_model, check)
-        return distributed.by_first(lambda: result.as_record())
+        return distributed.on_main_process(lambda: result.as_record())
 
     try:
         fit(
@@ -173,7 +173,7 @@ def run_training(args: argparse.Namespace, run: Path, parts: Parts) -> int:
         )
     except (Interrupted, RuntimeError) as error:
         lost = isinstance(error, RuntimeError) and distributed.explain_lost(error)
-        if distributed.is_first() and (lost or isinstance(error, Interrupted)):
+        if distributed.is_main_process() and (lost or isinstance(error, Interrupted)):
             newest = saver.newest.name if saver.newest else "none written"
             cause = "the end of another process" if lost else error
             print(
@@ -181,7 +181,7 @@ def run_training(args: argparse.Namespace, run: Path, parts: Parts) -> int:
                 f"to go on: train_ssd.py --resume {run}"
             )
         raise
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         return 0
     last = epoch_path(run, state.epoch)
     if saver.newest != last:  # --on-save-error continue

@@ -21,12 +21,12 @@ import msgspec
 from tqdm import tqdm
 
 from vision.command_line import FamilyParser
-from vision.datasets.atomic_file import write_atomically
 from vision.datasets.findings import Findings
-from vision.datasets.image_entries import find_annotation_files
-from vision.datasets.quarantine import invalid_folder, move_aside, restore
-from vision.datasets.validate import MACHINE_FAULTS, UNREADABLE
-from vision.datasets.validate_folder import validate_folder
+from vision.files.atomic_file import write_atomically
+from vision.validate.image_check import MACHINE_FAULTS, UNREADABLE
+from vision.validate.image_entries import find_annotation_files
+from vision.validate.quarantine import invalid_folder, move_aside, restore
+from vision.validate.validate_folder import validate_folder
 
 # More damaged files than this point to the machine, not to the data set.
 _FEW = 5

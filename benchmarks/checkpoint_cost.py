@@ -23,12 +23,12 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from vision.engine.checkpoint import epoch_path  # noqa: E402
-from vision.engine.checkpoint_writer import CheckpointWriter  # noqa: E402
 from vision.engine.ema import ModelEma  # noqa: E402
 from vision.engine.optim import Schedule, build_optimizer, parameter_groups  # noqa: E402
 from vision.engine.state import TrainingState  # noqa: E402
 from vision.engine.step import StepOptions, train_step  # noqa: E402
+from vision.runs.checkpoint import epoch_path  # noqa: E402
+from vision.runs.checkpoint_writer import CheckpointWriter  # noqa: E402
 from vision.ssd.loss import MultiBoxLoss  # noqa: E402
 from vision.ssd.models import build_model  # noqa: E402
 

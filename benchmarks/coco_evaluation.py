@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.engine.coco_boxes import Detections, GroundTruth
-from vision.engine.coco_eval import EVALUATORS
+from vision.evaluation.coco_boxes import Detections, GroundTruth
+from vision.evaluation.coco_eval import EVALUATORS
 
 NUM_CLASSES = 80
 OBJECTS_PER_IMAGE = 7.36

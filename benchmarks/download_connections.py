@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import sys
 from pathlib import Path
-from vision.datasets.download import fetch
+from vision.download.download import fetch
 fetch(sys.argv[1], Path(sys.argv[2]), connections=int(sys.argv[3]), retries=3)
 """
 CONFIG = """

@@ -31,9 +31,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from fault_server import FaultServer  # noqa: E402
 from faults import FAULTS  # noqa: E402
 
-from vision.datasets.coco_archives import Archive  # noqa: E402
-from vision.datasets.coco_install import install  # noqa: E402
-from vision.datasets.unzip import check_contents  # noqa: E402
+from vision.download.coco_archives import Archive  # noqa: E402
+from vision.download.coco_install import install  # noqa: E402
+from vision.download.unzip import check_contents  # noqa: E402
 
 NAME = "val2017.zip"
 ARCHIVE = Archive(f"zips/{NAME}", 2_500_000, 2_500_000, is_exact=False)
@@ -42,9 +42,9 @@ KINDS = sorted(set(FAULTS) - {"loop", "retry-after", "change"})
 PROGRAM = """
 import sys
 from pathlib import Path
-from vision.datasets import part_file
-from vision.datasets.coco_archives import Archive
-from vision.datasets.coco_install import install
+from vision.download import part_file
+from vision.download.coco_archives import Archive
+from vision.download.coco_install import install
 part_file.SECONDS_BETWEEN_RECORDS = 0.02
 archive = Archive(sys.argv[1], 2_500_000, 2_500_000, is_exact=False)
 install(archive, Path(sys.argv[2]), base_url=sys.argv[3], connections=int(sys.argv[4]),

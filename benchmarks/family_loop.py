@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import box_iou
 
-from vision.engine.data import Sources, images_with_boxes
 from vision.ops.box_coder import cxcywh_to_xyxy, encode_boxes
 from vision.ssd.ssd import SSD
+from vision.training.data import Sources, images_with_boxes
 
 SIZE = 300
 NUM_WORKERS = 2

@@ -22,11 +22,11 @@ from interleaved import measure
 from peer_process import peers
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
+from vision.deploy.load_predictor import DTYPES, Resize
+from vision.deploy.predictor import Predictor
 from vision.engine.cpu_memory import keep_freed_memory
-from vision.engine.predict import DTYPES, Resize
-from vision.nn.fold import fold_batch_norm
+from vision.nn.cpu.fold import fold_batch_norm
 from vision.ssd.models import build_model
-from vision.ssd.predictor import Predictor
 from vision.transforms.normalize import normalize_images
 
 DTYPES_OF_CPU = ("fp32", "bf16")

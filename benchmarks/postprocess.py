@@ -22,7 +22,7 @@ from torchvision.ops import nms
 
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.precision import autocast, choose_precision
-from vision.nn.fold import fold_batch_norm
+from vision.nn.cpu.fold import fold_batch_norm
 from vision.ops.box_coder import decode_boxes
 from vision.ssd.models import build_model
 from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD, postprocess

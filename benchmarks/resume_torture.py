@@ -27,7 +27,7 @@ from resume_runs import differences  # noqa: E402
 from trainer_host import PHASES, TrainerHost  # noqa: E402
 
 from vision.datasets.sample import write_sample_dataset  # noqa: E402
-from vision.engine.checkpoint import find_newest, list_checkpoints  # noqa: E402
+from vision.runs.checkpoint import find_newest, list_checkpoints  # noqa: E402
 
 EPOCHS = 3
 RECIPE = [

@@ -20,8 +20,8 @@ import cv2
 import torch
 import torchvision
 
-from vision.datasets.atomic_file import write_atomically
 from vision.datasets.sample import write_sample_dataset
+from vision.files.atomic_file import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"

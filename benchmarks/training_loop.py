@@ -36,13 +36,13 @@ from vision.datasets.coco import CocoDetection
 from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
 from vision.engine.cpu_memory import keep_freed_memory
-from vision.engine.data import Sources, open_coco
 from vision.engine.optim import Schedule, build_optimizer, parameter_groups
 from vision.engine.precision import choose_precision
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
+from vision.training.data import Sources, open_coco
 from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_train_transform
 

@@ -147,7 +147,7 @@ def run_loader(args: argparse.Namespace) -> None:
 
     from vision.datasets.coco import CocoDetection
     from vision.datasets.loader import DetectionLoader
-    from vision.engine.data import open_coco
+    from vision.training.data import open_coco
     from vision.transforms.normalize import PIXEL_MEAN
     from vision.transforms.presets import build_train_transform
 

@@ -21,7 +21,7 @@ from skimage import io as skimage_io
 
 from vision.datasets.findings import Findings
 from vision.datasets.image_files import list_images
-from vision.datasets.validate_folder import validate_folder
+from vision.validate.validate_folder import validate_folder
 
 NUM_COCO = 123_000
 

@@ -14,16 +14,17 @@ import torch
 
 from vision.datasets.coco import CocoDetection
 from vision.datasets.loader import DetectionLoader
-from vision.engine import distributed, inference, step
-from vision.engine.coco_boxes import ground_truth_from_index
-from vision.engine.data import open_coco
-from vision.engine.evaluate import evaluate
+from vision.engine import distributed, step
 from vision.engine.optim import build_optimizer, parameter_groups
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
+from vision.evaluation import inference
+from vision.evaluation.coco_boxes import ground_truth_from_index
+from vision.evaluation.evaluate import evaluate
 from vision.nn.sync_batch_norm import synchronize_batch_norm
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
+from vision.training.data import open_coco
 from vision.transforms.normalize import normalize_images
 from vision.transforms.presets import build_eval_transform, build_train_transform
 
@@ -82,7 +83,7 @@ def train_and_validate(data: str, num_images: int) -> dict:
 def validate(model: torch.nn.Module, loss_fn: MultiBoxLoss, data: str) -> dict | None:
     """Measure the model on the val split, in the first process."""
     sources = open_coco([data], "val")
-    distributed.share_statistics(model)
+    distributed.broadcast_buffers(model)
     loader = DetectionLoader(
         CocoDetection(sources, transform=build_eval_transform(SIZE)),
         batch_size=3,
@@ -123,9 +124,9 @@ def run_job(data: str, num_images: int) -> dict:
 def main() -> None:
     """Run, and write what came out."""
     data, num_images, output = sys.argv[1:]
-    with distributed.joined():
+    with distributed.process_group():
         result = run_job(data, int(num_images))
-        if distributed.is_first():
+        if distributed.is_main_process():
             torch.save(result, Path(output))
 
 

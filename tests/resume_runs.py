@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from vision.engine.checkpoint import read_checkpoint
+from vision.runs.checkpoint import read_checkpoint
 
 RECIPE = [
     *("--image-size=96", "--mb2-width-mult=0.25", "--epochs=2", "--batch-size=2", "--workers=0"),

@@ -16,8 +16,8 @@ from vision.args import (
     write_flag_table,
 )
 from vision.engine.optim import OPTIMIZERS
-from vision.saved_args import NOT_SAVED, resume_arguments, saved_arguments
 from vision.ssd.models import MODELS
+from vision.training.saved_args import NOT_SAVED, resume_arguments, saved_arguments
 
 NEEDED = ["--datasets", "data", "--checkpoint-folder", "run"]
 

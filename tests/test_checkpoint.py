@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vision.engine.checkpoint import (
+from vision.runs.checkpoint import (
     BEST,
     FORMAT,
     LAST,
@@ -22,8 +22,8 @@ from vision.engine.checkpoint import (
     serialize,
     step_path,
 )
-from vision.engine.checkpoint_writer import CheckpointWriter
-from vision.engine.weights import read_state_dict
+from vision.runs.checkpoint_writer import CheckpointWriter
+from vision.runs.weights import read_state_dict
 
 
 def make_state(*, epoch=1, step=10, value=0.0) -> dict:

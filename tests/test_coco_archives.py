@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from fault_server import FaultServer
 
-from vision.datasets.coco_archives import ARCHIVES, Archive, archives_for, read_checksums
-from vision.datasets.coco_install import absent_members, as_on_mirror, install
-from vision.datasets.disk_space import check_free_space
-from vision.datasets.unzip import DamagedArchive, UnsafeArchive
+from vision.download.coco_archives import ARCHIVES, Archive, archives_for, read_checksums
+from vision.download.coco_install import absent_members, as_on_mirror, install
+from vision.download.disk_space import check_free_space
+from vision.download.unzip import DamagedArchive, UnsafeArchive
 
 FILES = {f"val2017/{i:012}.jpg": random.Random(i).randbytes(40_000) for i in range(30)}
 FILES["annotations/instances_val2017.json"] = b'{"images": []}'

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision.datasets.coco_index import load_coco_index
-from vision.engine.coco_arrays import compute_arrays
-from vision.engine.coco_boxes import Detections, GroundTruth, ground_truth_from_index
-from vision.engine.coco_eval import compute_arrays_pycocotools, evaluate_boxes
+from vision.evaluation.coco_arrays import compute_arrays
+from vision.evaluation.coco_boxes import Detections, GroundTruth, ground_truth_from_index
+from vision.evaluation.coco_eval import compute_arrays_pycocotools, evaluate_boxes
 
 BOTH = pytest.mark.parametrize("evaluator", ["fast", "pycocotools"])
 NAMES = ["cat", "dog", "owl"]
@@ -214,7 +214,7 @@ def test_fast_arrays_equal_pycocotools_beyond_100_detections():
 def test_chunked_overlaps_change_nothing(monkeypatch):
     gt, dt = random_case(np.random.default_rng(1), images=5, classes=3, crowded=True, tied=True)
     whole = compute_arrays(gt, dt)
-    monkeypatch.setattr("vision.engine.coco_arrays._PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr("vision.evaluation.coco_arrays._PAIRS_AT_ONCE", 7)
     for a, b in zip(whole, compute_arrays(gt, dt), strict=True):
         np.testing.assert_array_equal(a, b)
 

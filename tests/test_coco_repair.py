@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.datasets import coco_json, coco_rewrite
+from vision.datasets import coco_json
 from vision.datasets.coco import load_coco_index
-from vision.datasets.coco_repair import plan_repair
-from vision.datasets.coco_rewrite import repaired_text, write_repair
+from vision.repair import coco_rewrite
+from vision.repair.coco_repair import plan_repair
+from vision.repair.coco_rewrite import repaired_text, write_repair
 
 SECTIONS = {
     "images": [{"id": 5, "file_name": "a.jpg", "width": 60, "height": 40}],

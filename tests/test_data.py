@@ -9,7 +9,7 @@ from yolo_factory import BOX, make_folder
 
 from vision.datasets.coco_index import load_coco_index
 from vision.datasets.sample import write_sample_dataset
-from vision.engine.data import (
+from vision.training.data import (
     check_classes,
     describe,
     fingerprint,

@@ -19,7 +19,7 @@ from script_runs import call
 
 from vision.datasets.batch_sampler import EpochBatchSampler
 from vision.datasets.sample import write_sample_dataset
-from vision.engine.checkpoint import read_checkpoint
+from vision.runs.checkpoint import read_checkpoint
 
 JOB = ROOT / "tests" / "distributed_job.py"
 TRAIN = ROOT / "train_ssd.py"

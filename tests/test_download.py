@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fault_server import FaultServer
 
-from vision.datasets.download import Stopped, fetch
-from vision.datasets.http_answer import DownloadError
+from vision.download.download import Stopped, fetch
+from vision.download.http_answer import DownloadError
 
 DATA = random.Random(0).randbytes(4_500_000)
 OTHER = random.Random(1).randbytes(4_500_000)

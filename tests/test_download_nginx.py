@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from vision.datasets.download import DownloadError, fetch
+from vision.download.download import DownloadError, fetch
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 pytestmark = pytest.mark.skipif(not NGINX, reason="nginx is not installed")

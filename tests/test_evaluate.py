@@ -18,15 +18,15 @@ import run_ssd_example
 from vision.datasets.coco import CocoDetection
 from vision.datasets.coco_index import load_coco_index
 from vision.datasets.loader import DetectionLoader
-from vision.engine.coco_boxes import Detections, DetectionsBuffer, ground_truth_from_index
-from vision.engine.coco_results import explain_nothing_found
-from vision.engine.data import open_yolo
-from vision.engine.evaluate import evaluate
-from vision.engine.inference import Inference, merge_inference
-from vision.nn.fold import fold_batch_norm
+from vision.evaluation.coco_boxes import Detections, DetectionsBuffer, ground_truth_from_index
+from vision.evaluation.coco_results import explain_nothing_found
+from vision.evaluation.evaluate import evaluate
+from vision.evaluation.inference import Inference, merge_inference
+from vision.nn.cpu.fold import fold_batch_norm
 from vision.ops.box_coder import encode_boxes
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
+from vision.training.data import open_yolo
 from vision.transforms.presets import build_eval_transform
 
 SIZE = (96, 96)

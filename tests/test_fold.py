@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vision.nn import onednn
-from vision.nn.fold import InferenceConv2d, fold_batch_norm
+from vision.nn.cpu import onednn
+from vision.nn.cpu.fold import InferenceConv2d, fold_batch_norm
 from vision.nn.layers import InvertedResidual, conv_bn_relu
 
 needs_onednn = pytest.mark.skipif(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vision.nn import fused_norm, onednn
+from vision.nn.cpu import fused_norm, onednn
 from vision.nn.layers import ConvSequential, InvertedResidual, conv_bn_relu
 from vision.nn.sync_batch_norm import SyncBatchNorm2d
 

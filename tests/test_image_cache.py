@@ -18,12 +18,12 @@ from script_runs import FAST, call
 from yolo_factory import BOX, make_folder
 
 from vision.datasets import image_cache
-from vision.datasets.available_memory import available_memory
 from vision.datasets.coco import CocoDetection, load_coco_index
 from vision.datasets.image_cache import build_image_cache
 from vision.datasets.image_files import read_image
 from vision.datasets.loader import DetectionLoader
 from vision.datasets.sample import write_sample_dataset
+from vision.files.available_memory import available_memory
 from vision.transforms.presets import build_train_transform
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,8 +8,8 @@ import pytest
 from script_runs import FAST, call
 
 from vision.args import parse_train_args
-from vision.engine.overfit import overfit
-from vision.train_parts import build
+from vision.training.build import build
+from vision.training.overfit import overfit
 
 
 def write_images(root, boxes, *, count=2):

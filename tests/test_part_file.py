@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from fault_server import FaultServer
 
-from vision.datasets.download import fetch
-from vision.datasets.part_file import PartFile, RemoteFile
+from vision.download.download import fetch
+from vision.download.part_file import PartFile, RemoteFile
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = random.Random(0).randbytes(4_500_000)
@@ -102,7 +102,7 @@ def test_a_part_file_without_a_true_record_is_not_believed(server, tmp_path, rec
 def test_kill_9_loses_little_and_claims_nothing_that_is_not_there(server, tmp_path, connections):
     program = (
         "import sys; from pathlib import Path\n"
-        "from vision.datasets import download, part_file\n"
+        "from vision.download import download, part_file\n"
         "part_file.SECONDS_BETWEEN_RECORDS = 0.02\n"
         "download.fetch(sys.argv[1], Path(sys.argv[2]), connections=int(sys.argv[3]))\n"
     )

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from vision.nn.fold import fold_batch_norm
+from vision.deploy.predictor import Predictor
+from vision.nn.cpu.fold import fold_batch_norm
 from vision.ssd.models import MODELS, build_model
 from vision.ssd.postprocess import postprocess
-from vision.ssd.predictor import Predictor
 from vision.transforms.normalize import normalize_images
 from vision.transforms.presets import build_eval_transform
 

@@ -15,11 +15,11 @@ from resume_runs import NUM_TRAIN, RECIPE, STEPS_PER_EPOCH, differences
 from trainer_host import At, TrainerHost
 
 from vision.datasets.batch_sampler import EpochBatchSampler
-from vision.engine.checkpoint import read_checkpoint
+from vision.runs.checkpoint import read_checkpoint
 
 pytest_plugins = ["resume_fixtures"]
 TRAIN_STEP = "vision.engine.train.train_step"
-POSTPROCESS = "vision.engine.inference.select_detections"  # once a validation batch
+POSTPROCESS = "vision.evaluation.inference.select_detections"  # once a validation batch
 LAST_STEP = 2 * STEPS_PER_EPOCH
 
 # Where SIGKILL strikes; the runs save every second step.
@@ -40,7 +40,7 @@ KILLS = {
     "last not yet linked": At("os.link", 1, "epoch_0001.pt"),
     "last linked, not renamed": At("os.replace", 2, "checkpoint_last.pt"),
     "between last and best": At("os.link", 1, "checkpoint_best.pt"),
-    "before needless ones are removed": At("vision.engine.saver.superseded", 2),
+    "before needless ones are removed": At("vision.runs.saver.superseded", 2),
     "last epoch's checkpoint renamed, not linked": At(
         "os.replace", 1, "checkpoint_epoch_0002.pt", after=True
     ),

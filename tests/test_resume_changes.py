@@ -10,7 +10,7 @@ import pytest
 from resume_runs import RECIPE, differences, read_metrics
 from trainer_host import At
 
-from vision.engine.checkpoint import LAST, epoch_path, read_checkpoint, step_path
+from vision.runs.checkpoint import LAST, epoch_path, read_checkpoint, step_path
 
 pytest_plugins = ["resume_fixtures"]
 TRAIN_STEP = "vision.engine.train.train_step"

@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from vision.engine.checkpoint import epoch_path, step_path
 from vision.engine.metrics import MetricsLog
-from vision.engine.run_folder import (
+from vision.runs.checkpoint import epoch_path, step_path
+from vision.runs.run_folder import (
     RunLock,
     check_config,
     read_config,

@@ -8,12 +8,12 @@ import pytest
 from resume_runs import RECIPE, differences, read_metrics
 from trainer_host import At
 
-from vision.engine.checkpoint import epoch_path, read_checkpoint
+from vision.runs.checkpoint import epoch_path, read_checkpoint
 
 pytest_plugins = ["resume_fixtures"]
 TRAIN_STEP = "vision.engine.train.train_step"
 # Its third call is in the second validation.
-POSTPROCESS = "vision.engine.inference.select_detections"
+POSTPROCESS = "vision.evaluation.inference.select_detections"
 
 
 def mount(*arguments) -> None:

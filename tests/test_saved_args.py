@@ -4,7 +4,7 @@ import pytest
 
 from vision.args import build_train_parser, parse_train_args
 from vision.command_line import flag_of
-from vision.saved_args import (
+from vision.training.saved_args import (
     CHECKED_ON_RESUME,
     FREE_ON_RESUME,
     NOT_SAVED,

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vision.nn.cpu.strided_depthwise import StridedDepthwise
 from vision.nn.layers import Conv2d
-from vision.nn.strided_depthwise import StridedDepthwise
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 3), (3, 4), (10, 7), (19, 19)])

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from vision.datasets.download import Stopped
-from vision.datasets.unzip import (
+from vision.download.download import Stopped
+from vision.download.unzip import (
     DamagedArchive,
     Member,
     UnsafeArchive,
@@ -144,7 +144,7 @@ def test_kill_9_leaves_no_half_file_under_its_name(tmp_path, root):
     files = {f"train2017/{i:012}.jpg": random.Random(i).randbytes(60_000) for i in range(1500)}
     zip_path = make_zip(tmp_path / "a.zip", files, stored=True)
     program = (
-        "import sys; from pathlib import Path; from vision.datasets.unzip import extract\n"
+        "import sys; from pathlib import Path; from vision.download.unzip import extract\n"
         "extract(Path(sys.argv[1]), Path(sys.argv[2]))\n"
     )
     for wanted in (100, 500, 900):
@@ -167,7 +167,7 @@ def test_a_full_disk_is_an_oserror_and_leaves_no_piece(tmp_path, root):
     zip_path = make_zip(tmp_path / "a.zip", FILES, stored=True)
     program = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from vision.datasets.unzip import extract\n"
+        "from vision.download.unzip import extract\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
         "try:\n    extract(Path(sys.argv[1]), Path(sys.argv[2]))\n"

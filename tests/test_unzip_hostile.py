@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_unzip import FILES, make_zip, on_disk
 
-from vision.datasets.unzip import DamagedArchive, UnsafeArchive, extract, read_members
+from vision.download.unzip import DamagedArchive, UnsafeArchive, extract, read_members
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.datasets.validate import ImageCheck, check_image, check_images
+from vision.validate.image_check import ImageCheck, check_image, check_images
 
 SCRIPT = "validate_image_files.py"
 

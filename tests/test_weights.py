@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2
 
-from vision.engine.checkpoint import FORMAT, serialize
 from vision.engine.optim import Schedule, build_optimizer, parameter_groups
 from vision.engine.state import TrainingState
-from vision.engine.weights import (
+from vision.runs.checkpoint import FORMAT, serialize
+from vision.runs.weights import (
     load_base_net,
     load_pretrained_ssd,
     read_labels,

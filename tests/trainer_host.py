@@ -23,10 +23,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # What a run says of itself, a byte each, in a file that outlives it.
 PHASES = {
-    "writing a checkpoint": ("vision.engine.checkpoint_writer.CheckpointWriter", "_write"),
+    "writing a checkpoint": ("vision.runs.checkpoint_writer.CheckpointWriter", "_write"),
     "writing metrics": ("vision.engine.metrics.MetricsLog", "append"),
     "in a step": ("vision.engine.train", "train_step"),
-    "in validation": ("vision.train_parts", "evaluate"),
+    "in validation": ("vision.training.build", "evaluate"),
     "building": ("train_ssd", "build"),
 }
 

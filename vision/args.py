@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from vision.check_args import check_arguments, check_mode
 from vision.command_line import FamilyParser
 from vision.datasets.image_cache import CACHES
 from vision.engine.distributed import local_world_size
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
 from vision.ssd.models import MODELS
+from vision.training.check_args import check_arguments, check_mode
 from vision.transforms.presets import PRESETS
 
 _PATHS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from vision.datasets.atomic_file import write_atomically
+from vision.files.atomic_file import write_atomically
 
 __all__ = [
     "MISSING_ID",

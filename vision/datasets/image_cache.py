@@ -12,8 +12,8 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from vision.datasets.available_memory import available_memory
 from vision.datasets.image_files import read_image
+from vision.files.available_memory import available_memory
 
 logger = logging.getLogger(__name__)
 CACHES = ("none", "ram", "disk")

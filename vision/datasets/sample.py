@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vision.datasets.atomic_file import write_atomically
 from vision.datasets.sample_drawing import SHAPE_CLASSES, DrawnShape, draw_crowd, draw_image
+from vision.files.atomic_file import write_atomically
 
 log = logging.getLogger(__name__)
 

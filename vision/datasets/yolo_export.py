@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from vision.datasets.atomic_file import write_atomically
 from vision.datasets.findings import Findings
 from vision.datasets.yolo import DESCRIPTION, YoloSplit
 from vision.datasets.yolo_folder import image_folder_of
+from vision.files.atomic_file import write_atomically
 
 
 class _Info(msgspec.Struct):

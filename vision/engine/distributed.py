@@ -27,7 +27,7 @@ _LOST = re.compile(
 )
 
 
-class StoppedByFirst(Exception):
+class MainProcessStopped(Exception):
     """The first process has stopped, and has said why."""
 
 
@@ -41,7 +41,7 @@ def world_size() -> int:
     return dist.get_world_size() if _is_joined() else 1
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Tell whether this is the process that writes files and speaks."""
     return rank() == 0
 
@@ -57,7 +57,7 @@ def local_world_size() -> int:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Be one of the processes that torchrun has started; without torchrun, be alone.
 
     All but the first then log errors only.
@@ -74,7 +74,7 @@ def joined() -> Iterator[None]:
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=own_rank, world_size=num_processes)
-    if not is_first():
+    if not is_main_process():
         logging.getLogger().setLevel(logging.ERROR)
     try:
         yield
@@ -90,23 +90,23 @@ def job_id() -> str | None:
     return name
 
 
-def by_first(action: Callable[[], T]) -> T:
+def on_main_process(action: Callable[[], T]) -> T:
     """Let the first process do something, and give all of them its result.
 
     Raises:
-        StoppedByFirst: in the other processes, when the action raised in the first.
+        MainProcessStopped: in the other processes, when the action raised in the first.
     """
     if world_size() == 1:
         return action()
     try:
-        answer = [(True, action() if is_first() else None)]
+        answer = [(True, action() if is_main_process() else None)]
     except Exception:
         dist.broadcast_object_list([(False, None)], src=0)
         raise
     dist.broadcast_object_list(answer, src=0)
     has_worked, result = answer[0]
     if not has_worked:
-        raise StoppedByFirst
+        raise MainProcessStopped
     return result
 
 
@@ -114,12 +114,12 @@ def gather(part: T) -> list[T]:
     """Collect what each process has, by rank, in the first; the others get an empty list."""
     if world_size() == 1:
         return [part]
-    parts = [None] * world_size() if is_first() else None
+    parts = [None] * world_size() if is_main_process() else None
     dist.gather_object(part, parts, dst=0)
     return parts or []
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """Return the largest of the processes' values."""
     if world_size() == 1:
         return value
@@ -128,7 +128,7 @@ def largest(value: int) -> int:
     return int(tensor)
 
 
-def add_up(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """Add the processes' tensors; all get the same bits."""
     if world_size() > 1:
         dist.all_reduce(values)
@@ -146,7 +146,7 @@ def parallel(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model)
 
 
-def share_statistics(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give all processes the first one's buffers."""
     if world_size() > 1:
         for buffer in model.buffers():

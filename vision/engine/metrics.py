@@ -8,13 +8,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vision.datasets.atomic_file import write_atomically
 from vision.engine import distributed
+from vision.files.atomic_file import write_atomically
 
 
 def show_progress(batches: Iterable, title: str) -> tqdm:
     """Iterate with a bar, on a terminal, of the first process."""
-    disable = None if distributed.is_first() else True
+    disable = None if distributed.is_main_process() else True
     return tqdm(batches, desc=title, leave=False, disable=disable)
 
 

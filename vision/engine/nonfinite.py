@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vision.datasets.atomic_file import write_atomically
+from vision.files.atomic_file import write_atomically
 
 logger = logging.getLogger(__name__)
 MAX_IN_A_ROW = 10

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, schedule
 
-from vision.datasets.atomic_file import write_atomically
+from vision.files.atomic_file import write_atomically
 
 logger = logging.getLogger(__name__)
 TRACE = "profile_trace.json"

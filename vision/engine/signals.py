@@ -60,7 +60,7 @@ class StopSignals:
 
     def check(self) -> None:
         """Raise Interrupted if a signal came, in all processes at the same call."""
-        signum = distributed.largest(self.received or 0)
+        signum = distributed.all_reduce_max(self.received or 0)
         if signum:
             raise Interrupted(signum)
 

@@ -8,9 +8,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vision.engine import distributed
-from vision.engine.checkpoint import FORMAT
 from vision.engine.ema import ModelEma
 from vision.engine.optim import Schedule
+from vision.runs.checkpoint import FORMAT
 from vision.ssd.ssd import SSD
 
 logger = logging.getLogger(__name__)

@@ -113,9 +113,9 @@ def _compute_gradients(
     num_processes = distributed.world_size()
     if num_processes > 1:
         divisor = losses["divisor"].double() * (not is_borrowed)
-        share = divisor / distributed.add_up(divisor.clone())
+        share = divisor / distributed.all_reduce_sum(divisor.clone())
         loss = loss * (share * num_processes)  # as the processes' gradients are averaged
-        terms = distributed.add_up(terms * share)
+        terms = distributed.all_reduce_sum(terms * share)
     state.scaler.scale(loss).backward()
     state.scaler.unscale_(state.optimizer)
     params = [p for group in state.optimizer.param_groups for p in group["params"]]

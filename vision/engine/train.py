@@ -14,10 +14,10 @@ from vision.engine.metrics import peak_memory_mb, show_progress
 from vision.engine.nonfinite import MAX_IN_A_ROW, NonFiniteError, report_nonfinite
 from vision.engine.optim import set_train_mode
 from vision.engine.profile import StepProfiler
-from vision.engine.saver import RunSaver
 from vision.engine.signals import Interrupted, StopSignals
 from vision.engine.state import TrainingState
 from vision.engine.step import LOSS_TERMS, StepOptions, train_step
+from vision.runs.saver import RunSaver
 from vision.ssd.loss import MultiBoxLoss
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def fit(
                 # Validation may start processes, which would inherit a file being written.
                 saver.wait()
                 start = time.perf_counter()
-                distributed.share_statistics(state.evaluated_model)
+                distributed.broadcast_buffers(state.evaluated_model)
                 val_metrics = evaluate_epoch(state, signals.check)
                 val_metrics["eval_seconds"] = time.perf_counter() - start
                 state.finish_epoch(val_metrics.get("AP"))
@@ -174,7 +174,7 @@ def _handle_nonfinite(
             targets=[target for _, targets in parts for target in targets],
         )
     if not options.skip_nonfinite:
-        raise NonFiniteError(line) if parts else distributed.StoppedByFirst
+        raise NonFiniteError(line) if parts else distributed.MainProcessStopped
     logger.error("step skipped: %s", line)
     if state.progress["nonfinite_in_a_row"] + 1 >= MAX_IN_A_ROW:
         raise NonFiniteError(f"{MAX_IN_A_ROW} steps in a row were not finite; {line}")

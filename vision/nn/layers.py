@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision.nn.autocast import autocast_dtype
-from vision.nn.fused_norm import can_expand, can_fuse, expand_norm_relu6, norm_relu6
-from vision.nn.strided_depthwise import StridedDepthwise
+from vision.nn.cpu.autocast import autocast_dtype
+from vision.nn.cpu.fused_norm import can_expand, can_fuse, expand_norm_relu6, norm_relu6
+from vision.nn.cpu.strided_depthwise import StridedDepthwise
 
 
 class Conv2d(nn.Conv2d):

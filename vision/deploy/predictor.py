@@ -1,0 +1,111 @@
+"""Detection on single images or batches of them, given as files or arrays."""
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vision.nn.cpu.fold import fold_batch_norm
+from vision.ssd.postprocess import IOU_THRESHOLD, postprocess
+from vision.ssd.ssd import SSD
+
+Image = np.ndarray | str | os.PathLike
+
+
+class Predictor:
+    """A trained network made ready for prediction: folded, channels-last, in one number format.
+
+    `vision.deploy.load_predictor.load_predictor` builds one from a run folder or a weight file.
+
+    Args:
+        model: the network; it is copied and left as it is.
+        class_names: of labels 1..C.
+        read_image: path -> uint8 [H, W, 3] RGB.
+        resize: uint8 [H, W, 3] -> uint8 [h, w, 3] at the network's input size.
+        normalize: (uint8 [B, 3, h, w], dtype) -> what the network takes.
+        device: where to run.
+        dtype: of weights and activations; bfloat16 is the faster one where the CPU has it.
+        score_threshold: lowest score of a detection.
+        iou_threshold: of the suppression of overlapping boxes of a class.
+        batch_size: images that go through the network together.
+    """
+
+    def __init__(
+        self,
+        model: SSD,
+        class_names: Sequence[str],
+        *,
+        read_image: Callable[[str | os.PathLike], np.ndarray],
+        resize: Callable[[np.ndarray], np.ndarray],
+        normalize: Callable[[Tensor, torch.dtype], Tensor],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        score_threshold: float = 0.3,
+        iou_threshold: float = IOU_THRESHOLD,
+        batch_size: int = 16,
+    ):
+        self.class_names = list(class_names)
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self._dtype = dtype
+        self._read_image = read_image
+        self._resize = resize
+        self._normalize = normalize
+        self._priors_cxcywh = model.priors_cxcywh.to(self.device)  # these stay float32
+        self._model = fold_batch_norm(model).to(
+            self.device, dtype, memory_format=torch.channels_last
+        )
+
+    def __call__(self, images: Image | Sequence[Image]) -> dict | list[dict]:
+        """Detect objects.
+
+        Args:
+            images: a path, an array uint8 [H, W, 3] RGB, or a list of these in any sizes.
+
+        Returns:
+            For each image a dict of `boxes` float32 [N, 4] xyxy in its pixels, `scores` [N] and
+            `labels` int64 [N] as tensors on the CPU, best first, and `names`, a list. One dict
+            for one image, a list for a list.
+
+        Raises:
+            ValueError: an array of another shape or type, or a file that is no image.
+            OSError: a file that cannot be opened.
+        """
+        if isinstance(images, (np.ndarray, str, os.PathLike)):
+            return self([images])[0]
+        starts = range(0, len(images), self.batch_size)
+        batches = [images[start : start + self.batch_size] for start in starts]
+        return [result for batch in batches for result in self._predict(batch)]
+
+    @torch.inference_mode()
+    def _predict(self, batch: Sequence[Image]) -> list[dict]:
+        inputs, sizes = zip(*map(self._prepare, batch), strict=True)
+        images = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
+        cls_logits, bbox_regression = self._model(
+            self._normalize(images.to(self.device), self._dtype)
+        )
+        results = postprocess(
+            cls_logits,
+            bbox_regression,
+            self._priors_cxcywh,
+            torch.tensor(sizes, device=self.device),
+            score_threshold=self.score_threshold,
+            iou_threshold=self.iou_threshold,
+        )
+        for result in results:
+            result.update({name: value.cpu() for name, value in result.items()})
+            result["names"] = [self.class_names[label - 1] for label in result["labels"].tolist()]
+        return results
+
+    def _prepare(self, image: Image) -> tuple[np.ndarray, tuple[int, int]]:
+        """Return the network's input and the original (height, width)."""
+        pixels = image if isinstance(image, np.ndarray) else self._read_image(image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(
+                f"an image is uint8 [H, W, 3] in RGB, not {pixels.dtype} {list(pixels.shape)}"
+            )
+        return self._resize(pixels), pixels.shape[:2]

@@ -1,0 +1,199 @@
+"""Bringing COCO's archives whole and checked onto the disk."""
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, replace
+from pathlib import Path
+
+from vision.download.coco_archives import OFFICIAL_URL, Archive
+from vision.download.download import fetch
+from vision.download.http_range import remote_length
+from vision.download.unzip import DamagedArchive, Member, UnsafeArchive, check_contents, extract
+from vision.files.atomic_file import write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two processes out of one folder
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def only_one_in(root: Path) -> Iterator[None]:
+    """Keep another process from the same folder: two on one `NAME.part` would spoil it.
+
+    Raises:
+        ValueError: another process is there. The lock of a killed process is gone.
+    """
+    with open(root / ".coco_downloader.lock", "w") as lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{root}: another coco_downloader.py is at work there") from None
+            except OSError as error:
+                logger.warning("%s: no lock on this file system (%s)", root, error)
+        yield
+
+
+def as_on_mirror(archive: Archive, root: Path, *, base_url: str, timeout: float) -> Archive:
+    """The archive with the mirror's length, when something of it is not yet under `root`."""
+    if absent_members(archive, root) == []:
+        return archive
+    length = remote_length(f"{base_url}/{archive.path}", timeout=timeout) or archive.num_bytes
+    content = round(archive.content_bytes * length / archive.num_bytes)
+    return replace(archive, num_bytes=length, content_bytes=content, is_exact=False)
+
+
+def install(
+    archive: Archive,
+    root: Path,
+    *,
+    base_url: str = OFFICIAL_URL,
+    sha256: str | None = None,
+    keep_zip: bool = False,
+    connections: int = 1,
+    timeout: float = 60.0,
+    retries: int = 20,
+    first_pause: float = 1.0,
+    progress: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+    stop: threading.Event | None = None,
+) -> str:
+    """Fetch an archive, unpack it under `root`, check every file, remove the zip.
+
+    A zip that turns out damaged is fetched once more. `NAME.done.json` lists what was unpacked,
+    so that the next call knows without the zip that nothing is missing.
+
+    Args:
+        progress: called with "fetch" or "unpack", bytes done, bytes in all.
+
+    Returns:
+        One line that says what was done.
+
+    Raises:
+        DamagedArchive, UnsafeArchive, ValueError, DownloadError, OSError, Stopped.
+    """
+    absent = absent_members(archive, root)
+    if absent == []:
+        return f"{archive.name}: complete already"
+    if absent:
+        text = "%s: %d of its files are gone or changed, for example %s"
+        logger.warning(text, archive.name, len(absent), root / absent[0].name)
+    zip_path, url = root / archive.name, f"{base_url}/{archive.path}"
+    for is_last_try in (False, True):
+        was_here = zip_path.exists()
+        if not was_here:
+            fetch(
+                url,
+                zip_path,
+                connections=connections,
+                timeout=timeout,
+                retries=retries,
+                first_pause=first_pause,
+                expected_length=archive.num_bytes if archive.is_exact else None,
+                progress=lambda done, total: progress("fetch", done, total),
+                stop=stop,
+            )
+        try:
+            members = _unpack(archive, root, sha256=sha256, progress=progress, stop=stop)
+            break
+        except DamagedArchive as error:
+            _set_aside(zip_path, was_here)
+            if is_last_try:
+                raise DamagedArchive(f"{error}; twice, so try another --base-url") from error
+            logger.warning("%s; fetching it once more", error)
+        except UnsafeArchive as error:
+            raise UnsafeArchive(f"{error}; delete it and try another --base-url") from error
+    _record(archive, root, url, members)
+    if not keep_zip:
+        zip_path.unlink()
+    return f"{archive.name}: {len(members)} files, all checked"
+
+
+def _unpack(
+    archive: Archive,
+    root: Path,
+    *,
+    sha256: str | None,
+    progress: Callable[[str, int, int | None], None],
+    stop: threading.Event | None,
+) -> list[Member]:
+    zip_path = root / archive.name
+    if sha256:
+        _check_digest(zip_path, sha256)
+    return extract(
+        zip_path,
+        root,
+        max_content=2 * archive.content_bytes if archive.is_exact else None,
+        elsewhere=_where_later_tools_move,
+        progress=lambda done, total: progress("unpack", done, total),
+        stop=stop,
+    )
+
+
+def _record(archive: Archive, root: Path, url: str, members: list[Member]) -> None:
+    """Note that an archive is unpacked, after a last look at every file."""
+    record = {"url": url, "members": [astuple(member) for member in members]}
+    write_atomically(_record_path(archive, root), json.dumps(record).encode())
+    if absent := absent_members(archive, root):
+        raise OSError(
+            f"{root / absent[0].name}: gone or cut since it was unpacked, with {len(absent) - 1} "
+            f"more files; {archive.name} is kept: is something else at work in {root}?"
+        )
+
+
+def absent_members(archive: Archive, root: Path) -> list[Member] | None:
+    """Files of an unpacked archive that are missing or of another size; None: never unpacked."""
+    try:
+        record = json.loads(_record_path(archive, root).read_bytes())
+        members = [Member(*fields) for fields in record["members"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return [member for member in members if not is_here(root / member.name, member.size)]
+
+
+def is_here(target: Path, size: int) -> bool:
+    """Whether a file, or what a later tool moved out of its place, has the size."""
+    for path in [target, *_where_later_tools_move(target)]:
+        try:
+            if path.stat().st_size == size:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _where_later_tools_move(target: Path) -> list[Path]:
+    if target.suffix == ".json":  # fix_coco_annotations.py
+        return list(target.parent.glob(f"{target.stem}.original*.json"))
+    return [target.parent.with_name(f"{target.parent.name}_invalid") / target.name]
+
+
+def _record_path(archive: Archive, root: Path) -> Path:
+    return root / f"{archive.name}.done.json"
+
+
+def _check_digest(zip_path: Path, sha256: str) -> None:
+    digest = hashlib.sha256()
+    with open(zip_path, "rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    if digest.hexdigest() != sha256:
+        check_contents(zip_path)  # damaged: another copy may be right
+        raise ValueError(
+            f"{zip_path}: a whole zip, but its SHA-256 is {digest.hexdigest()}, not {sha256}: "
+            "correct --checksums, or delete the zip to fetch it again"
+        )
+
+
+def _set_aside(zip_path: Path, was_here: bool) -> None:
+    """Make room for another copy; a file that this call did not fetch is not ours to delete."""
+    if was_here:
+        zip_path.replace(zip_path.with_name(zip_path.name + ".damaged"))
+    else:
+        zip_path.unlink()

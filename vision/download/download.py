@@ -1,0 +1,238 @@
+"""Fetching one large file over a bad network: ranges, several connections, retries, resume."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import requests
+
+from vision.download.http_answer import (
+    Answer,
+    DownloadError,
+    FileChanged,
+    Interrupted,
+    RangesRefused,
+)
+from vision.download.http_range import open_session, read_body, request_range
+from vision.download.part_file import PartFile, RemoteFile
+from vision.download.pieces import Piece, Pieces
+
+logger = logging.getLogger(__name__)
+
+MAX_PAUSE = 120.0
+PROBE_BYTES = 1 << 18
+# A try that gained less does not count as progress.
+PROGRESS_BYTES = 1 << 16
+
+
+class Stopped(Exception):
+    """The caller asked to stop; the next `fetch` goes on from here."""
+
+
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    connections: int = 1,
+    timeout: float = 60.0,
+    retries: int = 20,
+    first_pause: float = 1.0,
+    expected_length: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Fetch `url` to `path`, going on from what an earlier call, also of another process, left.
+
+    `path` appears only when the file is complete; until then its bytes are in `NAME.part`.
+
+    Args:
+        connections: ranges to fetch at once, where the server allows it.
+        timeout: seconds without data after which a connection counts as stalled.
+        retries: tries in a row without progress before giving up.
+        first_pause: seconds before the first retry; each next one is twice as long, up to two
+            minutes, or what `Retry-After` asks for.
+        expected_length: bytes the file must have, when known; else the server's word counts.
+        progress: called with the bytes here and those of the whole file (None: not known yet).
+        stop: when set, `Stopped` is raised soon after.
+
+    Raises:
+        DownloadError: the server refuses, or the retries are used up; names the URL.
+        OSError: the disk is full or not writable.
+        Stopped: `stop` was set.
+    """
+    part = PartFile(path, url)
+    transfer = _Transfer(
+        part=part,
+        connections=connections,
+        timeout=timeout,
+        retries=retries,
+        first_pause=first_pause,
+        expected_length=expected_length,
+        progress=progress or (lambda done, length: None),
+        stop=stop or threading.Event(),
+    )
+    try:
+        transfer.run()
+        part.finish()
+    except DownloadError as error:
+        raise DownloadError(f"{url}: {error}") from error
+    finally:
+        part.close()
+
+
+@dataclass(kw_only=True)
+class _Transfer:
+    """One fetch, and the state that its connections share. Arguments as those of `fetch`."""
+
+    part: PartFile
+    connections: int
+    timeout: float
+    retries: int
+    first_pause: float
+    expected_length: int | None
+    progress: Callable[[int, int | None], None]
+    stop: threading.Event
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    halt: threading.Event = field(default_factory=threading.Event)
+    pieces: Pieces | None = None  # None until the length is known
+    num_running: int = 0
+    outcome: Exception | None = None
+
+    def run(self) -> None:
+        """Return when every byte is here."""
+        restarts = 0
+        while not self.part.is_complete():
+            self._run_connections()
+            if self.stop.is_set():
+                raise Stopped
+            if isinstance(self.outcome, FileChanged) and restarts < self.retries:
+                logger.warning("%s: %s, starting again", self.part.url, self.outcome)
+                self.part.restart(RemoteFile())
+                restarts += 1
+                self.stop.wait(self._pause(restarts))
+            elif isinstance(self.outcome, RangesRefused):
+                self.connections = 1
+            elif isinstance(self.outcome, FileChanged | Interrupted):
+                raise DownloadError(f"gave up after {self.retries} retries: {self.outcome}")
+            elif self.outcome:
+                raise self.outcome
+
+    def _run_connections(self) -> None:
+        """Work until there is nothing to fetch or one connection says to stop."""
+        self.halt.clear()
+        self.outcome, self.pieces, self.num_running = None, None, 1
+        if self.part.num_done and self.part.remote.length is not None:
+            self.pieces = Pieces(self.part, self.connections)
+            self.num_running = self.connections
+        threads = [
+            threading.Thread(target=self._connection, daemon=True) for _ in range(self.num_running)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads) and not self.stop.wait(0.02):
+                pass
+        finally:
+            with self.lock:  # one that waits for the network may wake when the file is closed
+                self.halt.set()
+        assert self.stop.is_set() or self.num_running == 0, "a connection died"
+
+    def _connection(self) -> None:
+        """One thread: fetch pieces until there is none or the transfer halts."""
+        failures, plain = 0, False
+        session = open_session(self.part.url)
+        while not self.halt.is_set() and (piece := self._take()):
+            try:
+                self._fetch_piece(session, piece, plain)
+                failures, plain = 0, False
+            except (Interrupted, RangesRefused) as error:
+                session.close()
+                plain = isinstance(error, RangesRefused)
+                if plain and self.num_running > 1:
+                    return self._leave(error)
+                failures = 1 if piece.gained >= PROGRESS_BYTES else failures + 1
+                if failures > self.retries:
+                    return self._leave(Interrupted(str(error)))
+                pause = max(self._pause(failures), getattr(error, "retry_after", 0.0))
+                text = "%s: %s; retry %d of %d in %.3g s"
+                logger.warning(text, self.part.url, error, failures, self.retries, pause)
+                self.halt.wait(pause)
+            except (FileChanged, OSError) as error:
+                return self._leave(error)
+        session.close()
+        return self._leave(None)
+
+    def _leave(self, error: Exception | None) -> None:
+        """End this connection; an interrupted one matters only when it is the last."""
+        with self.lock:
+            self.num_running -= 1
+            if self.part.is_complete():
+                self.halt.set()
+            elif error and (self.num_running == 0 or not isinstance(error, Interrupted)):
+                self.outcome = self.outcome or error
+                self.halt.set()
+
+    def _pause(self, failures: int) -> float:
+        return min(MAX_PAUSE, self.first_pause * 2.0 ** min(failures - 1, 30))
+
+    def _take(self) -> Piece | None:
+        with self.lock:
+            if self.pieces:
+                return self.pieces.take()
+            if self.part.num_done and self.part.remote.length is not None:
+                return None  # the first answer came: from here on with all connections
+            if self.part.num_done:  # nobody can say where a file without length goes on
+                self.part.restart(RemoteFile())
+            return Piece(0, PROBE_BYTES if self.connections > 1 else None)
+
+    def _fetch_piece(self, session: requests.Session, piece: Piece, plain: bool) -> None:
+        try:
+            with request_range(
+                session,
+                self.part.url,
+                start=-1 if plain else piece.start,
+                end=piece.end,
+                known=self.part.remote if self.part.num_done else RemoteFile(),
+                num_done=self.part.num_done,
+                timeout=self.timeout,
+                expected_length=self.expected_length,
+            ) as (response, answer):
+                self._accept(piece, answer)
+                for data in read_body(response, answer, timeout=self.timeout):
+                    if not self._store(piece, data):
+                        return
+            if self.part.remote.length is None:  # only the end of the body told it
+                self.part.describe(replace(self.part.remote, length=piece.start))
+        finally:
+            if self.part.remote.length is None:
+                piece.gained = 0  # such a file has to come in one go, so this was no progress
+            if self.pieces:
+                with self.lock:
+                    self.pieces.release(piece)
+
+    def _accept(self, piece: Piece, answer: Answer) -> None:
+        with self.lock:
+            if answer.is_whole and self.num_running > 1:
+                raise RangesRefused("the server sends the whole file to each connection")
+            piece.start = answer.start
+            if answer.is_whole:  # of the same version: what is here stays, and is passed again
+                piece.end = answer.remote.length
+            if not self.part.num_done:
+                self.part.restart(answer.remote)
+            elif not (self.part.remote.etag or self.part.remote.last_modified):
+                self.part.describe(answer.remote)
+            self.progress(self.part.num_done, self.part.remote.length)
+
+    def _store(self, piece: Piece, data: bytes) -> bool:
+        """Write what belongs to the piece; False when it is complete or the transfer halts."""
+        with self.lock:
+            if self.halt.is_set():
+                return False
+            if piece.end is not None:
+                data = data[: piece.end - piece.start]
+            piece.gained += self.part.write(piece.start, data)
+            piece.start += len(data)
+            self.progress(self.part.num_done, self.part.remote.length)
+            return piece.end is None or piece.start < piece.end

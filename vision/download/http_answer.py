@@ -1,0 +1,148 @@
+"""What a server's answer to a request for a part of a file means, whatever it is."""
+
+import email.utils
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from vision.download.part_file import RemoteFile
+
+MAX_RETRY_AFTER = 3600.0
+TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524})
+
+
+class DownloadError(OSError):
+    """The file cannot be had; trying again at once would not help."""
+
+
+class Interrupted(Exception):
+    """This try failed, another may not. `retry_after`: seconds the server asked to wait."""
+
+    def __init__(self, reason: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class FileChanged(Exception):
+    """The server has another version of the file than the bytes that are here."""
+
+
+class RangesRefused(Exception):
+    """The server does not give parts of this file, or not in a form that can be used."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A usable answer.
+
+    Attributes:
+        start: position in the file of the body's first byte.
+        count: bytes of the body as sent, None when the server does not say.
+        encoded: whether the body is compressed and has to be unpacked.
+        is_whole: whether the body is the whole file, asked for or not.
+        remote: the version of the file it belongs to.
+    """
+
+    start: int
+    count: int | None
+    encoded: bool
+    is_whole: bool
+    remote: RemoteFile
+
+
+def read_answer(
+    status: int,
+    headers: Mapping[str, str],
+    *,
+    start: int,
+    known: RemoteFile,
+    num_done: int,
+    expected_length: int | None = None,
+) -> Answer:
+    """Judge an answer to `Range: bytes=start-...`, or to a request without Range at `start` 0.
+
+    Args:
+        known: the version of the file that the `num_done` bytes here belong to.
+        expected_length: bytes the file must have, when that is known from elsewhere.
+
+    Raises:
+        Interrupted, FileChanged, RangesRefused, DownloadError: as their docstrings say.
+    """
+    if status == 416:
+        raise _judge_416(headers, known, num_done, expected_length)
+    if status in TRANSIENT:
+        raise Interrupted(f"HTTP {status}", retry_after=_retry_after(headers))
+    if status not in (200, 206):
+        raise DownloadError(f"HTTP {status}, so this is not the file's address or access is closed")
+    if headers.get("Content-Type", "").lower().startswith("text/html"):
+        raise Interrupted("a web page came instead of the file (a login page of the network?)")
+    encoding = headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise DownloadError(f"the server insists on Content-Encoding: {encoding}")
+    encoded = encoding not in ("", "identity")
+    answer = _whole(headers, encoded) if status == 200 else _part(headers, start, encoded)
+    length = answer.remote.length
+    if None not in (length, expected_length) and length != expected_length:
+        raise Interrupted(
+            f"the server offers {length} bytes, the file has {expected_length}; "
+            "if it was replaced there, --base-url goes by the server's own length"
+        )
+    differs = known.differs_from(answer.remote) if num_done else False
+    if encoded and differs is not False and known.length is not None:
+        # A compressed copy may have another ETag: no reason to throw away what is here.
+        raise Interrupted("the answer is compressed, though asked not to be")
+    if differs or (differs is None and answer.is_whole):
+        raise FileChanged("the file changed on the server")
+    return replace(
+        answer, remote=replace(answer.remote, length=length or known.length or expected_length)
+    )
+
+
+def _judge_416(
+    headers: Mapping[str, str], known: RemoteFile, num_done: int, expected_length: int | None
+) -> Exception:
+    total = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
+    if total and known.length not in (None, int(total[1]), expected_length):
+        return FileChanged("the file changed on the server")
+    if num_done:
+        return Interrupted("HTTP 416 for a range inside the file")
+    return RangesRefused("HTTP 416 for a range inside the file")
+
+
+def _whole(headers: Mapping[str, str], encoded: bool) -> Answer:
+    text = headers.get("Content-Length", "")
+    count = int(text) if text.isdecimal() else None
+    remote = _remote(headers, None if encoded else count)
+    return Answer(start=0, count=count, encoded=encoded, is_whole=True, remote=remote)
+
+
+def _part(headers: Mapping[str, str], start: int, encoded: bool) -> Answer:
+    if encoded:
+        raise RangesRefused("the part is of a compressed copy")
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", "").strip())
+    if not found or int(found[1]) != start or int(found[2]) < start:
+        raise Interrupted(f"the server sent another range ({headers.get('Content-Range')})")
+    count = int(found[2]) - start + 1
+    if headers.get("Content-Length", str(count)) != str(count):
+        raise Interrupted("the answer's length and range disagree")
+    remote = _remote(headers, None if found[3] == "*" else int(found[3]))
+    return Answer(start=start, count=count, encoded=False, is_whole=False, remote=remote)
+
+
+def _remote(headers: Mapping[str, str], length: int | None) -> RemoteFile:
+    return RemoteFile(headers.get("ETag"), headers.get("Last-Modified"), length)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    text = headers.get("Retry-After", "0").strip()
+    if text.isdecimal():
+        seconds = float(text)
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    if seconds > MAX_RETRY_AFTER:
+        raise DownloadError(f"the server asks to come back in {seconds / 3600:.1f} hours")
+    return max(0.0, seconds)

@@ -1,0 +1,189 @@
+"""The bytes of a file fetched so far, and the record that lets another process go on."""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vision.files.atomic_file import sync_folder, write_atomically
+
+logger = logging.getLogger(__name__)
+
+# A kill -9 loses at most what came in since the last record.
+SECONDS_BETWEEN_RECORDS = 5.0
+RECORD_ROOM = 1 << 14
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """What tells one version of a file on a server from another.
+
+    Attributes:
+        etag: the entity tag as the server wrote it, with quotes and any `W/`.
+        last_modified: the date as the server wrote it.
+        length: bytes of the whole file.
+    """
+
+    etag: str | None = None
+    last_modified: str | None = None
+    length: int | None = None
+
+    def differs_from(self, other: "RemoteFile") -> bool | None:
+        """Whether the two are different versions; None when nothing says so either way."""
+        if None not in (self.length, other.length) and self.length != other.length:
+            return True
+        if self.etag and other.etag:
+            return self.etag != other.etag
+        if self.last_modified and other.last_modified:
+            return self.last_modified != other.last_modified
+        return None
+
+
+class PartFile:
+    """`NAME.part` under its later name's folder, with `NAME.part.json` beside it.
+
+    The record names the URL, the version of the file, and the byte ranges that are on disk. It
+    claims a range only after an fsync of the bytes in it, and it is replaced atomically, so what
+    it says is true after a kill -9 or a power cut. Methods may be called from several threads.
+
+    Attributes:
+        remote: the version of the file the bytes belong to.
+    """
+
+    def __init__(self, path: Path, url: str) -> None:
+        """Open what an earlier process left for `path`, or begin with nothing.
+
+        Bytes from another URL are kept (a user who changes to a faster mirror half-way), but its
+        ETag and date say nothing about this one: the length must agree, and the CRCs decide.
+        """
+        self.path = path
+        self.part_path = path.with_name(path.name + ".part")
+        self.record_path = path.with_name(path.name + ".part.json")
+        self.url = url
+        self.remote = RemoteFile()
+        self._done: list[tuple[int, int]] = []
+        self._lock = threading.Lock()
+        self._recorded_at = time.monotonic()
+        self._load()
+        if not self._done:
+            self._record()  # before the first byte: a .part without a record is not ours
+        self._file = open(self.part_path, "r+b" if self._done else "w+b", buffering=0)  # noqa: SIM115
+
+    @property
+    def num_done(self) -> int:
+        """Bytes of the file that are here."""
+        return sum(end - start for start, end in self._done)
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Ranges [start, end) still to fetch; the length must be known."""
+        assert self.remote.length is not None
+        with self._lock:
+            edges = [0, *(edge for span in self._done for edge in span), self.remote.length]
+        pairs = zip(edges[::2], edges[1::2], strict=True)
+        return [(start, end) for start, end in pairs if start < end]
+
+    def is_complete(self) -> bool:
+        """Whether every byte of a known length is here."""
+        return self.remote.length is not None and not self.missing()
+
+    def restart(self, remote: RemoteFile) -> None:
+        """Forget the bytes here and expect those of `remote`."""
+        with self._lock:
+            self.remote, self._done = remote, []
+            self._record()
+            self._file.truncate(0)
+
+    def describe(self, remote: RemoteFile) -> None:
+        """Learn more about the same file, for example its length once the end has been seen."""
+        with self._lock:
+            self.remote = remote
+            self._record()
+
+    def write(self, start: int, data: bytes) -> int:
+        """Put `data` at byte `start`; returns how many of the bytes were not here before."""
+        with self._lock:
+            self._file.seek(start)
+            view = memoryview(data)
+            while view:  # an unbuffered write may take only a part, on a nearly full disk
+                view = view[self._file.write(view) :]
+            before = self.num_done
+            self._done = _merge([*self._done, (start, start + len(data))])
+            if time.monotonic() - self._recorded_at > SECONDS_BETWEEN_RECORDS:
+                self._record()
+            return self.num_done - before
+
+    def close(self) -> None:
+        """Put bytes and record safely on disk and close the file."""
+        with self._lock:
+            if self._file.closed:
+                return
+            try:
+                self._record()
+            except OSError:
+                with suppress(OSError):  # then the last record stands
+                    self._make_room()
+                    self._record()
+            self._file.close()
+
+    def _make_room(self) -> None:
+        """Give up the file's last bytes, so that a full disk has room for the record."""
+        keep = max(0, self.part_path.stat().st_size - RECORD_ROOM)
+        self._done = _merge((start, min(end, keep)) for start, end in self._done if start < keep)
+        self._file.truncate(keep)
+
+    def finish(self) -> None:
+        """Give the complete file its name.
+
+        Raises:
+            OSError: bytes are missing, or they cannot be flushed.
+        """
+        with self._lock:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        size = self.part_path.stat().st_size
+        if not self.is_complete() or size != self.remote.length:
+            raise OSError(f"{self.part_path}: {size} bytes, {self.remote.length} expected")
+        os.replace(self.part_path, self.path)
+        sync_folder(self.path.parent)
+        self.record_path.unlink()
+
+    def _load(self) -> None:
+        if not self.record_path.exists() and not self.part_path.exists():
+            return
+        try:
+            record = json.loads(self.record_path.read_bytes())
+            remote = RemoteFile(**record["remote"])
+            done = _merge((int(start), int(end)) for start, end in record["done"])
+            size = self.part_path.stat().st_size if done else 0
+            limit = size if remote.length is None else min(size, remote.length)
+            if done and (done[0][0] < 0 or done[-1][1] > limit):
+                raise ValueError("it claims bytes that are not there")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            logger.warning("%s: no usable record (%s), starting again", self.part_path, error)
+            return
+        if record.get("url") != self.url:
+            remote = RemoteFile(length=remote.length)
+        self.remote, self._done = remote, done
+
+    def _record(self) -> None:
+        if self._done:
+            os.fsync(self._file.fileno())
+        record = {"url": self.url, "remote": asdict(self.remote), "done": self._done}
+        write_atomically(self.record_path, json.dumps(record).encode())
+        self._recorded_at = time.monotonic()
+
+
+def _merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sort ranges and join those that touch or overlap."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        elif start < end:
+            merged.append((start, end))
+    return merged

@@ -1,0 +1,109 @@
+"""Run a detector over a data set and measure it: the one path for training and eval_ssd.py."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from vision.engine import distributed
+from vision.evaluation.coco_boxes import Detections, GroundTruth
+from vision.evaluation.coco_eval import evaluate_boxes
+from vision.evaluation.inference import Batch, LossFunction, merge_inference, run_inference
+from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD
+
+
+@dataclass
+class EvaluationResult:
+    """The measurements of a model on a data set.
+
+    Attributes:
+        metrics: the twelve COCO numbers and `per_class`, see `evaluate_boxes`.
+        detections: every detection, image positions as in the ground truth.
+        top_scores: {class: its highest score before the score threshold}.
+        losses: {term: mean over the images}; empty without a loss function.
+        seconds: spent on `data`, `inference`, `loss`, `postprocess` and `coco`.
+    """
+
+    metrics: dict
+    detections: Detections
+    top_scores: dict[str, float]
+    losses: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def as_record(self) -> dict:
+        """Flatten to what metrics.jsonl holds of an epoch."""
+        losses = {f"val_{name}": value for name, value in self.losses.items()}
+        numbers = {name: value for name, value in self.metrics.items() if name != "per_class"}
+        seconds = {f"eval_{name}_seconds": value for name, value in self.seconds.items()}
+        return {**losses, **numbers, **seconds}
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    *,
+    ground_truth: GroundTruth,
+    class_names: list[str],
+    device: torch.device,
+    precision: str = "fp32",
+    loss_fn: LossFunction | None = None,
+    evaluator: str = "fast",
+    score_threshold: float = SCORE_THRESHOLD,
+    iou_threshold: float = IOU_THRESHOLD,
+) -> EvaluationResult | None:
+    """Measure a model on a data set.
+
+    Args:
+        model: called with images [B, 3, H, W], gives cls_logits and bbox_regression; has
+            `priors_cxcywh` and `num_classes`. It is left in evaluation mode.
+        loader: batches of images uint8 [B, 3, H, W] and target dicts with `index` (the image's
+            position in the ground truth), `orig_size` and, for a loss, boxes, labels and iscrowd.
+        ground_truth: of the whole data set.
+        class_names: of labels 1..C.
+        device: where the model is.
+        precision: fp32, bf16 or fp16, of the forward pass.
+        loss_fn: also computes the loss, from the same forward pass.
+        evaluator: a name of `coco_eval.EVALUATORS`.
+        score_threshold: lowest score of a detection.
+        iou_threshold: of the suppression of overlapping boxes.
+
+    Returns:
+        The measurements; None in all but the first of several processes, which share the images.
+
+    Raises:
+        ValueError: the loader's images are not those of the ground truth.
+    """
+    part = run_inference(
+        model,
+        loader,
+        device=device,
+        precision=precision,
+        loss_fn=loss_fn,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+    )
+    parts = distributed.gather(part)
+    if not parts:
+        return None
+    whole = merge_inference(parts)
+    num_seen = len(whole.image_index)
+    if num_seen != ground_truth.num_images:
+        raise ValueError(f"evaluated {num_seen} images of {ground_truth.num_images}")
+    start = time.perf_counter()
+    metrics = evaluate_boxes(
+        ground_truth, whole.detections, class_names=class_names, evaluator=evaluator
+    )
+    return EvaluationResult(
+        metrics=metrics,
+        detections=whole.detections,
+        top_scores=dict(zip(class_names, whole.top_scores.tolist(), strict=True)),
+        losses=_mean_losses(whole.batch_losses, num_seen),
+        seconds={**whole.seconds, "coco": time.perf_counter() - start},
+    )
+
+
+def _mean_losses(batch_losses: list[tuple[int, dict[str, float]]], num_images: int) -> dict:
+    names = batch_losses[0][1] if batch_losses else ()
+    return {name: sum(sums[name] for _, sums in batch_losses) / num_images for name in names}

@@ -1,0 +1,174 @@
+"""Write a repaired COCO annotation file: sequential category ids, all other bytes as they were."""
+
+import filecmp
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from vision.datasets.coco_json import MISSING_ID, CategoryRecord, CocoJson, raw_spans
+from vision.files.atomic_file import sync_folder, write_atomically
+from vision.repair.coco_repair import Repair
+
+COPY_BYTES = 4 << 20
+_SEPARATOR = re.compile(rb"[ \t\r\n,]*")
+_CATEGORY_ID = re.compile(rb'("category_id"[ \t\r\n]*:[ \t\r\n]*)(-?\d+)(?=[ \t\r\n,}])')
+_Values = dict[str, bytes]
+
+
+def write_repair(repair: Repair) -> Path:
+    """Replace the file by the repaired one and return where the original is kept.
+
+    At every moment the file is there, either as it was or repaired, and the original is kept
+    before it is replaced; after a kill the next run completes what is missing.
+
+    Raises:
+        OSError: the disk is full or not writable; the annotation file is as it was.
+    """
+    path = Path(repair.document.path)
+    original = _keep_original(path)
+    write_atomically(path, repaired_text(repair))
+    return original
+
+
+def _keep_original(path: Path) -> Path:
+    """instances_train.json -> instances_train.original.json, or .original.2.json, ... where that
+    name is taken by an older original."""
+    for number in itertools.count(1):
+        suffix = ".original.json" if number == 1 else f".original.{number}.json"
+        original = path.with_name(path.stem + suffix)
+        if not original.exists():
+            break
+        if os.path.samefile(path, original) or filecmp.cmp(path, original, shallow=False):
+            return original  # an earlier run was interrupted here
+    try:
+        os.link(path, original)
+    except OSError:  # a file system without hard links
+        with open(path, "rb") as file:
+            write_atomically(original, iter(lambda: file.read(COPY_BYTES), b""))
+    sync_folder(path.parent)
+    return original
+
+
+def repaired_text(repair: Repair) -> Iterator[bytes]:
+    """The repaired file, piece by piece; what needs no repair is passed on byte for byte."""
+    document, position = repair.document, 0
+    writers = {"categories": _category_pieces, "annotations": _annotation_pieces}
+    keys = [key for key in document.spans if key in writers]
+    for key in sorted(keys, key=document.spans.get):
+        start, stop = document.spans[key]
+        yield from _copy(document, position, start)
+        position = yield from writers[key](repair, start)
+        yield from _copy(document, position, stop)
+        position = stop
+    yield from _copy(document, position, len(document.source))
+
+
+def _copy(document: CocoJson, start: int, stop: int) -> Iterator[bytes]:
+    for position in range(start, stop, COPY_BYTES):
+        end = min(position + COPY_BYTES, stop)
+        yield document.source[position:end]
+        document.forget_pages(position, end)
+
+
+def _category_pieces(repair: Repair, start: int) -> Iterator[bytes]:
+    """The list of categories in its old order; returns the byte after its last piece."""
+    new_id = repair.new_category_ids
+    position = start + 1
+    yield b"["
+    for first, stop, records in repair.document.chunks("categories", CategoryRecord):
+        changes: list[_Values | None] = []
+        for record in records:
+            original = record.id if record.original_id is None else record.original_id
+            values = {"id": new_id[record.id], "original_id": original}
+            changes.append({key: str(value).encode() for key, value in values.items()})
+        yield b"".join(_rewritten(repair.document, (first, stop), changes))
+        position = stop
+    return position
+
+
+def _annotation_pieces(repair: Repair, start: int) -> Iterator[bytes]:
+    """The list of annotations; returns the byte after its last piece."""
+    annotations, document = repair.annotations, repair.document
+    changed = repair.drop | repair.set_area | repair.set_iscrowd | (repair.new_ids != MISSING_ID)
+    position, row, is_main_process = start, 0, True
+    for first, stop, count in annotations.chunks:
+        yield from _copy(document, position, first)  # "[", before the first
+        rows = slice(row, row + count)
+        text = document.source[first:stop]
+        text = None if changed[rows].any() else _renumbered(repair, text, rows)
+        if text is None:
+            changes = [_annotation_changes(repair, i) for i in range(row, row + count)]
+            text = b"".join(_rewritten(document, (first, stop), changes))
+        if is_main_process:  # of what is left
+            text = _SEPARATOR.sub(lambda found: found[0].replace(b",", b""), text, count=1)
+        yield text
+        is_main_process = is_main_process and not text.strip()
+        document.forget_pages(first, stop)
+        position, row = stop, row + count
+    return position
+
+
+def _renumbered(repair: Repair, text: bytes, rows: slice) -> bytes | None:
+    """`text` with the category ids of these annotations replaced where they stand, or None where
+    they cannot be told by their looks: a `category_id` elsewhere, twice, or as 3.0."""
+    if not repair.renumbers:
+        return text
+    old_ids = repair.annotations.category_ids[rows]
+    pieces = _CATEGORY_ID.split(text)
+    if [*map(int, pieces[2::3])] != old_ids.tolist():
+        return None
+    new_id = {b"%d" % old: b"%d" % new for old, new in repair.new_category_ids.items()}
+    pieces[2::3] = [new_id[old_id] for old_id in pieces[2::3]]
+    return b"".join(pieces)
+
+
+def _annotation_changes(repair: Repair, row: int) -> _Values | None:
+    if repair.drop[row]:
+        return None
+    values: _Values = {}
+    annotations = repair.annotations
+    if repair.renumbers:
+        values["category_id"] = b"%d" % repair.new_category_ids[int(annotations.category_ids[row])]
+    if repair.new_ids[row] != MISSING_ID:
+        values["id"] = b"%d" % repair.new_ids[row]
+    if repair.set_area[row]:
+        _, _, width, height = annotations.boxes_xywh[row].tolist()
+        values["area"] = repr(width * height).encode()
+    if repair.set_iscrowd[row]:
+        values["iscrowd"] = b"0"
+    return values
+
+
+def _rewritten(
+    document: CocoJson, span: tuple[int, int], changes: list[_Values | None]
+) -> Iterator[bytes]:
+    """The objects of a piece of a list with some values set, None for an object to leave out."""
+    start, stop = span
+    first = _SEPARATOR.match(document.source, start, stop).end()
+    parsed = document.parsed[first:stop]
+    raws = msgspec.json.decode(b"[" + parsed + b"]", type=list[msgspec.Raw])
+    position = start
+    for raw, values in zip(raws, changes, strict=True):
+        first = _SEPARATOR.match(document.source, position, stop).end()
+        separator = document.source[position:first]
+        position = first + len(memoryview(raw))
+        if values is not None:
+            yield separator + _with_values(document.source[first:position], raw, values)
+    yield document.source[position:stop]
+
+
+def _with_values(text: bytes, parsed: msgspec.Raw, values: _Values) -> bytes:
+    """A JSON object with the values of some keys replaced in place, new keys at the end."""
+    spans = raw_spans(memoryview(parsed), msgspec.json.decode(parsed, type=dict[str, msgspec.Raw]))
+    present = sorted((spans[key], value) for key, value in values.items() if key in spans)
+    added = [b'"%s": %s' % (key.encode(), values[key]) for key in values if key not in spans]
+    pieces, position = [], 0
+    for (start, stop), value in present:
+        pieces += [text[position:start], value]
+        position = stop
+    end = text.rindex(b"}")
+    return b"".join([*pieces, b", ".join([text[position:end], *added]), text[end:]])

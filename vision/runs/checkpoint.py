@@ -1,0 +1,190 @@
+"""Checkpoint files: names, digest, safe loading, finding the newest intact one."""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from vision.files.atomic_file import sync_folder, write_atomically
+
+FORMAT = "ssd-checkpoint/1"
+KEYS = {
+    "format": str,
+    **dict.fromkeys(["model", "optimizer", "scheduler", "scaler", "rng"], dict),
+    "ema": (dict, type(None)),
+    **dict.fromkeys(["epoch", "step"], int),
+    **dict.fromkeys(["best", "progress", "config"], dict),
+    "classes": list,
+}
+LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+_NAME = re.compile(r"checkpoint_epoch_(\d{4,})(?:_step_(\d{8,}))?\.pt")
+_DIGEST_PREFIX = b"sha256:"
+_ZIP_END = b"PK\x05\x06"  # a zip's last record; its last two bytes count the comment's length
+_ZIP_END_SIZE = 22
+_COMMENT_SIZE = len(_DIGEST_PREFIX) + 64
+
+
+def epoch_path(run: Path, epoch: int) -> Path:
+    """Name the checkpoint after `epoch` whole epochs."""
+    return run / f"checkpoint_epoch_{epoch:04d}.pt"
+
+
+def step_path(run: Path, epoch: int, step: int) -> Path:
+    """Name a checkpoint inside epoch `epoch` (1-based), after `step` steps of the run."""
+    return run / f"checkpoint_epoch_{epoch:04d}_step_{step:08d}.pt"
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Return the run's epoch and step checkpoints, newest first.
+
+    One inside epoch 4 comes after the end of epoch 3 and before the end of epoch 4.
+    """
+    found = [(position_of(path), path) for path in run.glob("checkpoint_epoch_*.pt")]
+    return [path for position, path in sorted(found, reverse=True) if position]
+
+
+def has_checkpoints(run: Path) -> bool:
+    """Whether the folder has any, be it only the last or the best."""
+    return bool(list_checkpoints(run)) or (run / LAST).exists() or (run / BEST).exists()
+
+
+def position_of(path: Path) -> tuple[int, ...]:
+    """Return what a checkpoint's name says of its place in the run; greater is later.
+
+    That is its epoch (1-based), whether that is done (0 or 1), and the step inside it; empty for
+    another kind of name.
+    """
+    match = _NAME.fullmatch(path.name)
+    return (int(match[1]), 0 if match[2] else 1, int(match[2] or 0)) if match else ()
+
+
+def serialize(state: dict) -> bytes:
+    """Turn a checkpoint into the bytes of its file: torch's zip, the digest as its comment.
+
+    The digest covers every byte before it, and readers of zip files pass over it, so
+    `torch.load(path, weights_only=True)` works on the file as it is.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    assert content[-_ZIP_END_SIZE:].startswith(_ZIP_END) and content.endswith(b"\x00\x00")
+    comment = _DIGEST_PREFIX + hashlib.sha256(content).hexdigest().encode()
+    return content[:-2] + len(comment).to_bytes(2, "little") + comment
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Read a checkpoint and check its digest and its keys. Nothing in it can run code.
+
+    Raises:
+        ValueError: one line that names the file and says what is wrong with it.
+    """
+    content = path.read_bytes()
+    comment = content[-_COMMENT_SIZE:]
+    if not content:
+        raise ValueError(f"{path}: the file is empty")
+    if not comment.startswith(_DIGEST_PREFIX):
+        raise ValueError(f"{path}: cut short, or not a checkpoint of this toolkit (no digest)")
+    signed = content[: -_COMMENT_SIZE - 2] + b"\x00\x00"
+    length = content[-_COMMENT_SIZE - 2 : -_COMMENT_SIZE]
+    digest = hashlib.sha256(signed).hexdigest().encode()
+    if digest != comment.removeprefix(_DIGEST_PREFIX) or length != bytes([_COMMENT_SIZE, 0]):
+        raise ValueError(f"{path}: the content does not match its digest; the file is damaged")
+    state = load_tensors(path, content)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a checkpoint in the format {FORMAT}")
+    missing = [key for key, kind in KEYS.items() if not isinstance(state.get(key), kind)]
+    if missing or state["epoch"] < 0 or state["step"] < 0:
+        raise ValueError(f"{path}: the checkpoint lacks {', '.join(missing) or 'a valid place'}")
+    return state
+
+
+def load_tensors(path: Path, content: bytes | None = None) -> object:
+    """Load any .pt or .pth file with `weights_only=True`; there is no other way in this toolkit.
+
+    Args:
+        path: the file.
+        content: its bytes, if they have been read already.
+
+    Raises:
+        ValueError: the file is not torch's, is damaged, or holds objects other than tensors,
+            numbers, strings, lists and dicts.
+    """
+    source = path if content is None else io.BytesIO(content)
+    try:
+        return torch.load(source, map_location="cpu", weights_only=True)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # torch seeks past the end of a file that was cut off
+        raise ValueError(f"{path}: cut short, or not a torch file") from None
+    except Exception as error:  # noqa: BLE001  the unpickler raises whatever the bytes lead it to
+        text = str(error)
+        if "weights_only" in text or "Weights only" in text:
+            raise ValueError(
+                f"{path}: refused, it holds Python objects that could run code on loading; "
+                "save it again as a plain state dict"
+            ) from None
+        reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        raise ValueError(f"{path}: cannot be read as a torch file ({reason})") from None
+
+
+def find_newest(
+    run: Path, *, check: Callable[[Path, dict], None] | None = None
+) -> tuple[Path, dict, list[str]]:
+    """Read the newest intact checkpoint of a run folder.
+
+    Args:
+        run: the folder.
+        check: gets a path and its content, and raises ValueError if it is not to be used.
+
+    Returns:
+        Its path, its content, and one line for each newer file that had to be passed over.
+
+    Raises:
+        ValueError: there is no checkpoint, or none that is intact.
+    """
+    listed, skipped = list_checkpoints(run), []
+    found: tuple[Path, dict] | None = None
+    for path in [*listed, run / LAST, run / BEST]:
+        # The newest of the list is enough, unless its file was deleted and left its other name.
+        if not path.is_file() or (found and path.name != LAST):
+            continue
+        if path not in listed and any(path.samefile(other) for other in listed):
+            continue
+        try:
+            checkpoint = read_checkpoint(path)
+            if check:
+                check(path, checkpoint)
+        except (ValueError, OSError) as error:
+            skipped.append(str(error))
+            continue
+        if found is None or _place(checkpoint) > _place(found[1]):
+            found = path, checkpoint
+    if found:
+        return *found, skipped
+    if skipped:
+        raise ValueError(f"{run}: no intact checkpoint is left: " + "; ".join(skipped))
+    raise ValueError(f"{run}: no checkpoint there (looked for {epoch_path(run, 1).name} and so on)")
+
+
+def _place(checkpoint: dict) -> tuple[int, int]:
+    return checkpoint["epoch"], checkpoint["step"]
+
+
+def link_or_copy(target: Path, name: Path) -> None:
+    """Make `name` another name of `target`, atomically; a copy where links are not to be had."""
+    if name.exists() and os.path.samefile(target, name):
+        return  # a rename would do nothing, and leave its temporary name
+    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(target, temporary)
+    except OSError:
+        write_atomically(name, target.read_bytes())
+        return
+    os.replace(temporary, name)
+    sync_folder(name.parent)

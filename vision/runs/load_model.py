@@ -1,0 +1,113 @@
+"""A trained model from a run folder, a checkpoint, or a weight file of the family."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from vision.runs.checkpoint import BEST, FORMAT, find_newest, load_tensors, read_checkpoint
+from vision.runs.weights import read_labels, read_state_dict
+from vision.ssd.config import NUM_PRIORS_PER_LOCATION
+from vision.ssd.models import build_model
+from vision.ssd.ssd import SSD
+
+
+def load_for_inference(
+    path: str | Path,
+    *,
+    net: str | None = None,
+    label_file: str | Path | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> tuple[SSD, list[dict], dict]:
+    """Load a trained model in evaluation mode, with its averaged weights where it has them.
+
+    Args:
+        path: a run folder (its best checkpoint, else its newest), a checkpoint, or a weight file
+            of the family.
+        net: network of a weight file that does not say so.
+        label_file: its labels.txt; the one beside the file when None.
+        image_size: input (height, width), instead of the one trained with.
+
+    Returns:
+        The model; its classes as dicts of label, category_id, original_category_id and name; and
+        the run's configuration, empty for a weight file.
+
+    Raises:
+        ValueError: not a model, or weights of another network or other classes.
+        OSError: cannot be read.
+    """
+    path = Path(path)
+    checkpoint = _read(path)
+    if checkpoint is None:
+        return (*_load_weight_file(path, net, label_file, image_size), {})
+    arguments, classes = checkpoint["config"]["arguments"], checkpoint["classes"]
+    model = build_model(
+        arguments["net"],
+        num_classes=len(classes) + 1,
+        image_size=image_size or tuple(arguments["image_size"]),
+        width_mult=arguments["mb2_width_mult"],
+        prior_sizes=arguments["prior_sizes"],
+    )
+    model.load_state_dict(checkpoint["ema"] or checkpoint["model"])
+    return model.eval(), classes, checkpoint["config"]
+
+
+def _read(path: Path) -> dict | None:
+    """Return the checkpoint of a run folder or file, or None for another kind of file."""
+    if path.is_dir():
+        if (path / BEST).is_file():
+            return read_checkpoint(path / BEST)
+        return find_newest(path)[1]
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file or folder")
+    content = load_tensors(path)
+    is_checkpoint = isinstance(content, dict) and content.get("format") == FORMAT
+    return read_checkpoint(path) if is_checkpoint else None
+
+
+def _load_weight_file(
+    path: Path, net: str | None, label_file: str | Path | None, image_size
+) -> tuple[SSD, list[dict]]:
+    weights, _ = read_state_dict(path)
+    labels = Path(label_file) if label_file else path.with_name("labels.txt")
+    if label_file and not labels.is_file():
+        raise ValueError(f"{labels}: no such file; --label-file takes the class names, one a line")
+    if net is None or not labels.is_file():
+        raise ValueError(
+            f"{path}: bare weights; say which network and classes: --net NAME --label-file FILE"
+        )
+    names = read_labels(labels)
+    model = build_model(
+        net, num_classes=len(names) + 1, image_size=image_size, width_mult=_width_mult(weights)
+    )
+    _check_fit(path, labels, net, model, weights, len(names))
+    model.load_state_dict(weights)
+    classes = [
+        {"label": i, "category_id": i, "original_category_id": i, "name": name}
+        for i, name in enumerate(names, start=1)
+    ]
+    return model.eval(), classes
+
+
+def _width_mult(weights: dict[str, Tensor]) -> float:
+    """Read the backbone's width off its last stage, which has 320 channels at width 1."""
+    tensor = weights.get("base_net.18.0.weight")
+    return 1.0 if tensor is None else tensor.shape[1] / 320
+
+
+def _check_fit(
+    path: Path, labels: Path, net: str, model: SSD, weights: dict[str, Tensor], num_names: int
+) -> None:
+    own = model.state_dict()
+    score_bias = next((name for name in reversed(own) if name.startswith("classification")), "")
+    if score_bias in weights and weights[score_bias].shape != own[score_bias].shape:
+        in_file = weights[score_bias].shape[0] // NUM_PRIORS_PER_LOCATION - 1
+        raise ValueError(f"{path}: has {in_file} classes, {labels} has {num_names}")
+    missing = sorted(own.keys() - weights.keys())
+    unknown = sorted(weights.keys() - own.keys())
+    other = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    if missing or unknown or other:
+        first = (missing or unknown or other)[0]
+        raise ValueError(
+            f"{path}: not weights of {net}: {len(missing)} tensors missing, "
+            f"{len(unknown)} unknown, {len(other)} of another shape, such as {first}"
+        )

@@ -1,0 +1,180 @@
+"""When and under which name the state of a run is saved."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from vision.engine.metrics import MetricsLog
+from vision.engine.state import TrainingState
+from vision.runs.checkpoint import BEST, LAST, epoch_path, step_path
+from vision.runs.checkpoint_writer import CheckpointWriter, save_error
+from vision.runs.run_folder import superseded
+
+logger = logging.getLogger(__name__)
+
+
+class RunSaver:
+    """Writes the checkpoints and metrics of a run; as a context manager, ends with all on disk.
+
+    Args:
+        run: the run folder.
+        metrics: its metrics.jsonl.
+        config: of the run, kept in each checkpoint.
+        classes: one dict a class: label, category_id, original_category_id, name.
+        every_steps: save inside an epoch every so many steps; 0 does not.
+        every_minutes: save inside an epoch after so many minutes; 0 does not.
+        keep_last: epochs that stay, besides the best; 0 keeps all.
+        continue_on_error: go on when a checkpoint could not be written.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        metrics: MetricsLog,
+        config: dict,
+        classes: list[dict],
+        every_steps: int = 0,
+        every_minutes: float = 0.0,
+        keep_last: int = 0,
+        continue_on_error: bool = False,
+    ):
+        self.run = run
+        self.metrics = metrics
+        self.config = config
+        self.classes = classes
+        self.every_steps = every_steps
+        self.every_minutes = every_minutes
+        self.keep_last = keep_last
+        self.continue_on_error = continue_on_error
+        self._writer = CheckpointWriter()
+        self._last_save = time.monotonic()
+        self._disk_checked = False
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest checkpoint of this process that is on disk."""
+        return self._writer.last_path
+
+    def __enter__(self) -> "RunSaver":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+        try:
+            self._writer.join()
+        except OSError as failure:
+            if kind is None:
+                self._failed(failure)
+            else:  # training ends for another reason, which is what is to be raised
+                logger.error("%s", failure)
+
+    def wait(self) -> None:
+        """Wait until everything is on disk."""
+        self._checked(self._writer.join)
+
+    def after_step(self, state: TrainingState) -> None:
+        """Save inside the epoch if it is time; say early when the last write failed."""
+        self._checked(self._writer.poll)
+        self._check_disk(state)
+        minutes = (time.monotonic() - self._last_save) / 60
+        is_due = (self.every_steps and state.step % self.every_steps == 0) or (
+            self.every_minutes and minutes >= self.every_minutes
+        )
+        if is_due:
+            self.save_step(state)
+
+    def save_step(self, state: TrainingState) -> None:
+        """Save inside the epoch, in place of the last such checkpoint."""
+        epoch = state.epoch + 1
+        path = step_path(self.run, epoch, state.step)
+
+        def needless() -> list[Path]:
+            older = superseded(self.run, epoch=epoch, best_epoch=None, keep_last=0)
+            return [p for p in older if p != path]
+
+        self._save(state, path, links=[self.run / LAST], needless=needless)
+
+    def save_epoch(self, state: TrainingState, record: dict) -> None:
+        """Write the epoch's metrics, then its checkpoint.
+
+        In this order a kill between the two leaves a line too many, which a resume takes back, and
+        never a checkpoint without its line.
+        """
+        try:
+            self.metrics.append(record)
+        except OSError as error:
+            self._failed(save_error(self.metrics.path, error, len(self.metrics.content())))
+        best_epoch = state.best["epoch"]
+        self._save(
+            state,
+            epoch_path(self.run, state.epoch),
+            links=[self.run / LAST] + [self.run / BEST] * (best_epoch == state.epoch),
+            needless=partial(
+                superseded,
+                self.run,
+                epoch=state.epoch,
+                best_epoch=best_epoch,
+                keep_last=self.keep_last,
+            ),
+        )
+
+    def _save(self, state: TrainingState, path: Path, **options) -> None:
+        self.wait()
+        content = state.state_dict(config=self.config, classes=self.classes)
+        self._writer.save(content, path, **options)
+        self._last_save = time.monotonic()
+
+    def _checked(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self._failed(error)
+
+    def _check_disk(self, state: TrainingState) -> None:
+        """Once a checkpoint's size is known, warn if those to come do not fit."""
+        if self._disk_checked or not self._writer.last_size:
+            return
+        self._disk_checked = True
+        to_come = self.config["arguments"]["epochs"] - state.epoch
+        if self.keep_last:
+            to_come = min(to_come, self.keep_last + 2)  # the best, and one before it replaces
+        needed, free = to_come * self._writer.last_size, shutil.disk_usage(self.run).free
+        if needed > free:
+            logger.warning(
+                "%s: the %d checkpoints to come need %.0f MB, %.0f MB are free; see --keep-last",
+                self.run, to_come, needed / 1e6, free / 1e6,
+            )  # fmt: skip
+
+    def _failed(self, error: OSError) -> None:
+        if not self.continue_on_error:
+            raise OSError(f"{error}. Earlier checkpoints are intact; free space, then --resume")
+        logger.error("%s; training goes on without it", error)
+
+
+class NoSaver:
+    """Stands for a RunSaver in the processes that do not write."""
+
+    def __init__(self, run: Path):
+        self.run = run
+        self.newest = None
+
+    def __enter__(self) -> "NoSaver":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing is being written."""
+
+    def wait(self) -> None:
+        """Nothing is being written."""
+
+    def after_step(self, state: TrainingState) -> None:
+        """Save nothing."""
+
+    def save_step(self, state: TrainingState) -> None:
+        """Save nothing."""
+
+    def save_epoch(self, state: TrainingState, record: dict) -> None:
+        """Save nothing."""

@@ -1,0 +1,245 @@
+"""Weights from elsewhere: backbones, the family's files, checkpoints with other classes."""
+
+import logging
+import re
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vision.runs.checkpoint import FORMAT, load_tensors, read_checkpoint
+from vision.ssd.ssd import SSD
+
+logger = logging.getLogger(__name__)
+# Below this share of backbone tensors, a file is for another network, not for this one.
+MIN_MATCHED_BACKBONE = 0.9
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+_TORCHVISION_BLOCK = re.compile(r"^(\d+)\.conv\.(\d+)\.(?:(\d+)\.)?(\w+)$")
+
+
+@dataclass
+class LoadReport:
+    """Names of the tensors that were loaded, adapted to other classes, or left as they were."""
+
+    loaded: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
+    initialised: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.loaded)} tensors loaded, "
+            f"{len(self.adapted)} adapted to the classes{_modules_of(self.adapted)}, "
+            f"{len(self.initialised)} initialised{_modules_of(self.initialised)}, "
+            f"{len(self.unused)} of the file not used{_modules_of(self.unused)}"
+        )
+
+
+def _modules_of(names: list[str]) -> str:
+    """Name the parts of the network that tensors belong to: ` (extras.0, extras.1)`."""
+    modules = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+    shown = ", ".join(modules[:8]) + (", ..." if len(modules) > 8 else "")
+    return f" ({shown})" if shown else ""
+
+
+def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], list[str] | None]:
+    """Read the weights out of any file of the family.
+
+    That is a bare state dict, a dict with it under `weights`, `state_dict` or `model`, or a
+    checkpoint of this toolkit, of which the averaged weights are preferred.
+
+    Returns:
+        The tensors without `module.` prefixes, and the names of the file's foreground classes
+        where it has them.
+
+    Raises:
+        ValueError: no weights in it, or a tensor that is not finite.
+    """
+    path = Path(path)
+    content = load_tensors(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a dict of weights")
+    class_names = None
+    if content.get("format") == FORMAT:
+        try:
+            content = read_checkpoint(path)
+            class_names = [item["name"] for item in content["classes"]]
+            content = dict(content["ema"] or content["model"])
+        except (KeyError, TypeError):
+            raise ValueError(f"{path}: not a whole checkpoint; it was edited") from None
+    else:
+        for key in ("weights", "state_dict", "model"):
+            if isinstance(content.get(key), dict):
+                content = content[key]
+                break
+        labels = path.with_name("labels.txt")
+        class_names = read_labels(labels) if labels.is_file() else None
+    weights = {_WRAPPERS.sub("", str(k)): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not weights:
+        raise ValueError(f"{path}: no weights found in it")
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: the tensor {name} is not finite; the file is of no use")
+    return weights, class_names
+
+
+def read_labels(path: str | Path) -> list[str]:
+    """Read the foreground classes of a labels.txt, one a line, BACKGROUND there or not.
+
+    Raises:
+        ValueError: a name stands there twice, there is none, or it is not UTF-8.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8; save it again as UTF-8 text") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if names and names[0].upper() == "BACKGROUND":
+        names = names[1:]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        raise ValueError(f"{path}: " + (f"{twice[0]!r} stands there twice" if twice else "empty"))
+    return names
+
+
+def load_base_net(model: SSD, source: str) -> LoadReport | None:
+    """Load a trained MobileNetV2 into the model's backbone.
+
+    Args:
+        model: the network.
+        source: `none`, `imagenet` (torchvision's weights, through its own download), or a file in
+            torchvision's key names (`features.1.conv.0.0.weight`) or the family's.
+
+    Raises:
+        ValueError: the file does not fit, or the download failed.
+    """
+    if source == "none":
+        return None
+    weights = _download_imagenet() if source == "imagenet" else read_state_dict(source)[0]
+    prefix = next(
+        (p for p in ("base_net.", "features.") if any(k.startswith(p) for k in weights)), ""
+    )
+    weights = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    if "1.conv.0.0.weight" in weights:
+        weights = {_family_key(key): value for key, value in weights.items()}
+    fits, report = _match(model.base_net, weights)
+    _check_matched(report.loaded, model.base_net, source)
+    model.base_net.load_state_dict(fits, strict=False)
+    return report
+
+
+def load_pretrained_ssd(model: SSD, path: str | Path, *, class_names: list[str]) -> LoadReport:
+    """Start from a trained detector, also one of other classes.
+
+    Box regression knows no class and is kept. In the score heads, the background's rows and those
+    of classes with the same name are kept; the rest stays as initialised. A bare
+    state dict's names are those of a labels.txt beside it; without one, score heads are kept
+    where their shape fits.
+
+    Args:
+        model: the network.
+        path: any file that `read_state_dict` takes.
+        class_names: the model's foreground classes, in the order of their labels.
+
+    Raises:
+        ValueError: too little of the backbone matches.
+    """
+    weights, old_names = read_state_dict(path)
+    adapted = []
+    if old_names is not None and old_names != class_names:
+        own = model.state_dict()
+        for name in _score_tensors(model):
+            if name in weights:
+                new = _adapt_scores(weights[name], own[name], old_names, class_names)
+                if new is not None:
+                    weights[name] = new
+                    adapted.append(name)
+    fits, report = _match(model, weights)
+    in_backbone = [n.removeprefix("base_net.") for n in report.loaded if n.startswith("base_net.")]
+    _check_matched(in_backbone, model.base_net, path)
+    model.load_state_dict(fits, strict=False)
+    report.adapted = adapted
+    report.loaded = [name for name in report.loaded if name not in set(adapted)]
+    return report
+
+
+def _score_tensors(model: SSD) -> list[str]:
+    """Name the tensors whose rows are classes: the last convolution of each score head."""
+    names = []
+    for index, head in enumerate(model.classification_headers):
+        last = f".{len(head) - 1}" if isinstance(head, nn.Sequential) else ""
+        names += [f"classification_headers.{index}{last}.{kind}" for kind in ("weight", "bias")]
+    return names
+
+
+def _adapt_scores(
+    old: Tensor, new: Tensor, old_names: list[str], class_names: list[str]
+) -> Tensor | None:
+    """Make a score head's tensor for the new classes, same-named rows kept.
+
+    Returns:
+        The tensor, or None where the shapes are those of another network's head.
+    """
+    num_old, num_new = len(old_names) + 1, len(class_names) + 1
+    if old.shape[1:] != new.shape[1:] or old.shape[0] * num_new != new.shape[0] * num_old:
+        return None
+    pairs = [(0, 0)] + [
+        (old_names.index(class_name) + 1, label)
+        for label, class_name in enumerate(class_names, start=1)
+        if class_name in old_names
+    ]
+    old_rows = old.unflatten(0, (-1, num_old))  # [priors, classes, ...]
+    adapted = new.clone().unflatten(0, (-1, num_new))
+    for old_label, label in pairs:
+        adapted[:, label] = old_rows[:, old_label].to(adapted.dtype)
+    return adapted.flatten(0, 1)
+
+
+def _match(module: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], LoadReport]:
+    """Choose what has the name and shape of one of the module's tensors; load nothing yet."""
+    own = module.state_dict()
+    fits = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    return fits, LoadReport(
+        loaded=sorted(fits),
+        initialised=sorted(own.keys() - fits.keys()),
+        unused=sorted(weights.keys() - fits.keys()),
+    )
+
+
+def _check_matched(loaded: list[str], base_net: nn.Module, source: str | Path) -> None:
+    """Refuse a file that fits too little of the backbone."""
+    needed = [name for name in base_net.state_dict() if "num_batches_tracked" not in name]
+    share = len(set(loaded) & set(needed)) / len(needed)
+    if share < MIN_MATCHED_BACKBONE:
+        raise ValueError(
+            f"{source}: only {int(100 * share)}% of the backbone's tensors fit this network; "
+            "is it for another network or width?"
+        )
+
+
+def _family_key(key: str) -> str:
+    """Turn torchvision's key of a MobileNetV2 layer into the family's, which nests less."""
+    match = _TORCHVISION_BLOCK.match(key)
+    if match is None:
+        return key
+    block, outer, inner, name = match.groups()
+    if inner is not None:  # a convolution, its BatchNorm and ReLU
+        return f"{block}.conv.{3 * int(outer) + int(inner)}.{name}"
+    projection = 1 if block == "1" else 2  # block 1 has no expansion
+    return f"{block}.conv.{3 * projection + int(outer) - projection}.{name}"
+
+
+def _download_imagenet() -> dict[str, Tensor]:
+    from torchvision.models import MobileNet_V2_Weights
+
+    try:
+        return MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(
+            check_hash=True, weights_only=True, map_location="cpu"
+        )
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise ValueError(
+            f"imagenet weights could not be downloaded ({error}); "
+            "give a file to --base-net, or none"
+        ) from None

@@ -1,0 +1,128 @@
+"""Moving unreadable images aside, with a report by which they can be moved back."""
+
+import errno
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from vision.files.atomic_file import write_atomically
+
+REPORT_NAME = "report.json"
+
+
+@dataclass(frozen=True)
+class MovedImage:
+    """One file moved aside; names are relative to the image folder and to its `_invalid`."""
+
+    file: str
+    moved_to: str
+    reason: str
+    size: int  # bytes
+    digest: str
+
+
+def invalid_folder(image_folder: Path) -> Path:
+    """Where the unreadable images of a folder go: `<folder>_invalid` beside it."""
+    return image_folder.with_name(image_folder.name + "_invalid")
+
+
+def move_aside(image_folder: Path, images: list[MovedImage]) -> list[MovedImage]:
+    """Move images to `<folder>_invalid/` and add them to its report.json.
+
+    The report is written first: whatever interrupts the moves, every moved file is in it.
+
+    Returns:
+        The images with the names that they got.
+
+    Raises:
+        OSError: a file cannot be moved; those before it are.
+    """
+    folder = invalid_folder(image_folder)
+    folder.mkdir(exist_ok=True)
+    # an entry whose file is not there is of a run that was interrupted before it moved it
+    known = [image for image in _read_report(folder) if (folder / image.moved_to).exists()]
+    taken = {image.moved_to for image in known}
+    moves = []
+    for image in images:
+        moved_to = _free_name(folder, image.file, taken)
+        taken.add(moved_to)
+        moves.append(replace(image, moved_to=moved_to))
+    _write_report(folder, known + moves)
+    for image in moves:
+        _move(image_folder / image.file, folder / image.moved_to)
+    return moves
+
+
+def restore(image_folder: Path, *, dry_run: bool = False) -> tuple[list[str], list[str]]:
+    """Move images back from `<folder>_invalid/`; a file that is there again is not replaced.
+
+    Returns:
+        The files restored, and a line for each that was not.
+
+    Raises:
+        OSError: a file cannot be moved; those before it are.
+        ValueError: there is no report.json, or it is damaged.
+    """
+    folder = invalid_folder(image_folder)
+    if not (folder / REPORT_NAME).is_file():
+        raise ValueError(f"{folder / REPORT_NAME}: no such file, so there is nothing to restore")
+    restored, kept, problems = [], [], []
+    for image in _read_report(folder):
+        source, target = folder / image.moved_to, image_folder / image.file
+        if not source.exists():
+            if not target.exists():
+                problems.append(f"{source}: is gone, and {target} is not there")
+        elif target.exists():
+            kept.append(image)
+            problems.append(f"{target}: exists again; {source} stays")
+        else:
+            if not dry_run:
+                _move(source, target)
+            restored.append(image.file)
+    if kept and not dry_run:
+        _write_report(folder, kept)
+    elif not dry_run:
+        (folder / REPORT_NAME).unlink()
+        with suppress(OSError):  # something else lies in it
+            folder.rmdir()
+    return restored, problems
+
+
+def _free_name(folder: Path, file: str, taken: set[str]) -> str:
+    """The name itself, or name.1.jpg, name.2.jpg where an earlier one lies there."""
+    stem, suffix = os.path.splitext(file)
+    name, number = file, 0
+    while name in taken or name == REPORT_NAME or (folder / name).exists():
+        number += 1
+        name = f"{stem}.{number}{suffix}"
+    return name
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        raise OSError(
+            f"{source}: {target.parent} is on another disk; give --path without links"
+        ) from None
+
+
+def _read_report(folder: Path) -> list[MovedImage]:
+    file = folder / REPORT_NAME
+    if not file.exists():
+        return []
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, list[MovedImage]])["moved"]
+    except (msgspec.DecodeError, KeyError) as error:
+        raise ValueError(f"{file}: is not a report of moved images ({error}); rename it") from None
+
+
+def _write_report(folder: Path, images: list[MovedImage]) -> None:
+    content = msgspec.json.format(msgspec.json.encode({"moved": images}))
+    write_atomically(folder / REPORT_NAME, content + b"\n")

@@ -1,0 +1,78 @@
+"""Every image of a folder decoded, and compared with the annotations that know it."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from vision.datasets.findings import Findings, no_progress
+from vision.datasets.image_files import list_images
+from vision.validate.image_check import UNREADABLE, check_images
+from vision.validate.image_entries import ImageEntries, compare_size
+from vision.validate.quarantine import MovedImage, invalid_folder
+
+
+def validate_folder(
+    image_folder: Path,
+    annotation_files: list[tuple[Path, Path]],
+    *,
+    workers: int,
+    findings: Findings,
+    progress: Callable[..., Iterable] = no_progress,
+) -> tuple[int, list[MovedImage]]:
+    """Decode every image below a folder; nothing is moved or changed.
+
+    Args:
+        image_folder: searched with its subfolders.
+        annotation_files: pairs of COCO file and the folder that its file names are relative to.
+        workers: processes.
+        findings: gets whatever is wrong.
+        progress: wraps the iteration over the images, called with `total=`, as tqdm does.
+
+    Returns:
+        The number of files and the unreadable ones, not yet moved.
+
+    Raises:
+        OSError: the worker processes cannot run.
+        ValueError: there is no such folder, or no image in it.
+    """
+    if not image_folder.is_dir():
+        raise ValueError(f"{image_folder}: no such folder; give the one that holds the images")
+    prefix = os.path.join(image_folder, "")
+    names = [file[len(prefix) :] for file in list_images(image_folder)]
+    entries = ImageEntries(image_folder, annotation_files, findings)
+    names += _find_missing(image_folder, entries, set(names), findings)
+    if not names:
+        raise ValueError(f"{image_folder}: no image files in it; give the folder that holds them")
+    unreadable = []
+    files = [prefix + name for name in names]
+    for check in progress(check_images(files, workers=workers), total=len(files)):
+        name = check.file[len(prefix) :]
+        entry = entries.by_name.get(name)
+        if check.kind is not None:
+            findings.add(check.kind, check.file, check.message)
+        elif entry is not None and (difference := compare_size(check, entry)):
+            findings.add(difference[0], check.file, difference[1])
+        if entry is None and entries.expects(name):
+            findings.add("file without entry", check.file, "no annotation file has an entry for it")
+        if check.kind in UNREADABLE:
+            reason = f"{check.kind}: {check.message}"
+            digest = f"sha256:{check.sha256}"
+            unreadable.append(MovedImage(name, name, reason, check.num_bytes, digest))
+    return len(files), unreadable
+
+
+def _find_missing(
+    image_folder: Path, entries: ImageEntries, names: set[str], findings: Findings
+) -> list[str]:
+    """Names of entries that are files after all, of unusual suffixes; the others are findings."""
+    found = []
+    for name in sorted(entries.by_name.keys() - names):
+        if (image_folder / name).is_file():
+            found.append(name)
+            continue
+        moved = invalid_folder(image_folder) / name
+        place = f"; it was moved to {moved}" if moved.is_file() else ""
+        annotation_file = entries.by_name[name].annotation_file
+        message = f"has an entry in {annotation_file}, but no file{place}"
+        findings.add("entry without file", str(image_folder / name), message)
+    return found
