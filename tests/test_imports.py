@@ -22,7 +22,7 @@ ALLOWED = {
     "validate": {"datasets", "files"},
     "repair": {"datasets", "files"},
     "runs": {*MODELS_AND_DATA, "engine"},
-    "engine": {*MODELS_AND_DATA, "runs"},
+    "engine": {*MODELS_AND_DATA, "runs", "evaluation"},
     "evaluation": {*MODELS_AND_DATA, "engine"},
     "deploy": {*MODELS_AND_DATA, "runs", "engine"},
     "training": {
@@ -40,9 +40,6 @@ ARGPARSE_IS_IN = {  # besides the scripts
     "vision/args.py",
     "vision/command_line.py",
     "vision/datasets/sample.py",
-    *(f"vision/training/{name}.py" for name in (
-        "build", "check_args", "resume", "saved_args", "sources",
-    )),
 }  # fmt: skip
 
 

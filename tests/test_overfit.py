@@ -8,8 +8,7 @@ import pytest
 from script_runs import FAST, call
 
 from vision.args import parse_train_args
-from vision.training.build import build
-from vision.training.overfit import overfit
+from vision.training.overfit import overfit, step_options
 
 
 def write_images(root, boxes, *, count=2):
@@ -38,16 +37,7 @@ def write_images(root, boxes, *, count=2):
 
 def try_out(root, *flags, max_steps):
     argv = ["--datasets", str(root), "--overfit=2", *FAST, *flags]
-    parts = build(parse_train_args(argv)[0])
-    return overfit(
-        parts.state,
-        parts.train_loader,
-        parts.loss_fn,
-        options=parts.options,
-        measure=lambda model: parts.measure(model, lambda: None),
-        max_steps=max_steps,
-        rounds=1,
-    )
+    return overfit(parse_train_args(argv)[0], max_steps=max_steps, rounds=1)
 
 
 def test_images_that_can_be_learned_are_learned(tmp_path):
@@ -85,6 +75,6 @@ def test_it_computes_in_fp32_unless_told_otherwise(tmp_path):
     root = write_images(tmp_path / "data", [(1, 5, 5, 40, 40)])
     fast = [flag for flag in FAST if not flag.startswith("--precision")]
     argv = ["--datasets", str(root), "--overfit=2", *fast]
-    assert build(parse_train_args(argv)[0]).options.precision == "fp32"
+    assert step_options(parse_train_args(argv)[0]).precision == "fp32"
     args, _ = parse_train_args([*argv, "--precision=bf16"])
-    assert build(args).options.precision == "bf16"
+    assert step_options(args).precision == "bf16"

@@ -26,8 +26,8 @@ PHASES = {
     "writing a checkpoint": ("vision.runs.checkpoint_writer.CheckpointWriter", "_write"),
     "writing metrics": ("vision.engine.metrics.MetricsLog", "append"),
     "in a step": ("vision.engine.train", "train_step"),
-    "in validation": ("vision.training.build", "evaluate"),
-    "building": ("train_ssd", "build"),
+    "in validation": ("vision.evaluation.validator", "evaluate"),
+    "building": ("train_ssd", "open_data"),
 }
 
 

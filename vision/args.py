@@ -1,34 +1,40 @@
-"""The flags of training."""
+"""The flags of train_ssd.py, declared once.
+
+A field of TrainArguments is a flag: it gives the parser its spelling, type and help, a run's
+config.json its saved form, and --resume its rule of what may change.
+"""
 
 import argparse
+import dataclasses
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from vision.command_line import FamilyParser
+from vision.command_line import FamilyParser, flag_of
 from vision.datasets.image_cache import CACHES
+from vision.datasets.layouts.choose import DATASET_TYPES
 from vision.engine.distributed import local_world_size
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
+from vision.ssd.config import DEFAULT_IMAGE_SIZE
 from vision.ssd.models import MODELS
-from vision.training.check_args import check_arguments, check_mode
 from vision.transforms.presets import PRESETS
-
-_PATHS = {
-    "datasets",
-    "validation_dataset",
-    "base_net",
-    "pretrained_ssd",
-    "train_split",
-    "val_split",
-}
 
 DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "adam": 0.0, "sgd": 5e-4}
-TABLE_START = "<!-- flags: written by `python -m vision.args` -->"
-TABLE_END = "<!-- end of flags -->"
+WORDS_FOR_WEIGHTS = ("none", "imagenet", "torchvision")
+
+# What --resume does about a flag whose value differs from the saved one.
+REFUSED = "refused"  # unless forced: it decides what the run computes
+FREE = "free"  # it decides where and how long training runs, not what it computes
+CHECKED = "checked"  # accepted once the classes have been compared
+NOT_SAVED = "not saved"  # says what this call is to do
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -37,6 +43,229 @@ def image_size(text: str) -> tuple[int, int]:
     if len(sides) not in (1, 2) or min(sides) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a size nor HEIGHTxWIDTH")
     return (sides[0], sides[-1])
+
+
+def absolute_path(text: str) -> str:
+    """Make a path independent of the folder that a later --resume is called from."""
+    return text if text in WORDS_FOR_WEIGHTS else str(Path(text).absolute())
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which values a flag takes, and how a refusal says it."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+MORE_THAN_0 = Limits("more than 0", lambda x: 0 < x < math.inf)
+FROM_0 = Limits("0 or more", lambda x: 0 <= x < math.inf)
+FROM_0_BELOW_1 = Limits("0 or more and less than 1", lambda x: 0 <= x < 1)
+TO_1 = Limits("more than 0 and 1 or less", lambda x: 0 < x <= 1)
+WIDTHS = Limits("between 0.1 and 10", lambda x: 0.1 <= x <= 10)
+SEEDS = Limits("0 or more and less than 2**63", lambda x: 0 <= x < 2**63)
+NOT_1 = Limits("2 or more, since a batch has 2 images or more", lambda x: x == 0 or x >= 2)
+BATCHES = Limits(
+    "2 or more: the last feature map is 1x1, and BatchNorm cannot be trained on the one value a "
+    "channel that a single image gives",
+    lambda x: x >= 2,
+)
+
+
+def flag(
+    default: Any,
+    help: str,
+    *aliases: str,
+    read: Callable[[str], Any] = str,
+    group: str,
+    metavar: str | None = None,
+    choices: Sequence[str] | None = None,
+    nargs: int | str | None = None,
+    limits: Limits | None = None,
+    resume: str = REFUSED,
+) -> Any:
+    """Declare a flag as a field of TrainArguments.
+
+    Args:
+        default: without the flag. None: left out, or filled in by `resolve`.
+        help: one line; says the unit.
+        aliases: other spellings, such as those of qfgaohao's pytorch-ssd and its forks.
+        read: turns the text into the value; bool for a switch.
+        group: heading in the help.
+        metavar: stands for the value in the help.
+        choices: the values there are.
+        nargs: how many values, as argparse takes it; they are kept as a tuple.
+        limits: of a number, or of each.
+        resume: what --resume does about another value.
+    """
+    metadata = {
+        "help": help, "aliases": aliases, "read": read, "group": group, "metavar": metavar,
+        "choices": choices, "nargs": nargs, "limits": limits, "resume": resume,
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """What train_ssd.py is told; the fields, in this order, are its flags."""
+
+    dataset_type: str = flag(
+        "auto", "layout of --datasets; auto looks at what lies there",
+        choices=DATASET_TYPES, resume=CHECKED, group="data")  # fmt: skip
+    datasets: tuple[str, ...] | None = flag(
+        None, "data set folders; several are joined", "--dataset", "--data",
+        read=absolute_path, nargs="+", metavar="ROOT", resume=CHECKED, group="data")  # fmt: skip
+    validation_dataset: str | None = flag(
+        None, "folder of the val split, if another",
+        read=absolute_path, metavar="ROOT", resume=CHECKED, group="data")  # fmt: skip
+    train_split: str | None = flag(
+        None, "yolo: file of training image paths",
+        read=absolute_path, metavar="FILE", resume=CHECKED, group="data")  # fmt: skip
+    val_split: str | None = flag(
+        None, "yolo: file of validation image paths",
+        read=absolute_path, metavar="FILE", resume=CHECKED, group="data")  # fmt: skip
+    strict_labels: bool = flag(
+        False, "yolo: a bad label line or an unknown class id is an error",
+        read=bool, group="data")  # fmt: skip
+    augmentation: str = flag("ssd", "training transforms", choices=tuple(PRESETS), group="data")
+    cache: str = flag(
+        "none", "keep training images decoded, in shared memory or a file; sides over 1.5 times "
+        "the network's are shrunk to that, so crops below 2/3 of a side lose detail",
+        choices=CACHES, group="data")  # fmt: skip
+    workers: int | None = flag(
+        None, "processes that load data, for each that trains; 0: its own threads; "
+        "default: half the cores, on two without a GPU 0", "--num-workers",
+        read=int, metavar="N", limits=FROM_0, resume=FREE, group="data")  # fmt: skip
+
+    net: str = flag("mb2-ssd-lite", "network", choices=tuple(MODELS), group="network")
+    image_size: tuple[int, int] | None = flag(
+        None, "input in pixels, 300 or HEIGHTxWIDTH; default: the network's own", "--resolution",
+        read=image_size, metavar="SIZE", group="network")  # fmt: skip
+    mb2_width_mult: float = flag(
+        1.0, "channels of the backbone over MobileNetV2's",
+        read=float, metavar="X", limits=WIDTHS, group="network")  # fmt: skip
+    prior_sizes: tuple[float, ...] | None = flag(
+        None, "sizes of the priors as shares of the image; default: the network's own",
+        read=float, nargs=7, metavar="S", group="network")  # fmt: skip
+    base_net: str = flag(
+        "none", "trained MobileNetV2 for the backbone",
+        read=absolute_path, metavar="FILE|imagenet|none", resume=FREE, group="network")  # fmt: skip
+    pretrained_ssd: str | None = flag(
+        None, "trained detector to start from",
+        read=absolute_path, metavar="FILE", resume=FREE, group="network")  # fmt: skip
+    freeze_base_net: bool = flag(False, "do not train the backbone", read=bool, group="network")
+    freeze_net: bool = flag(False, "train the prediction heads only", read=bool, group="network")
+
+    epochs: int = flag(
+        30, "epochs in all", "--num-epochs",
+        read=int, metavar="N", limits=MORE_THAN_0, resume=FREE, group="recipe")  # fmt: skip
+    batch_size: int = flag(
+        16, "images a step, over all processes",
+        read=int, metavar="N", limits=BATCHES, group="recipe")  # fmt: skip
+    optimizer: str = flag("adamw", "optimizer", choices=OPTIMIZERS, group="recipe")
+    lr: float | None = flag(
+        None, "learning rate; default: 0.002, with sgd 0.01", "--learning-rate",
+        read=float, metavar="X", limits=MORE_THAN_0, group="recipe")  # fmt: skip
+    base_net_lr: float | None = flag(
+        None, "of the backbone; default --lr",
+        read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
+    extra_layers_lr: float | None = flag(
+        None, "of the extra layers; default --lr",
+        read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
+    momentum: float = flag(
+        0.9, "of SGD", read=float, metavar="X", limits=FROM_0_BELOW_1, group="recipe")  # fmt: skip
+    weight_decay: float | None = flag(
+        None, "penalty on weights; default: adamw 0.01, sgd 0.0005, adam 0",
+        read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
+    scheduler: str = flag(
+        "cosine", "learning rate over the run", choices=SCHEDULERS, group="recipe")  # fmt: skip
+    warmup_epochs: float = flag(
+        1.0, "epochs over which the rate first grows",
+        read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
+    milestones: tuple[float, ...] = flag(
+        (20.0, 26.0), "multi-step: epochs after which the rate is multiplied by --gamma",
+        read=float, nargs="+", metavar="EPOCH", limits=FROM_0, group="recipe")  # fmt: skip
+    gamma: float = flag(
+        0.1, "multi-step: factor",
+        read=float, metavar="X", limits=MORE_THAN_0, group="recipe")  # fmt: skip
+    clip_grad_norm: float = flag(
+        0.0, "largest norm of the gradient; 0: no limit",
+        read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
+    ema: float = flag(
+        0.0, "evaluate averaged weights, decay such as 0.999; 0: no average",
+        read=float, metavar="DECAY", limits=FROM_0_BELOW_1, group="recipe")  # fmt: skip
+    iou_threshold: float = flag(
+        0.4, "overlap from which a prior is positive",
+        read=float, metavar="X", limits=TO_1, group="recipe")  # fmt: skip
+    neg_pos_ratio: float = flag(
+        3.0, "hard negatives a positive",
+        read=float, metavar="X", limits=MORE_THAN_0, group="recipe")  # fmt: skip
+    seed: int = flag(
+        0, "of weights, order and augmentation",
+        read=int, metavar="N", limits=SEEDS, group="recipe")  # fmt: skip
+    on_nonfinite: str = flag(
+        "stop", "when loss or gradient is not finite; skip stops after 10 in a row",
+        choices=("stop", "skip"), group="recipe")  # fmt: skip
+    precision: str = flag(
+        "auto", "of the network's training step; auto: bf16 where the hardware has it",
+        choices=PRECISIONS, group="recipe")  # fmt: skip
+    threads: int = flag(
+        0, "CPU threads; 0: torch's choice",
+        read=int, metavar="N", limits=FROM_0, group="recipe")  # fmt: skip
+    sync_bn: bool = flag(
+        False, "several processes: BatchNorm over the whole batch, not a part of it",
+        read=bool, group="recipe")  # fmt: skip
+
+    checkpoint_folder: str | None = flag(
+        None, "folder of the run, new or empty", "--model-dir",
+        metavar="RUN", resume=NOT_SAVED, group="run")  # fmt: skip
+    resume: str | None = flag(
+        None, "continue a run: its folder, or one of its checkpoints",
+        metavar="RUN", resume=NOT_SAVED, group="run")  # fmt: skip
+    force_override: bool = flag(
+        False, "with --resume: let any flag change",
+        read=bool, resume=NOT_SAVED, group="run")  # fmt: skip
+    eval_every: int = flag(
+        1, "epochs between validations; 0: only after the last", "--validation-epochs",
+        read=int, metavar="N", limits=FROM_0, group="run")  # fmt: skip
+    checkpoint_every_steps: int = flag(
+        0, "also save inside an epoch; 0: do not",
+        read=int, metavar="N", limits=FROM_0, resume=FREE, group="run")  # fmt: skip
+    checkpoint_every_minutes: float = flag(
+        0.0, "also save inside an epoch; 0: do not",
+        read=float, metavar="M", limits=FROM_0, resume=FREE, group="run")  # fmt: skip
+    keep_last: int = flag(
+        0, "epoch checkpoints to keep, besides the best; 0: all",
+        read=int, metavar="K", limits=FROM_0, resume=FREE, group="run")  # fmt: skip
+    on_save_error: str = flag(
+        "stop", "when a checkpoint cannot be written",
+        choices=("stop", "continue"), resume=FREE, group="run")  # fmt: skip
+    tensorboard: bool = flag(
+        False, "also log to RUN/tensorboard", read=bool, resume=FREE, group="run")  # fmt: skip
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps", resume=FREE, group="run")
+    profile: bool = flag(
+        False, "trace a few steps, and say what limits the run",
+        read=bool, resume=NOT_SAVED, group="run")  # fmt: skip
+    dry_run: bool = flag(
+        False, "one batch end to end: shapes, counts, and a picture of what is learned",
+        read=bool, resume=NOT_SAVED, group="run")  # fmt: skip
+    overfit: int = flag(
+        0, "check that network, loss and decoding can learn N images",
+        read=int, metavar="N", limits=NOT_1, resume=NOT_SAVED, group="run")  # fmt: skip
+
+    def resolved(self) -> "TrainArguments":
+        """Fill in the defaults that follow from the network, the optimizer or the machine."""
+        defaults = {
+            "image_size": DEFAULT_IMAGE_SIZE[self.net],
+            "lr": DEFAULT_LR[self.optimizer],
+            "weight_decay": DEFAULT_WEIGHT_DECAY[self.optimizer],
+            "workers": default_workers(),
+        }
+        missing = {name: x for name, x in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
+
+
+FLAGS = {field.name: field for field in dataclasses.fields(TrainArguments)}
 
 
 def default_workers() -> int:
@@ -51,182 +280,78 @@ def default_workers() -> int:
     return max(1, min(8, cores // 2))
 
 
-def build_train_parser(**kwargs) -> argparse.ArgumentParser:
+def build_train_parser(**kwargs) -> FamilyParser:
     """Build the parser of train_ssd.py; `kwargs` go to ArgumentParser."""
     parser = FamilyParser(
         prog="train_ssd.py", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
     )
-    _add_data_flags(parser.add_argument_group("data"))
-    _add_network_flags(parser.add_argument_group("network"))
-    _add_recipe_flags(parser.add_argument_group("recipe"))
-    _add_run_flags(parser.add_argument_group("run"))
+    groups: dict[str, Any] = {}
+    for name, field in FLAGS.items():
+        about = field.metadata
+        if about["group"] not in groups:
+            groups[about["group"]] = parser.add_argument_group(about["group"])
+        options: dict[str, Any] = {"default": field.default, "help": about["help"]}
+        if about["read"] is bool:
+            is_saved = about["resume"] != NOT_SAVED
+            options["action"] = argparse.BooleanOptionalAction if is_saved else "store_true"
+        else:
+            options |= {"type": about["read"], "nargs": about["nargs"]}
+            options |= {"choices": about["choices"], "metavar": about["metavar"]}
+        groups[about["group"]].add_argument(flag_of(name), *about["aliases"], **options)
     return parser
 
 
-def _add_data_flags(group) -> None:
-    add = group.add_argument
-    add("--dataset-type", choices=("coco", "yolo"), default="coco", help="layout of --datasets")
-    add("--datasets", "--dataset", "--data", nargs="+", metavar="ROOT",
-        help="data set folders (annotations/ and images); several are joined")  # fmt: skip
-    add("--validation-dataset", metavar="ROOT", help="folder of the val split, if another")
-    add("--train-split", metavar="FILE", help="yolo: file of training image paths")
-    add("--val-split", metavar="FILE", help="yolo: file of validation image paths")
-    add("--strict-labels", action=argparse.BooleanOptionalAction, default=False,
-        help="yolo: a bad label line or an unknown class id is an error")  # fmt: skip
-    add("--augmentation", choices=tuple(PRESETS), default="ssd", help="training transforms")
-    add("--cache", choices=CACHES, default="none",
-        help="keep training images decoded, in shared memory or a file; sides over 1.5 times "
-        "the network's are shrunk to that, so crops below 2/3 of a side lose detail")  # fmt: skip
-    add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
-        help="processes that load data, for each that trains; 0: its own threads")  # fmt: skip
-
-
-def _add_network_flags(group) -> None:
-    add = group.add_argument
-    add("--net", choices=tuple(MODELS), default="mb2-ssd-lite", help="network")
-    add("--image-size", "--resolution", type=image_size, metavar="SIZE",
-        help="input in pixels, 300 or HEIGHTxWIDTH; default: the network's own")  # fmt: skip
-    add("--mb2-width-mult", type=float, default=1.0, metavar="X",
-        help="channels of the backbone over MobileNetV2's")  # fmt: skip
-    add("--prior-sizes", type=float, nargs=7, metavar="S",
-        help="sizes of the priors as shares of the image; default: the network's own")  # fmt: skip
-    add("--base-net", default="none", metavar="FILE|imagenet|none",
-        help="trained MobileNetV2 for the backbone")  # fmt: skip
-    add("--pretrained-ssd", metavar="FILE", help="trained detector to start from")
-    add("--freeze-base-net", action=argparse.BooleanOptionalAction, default=False,
-        help="do not train the backbone")  # fmt: skip
-    add("--freeze-net", action=argparse.BooleanOptionalAction, default=False,
-        help="train the prediction heads only")  # fmt: skip
-
-
-def _add_recipe_flags(group) -> None:
-    add = group.add_argument
-    add("--epochs", "--num-epochs", type=int, default=30, metavar="N", help="epochs in all")
-    add("--batch-size", type=int, default=16, metavar="N",
-        help="images a step, over all processes")  # fmt: skip
-    add("--optimizer", choices=OPTIMIZERS, default="adamw", help="optimizer")
-    add("--lr", "--learning-rate", type=float, metavar="X",
-        help="learning rate; default: 0.002, with sgd 0.01")  # fmt: skip
-    add("--base-net-lr", type=float, metavar="X", help="of the backbone; default --lr")
-    add("--extra-layers-lr", type=float, metavar="X", help="of the extra layers; default --lr")
-    add("--momentum", type=float, default=0.9, metavar="X", help="of SGD")
-    add("--weight-decay", type=float, metavar="X",
-        help="penalty on weights; default: adamw 0.01, sgd 0.0005, adam 0")  # fmt: skip
-    add("--scheduler", choices=SCHEDULERS, default="cosine", help="learning rate over the run")
-    add("--warmup-epochs", type=float, default=1.0, metavar="X",
-        help="epochs over which the rate first grows")  # fmt: skip
-    add("--milestones", type=float, nargs="+", default=[20.0, 26.0], metavar="EPOCH",
-        help="multi-step: epochs after which the rate is multiplied by --gamma")  # fmt: skip
-    add("--gamma", type=float, default=0.1, metavar="X", help="multi-step: factor")
-    add("--clip-grad-norm", type=float, default=0.0, metavar="X",
-        help="largest norm of the gradient; 0: no limit")  # fmt: skip
-    add("--ema", type=float, default=0.0, metavar="DECAY",
-        help="evaluate averaged weights, decay such as 0.999; 0: no average")  # fmt: skip
-    add("--iou-threshold", type=float, default=0.4, metavar="X",
-        help="overlap from which a prior is positive")  # fmt: skip
-    add("--neg-pos-ratio", type=float, default=3.0, metavar="X",
-        help="hard negatives a positive")  # fmt: skip
-    add("--seed", type=int, default=0, metavar="N", help="of weights, order and augmentation")
-    add("--on-nonfinite", choices=("stop", "skip"), default="stop",
-        help="when loss or gradient is not finite; skip stops after 10 in a row")  # fmt: skip
-    add("--precision", choices=PRECISIONS, default="auto",
-        help="of the network's training step; auto: bf16 where the hardware has it")  # fmt: skip
-    add("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: torch's choice")
-    add("--sync-bn", action=argparse.BooleanOptionalAction, default=False,
-        help="several processes: BatchNorm over the whole batch, not a part of it")  # fmt: skip
-
-
-def _add_run_flags(group) -> None:
-    add = group.add_argument
-    add("--checkpoint-folder", "--model-dir", metavar="RUN", help="folder of the run, new or empty")
-    add("--resume", metavar="RUN", help="continue a run: its folder, or one of its checkpoints")
-    add("--force-override", action="store_true", help="with --resume: let any flag change")
-    add("--eval-every", "--validation-epochs", type=int, default=1, metavar="N",
-        help="epochs between validations; 0: only after the last")  # fmt: skip
-    add("--checkpoint-every-steps", type=int, default=0, metavar="N",
-        help="also save inside an epoch; 0: do not")  # fmt: skip
-    add("--checkpoint-every-minutes", type=float, default=0.0, metavar="M",
-        help="also save inside an epoch; 0: do not")  # fmt: skip
-    add("--keep-last", type=int, default=0, metavar="K",
-        help="epoch checkpoints to keep, besides the best; 0: all")  # fmt: skip
-    add("--on-save-error", choices=("stop", "continue"), default="stop",
-        help="when a checkpoint cannot be written")  # fmt: skip
-    add("--tensorboard", action=argparse.BooleanOptionalAction, default=False,
-        help="also log to RUN/tensorboard")  # fmt: skip
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--profile", action="store_true",
-        help="trace a few steps, and say what limits the run")  # fmt: skip
-    add("--dry-run", action="store_true",
-        help="one batch end to end: shapes, counts, and a picture of what is learned")  # fmt: skip
-    add("--overfit", type=int, default=0, metavar="N",
-        help="check that network, loss and decoding can learn N images")  # fmt: skip
-
-
-def parse_train_args(argv: Sequence[str] | None, **kwargs) -> tuple[argparse.Namespace, set[str]]:
-    """Parse the flags of train_ssd.py.
+def parse_train_args(argv: Sequence[str] | None, **kwargs) -> tuple[TrainArguments, set[str]]:
+    """Parse the flags of train_ssd.py; wrong usage ends the program with exit code 2.
 
     Returns:
         The arguments, and the names of those that were given.
     """
     parser = build_train_parser(**kwargs)
-    args = parser.parse_args(argv)
-    given = set(vars(_without_defaults().parse_args(argv)))
-    _absolute_paths(args)
-    if args.lr is None:
-        args.lr = DEFAULT_LR[args.optimizer]
-    if args.weight_decay is None:
-        args.weight_decay = DEFAULT_WEIGHT_DECAY[args.optimizer]
-    check_mode(parser, args)
-    if not args.resume:
-        check_arguments(parser, args)
-    return args, given
+    absent = object()
+    namespace = argparse.Namespace(**dict.fromkeys(FLAGS, absent))
+    values = vars(parser.parse_args(argv, namespace))
+    given = {name: _as_tuple(x) for name, x in values.items() if x is not absent}
+    args = TrainArguments(**given)
+    problem = wrong_mode(args)
+    if problem is None and not args.resume:
+        args = args.resolved()
+        problem = wrong_value(args)
+    if problem:
+        parser.error(problem)
+    return args, set(given)
 
 
-def _without_defaults() -> argparse.ArgumentParser:
-    parser = build_train_parser()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return parser
+def wrong_mode(args: TrainArguments) -> str | None:
+    """Say what does not go together with --resume, or only with it; None if all is well."""
+    if args.resume:
+        if args.dry_run or args.overfit:
+            return "--dry-run and --overfit look at a new run; leave out --resume"
+        path = Path(args.resume)
+        if args.checkpoint_folder and Path(args.checkpoint_folder) not in (path, path.parent):
+            return "--checkpoint-folder is for a new run; --resume RUN goes on in RUN"
+    elif args.force_override:
+        return "--force-override needs --resume RUN"
+    elif not args.checkpoint_folder and not args.dry_run and not args.overfit:
+        return "--checkpoint-folder RUN is needed (or --resume RUN)"
+    return None
 
 
-def _absolute_paths(args: argparse.Namespace) -> None:
-    """Make paths independent of the folder that a later --resume is called from."""
-    for name in _PATHS:
-        value = getattr(args, name)
-        if isinstance(value, list):
-            setattr(args, name, [str(Path(item).absolute()) for item in value])
-        elif value and value not in ("none", "imagenet"):
-            setattr(args, name, str(Path(value).absolute()))
+def wrong_value(args: TrainArguments) -> str | None:
+    """Say which flag has a value that cannot work, alone or with others; None if all is well."""
+    if not args.datasets:
+        return "--datasets ROOT is needed (or --resume RUN)"
+    for name, field in FLAGS.items():
+        limits, value = field.metadata["limits"], getattr(args, name)
+        numbers = value if isinstance(value, tuple) else [value]
+        if limits and not all(limits.holds(number) for number in numbers if number is not None):
+            return f"{flag_of(name)} must be {limits.words}"
+    if args.dataset_type == "coco" and (args.train_split or args.val_split or args.strict_labels):
+        return "--train-split, --val-split, --strict-labels: of YOLO data, not --dataset-type coco"
+    if args.tensorboard and find_spec("tensorboard") is None:
+        return "--tensorboard needs a package that is not installed: pip install tensorboard"
+    return None
 
 
-def flag_table() -> str:
-    """Return the flags of train_ssd.py as a Markdown table, for the README."""
-    lines = ["| flag | default | what it does |", "| --- | --- | --- |"]
-    for action in build_train_parser()._actions:
-        if action.dest == "help":
-            continue
-        value = f" {action.metavar}" if action.metavar else ""
-        if action.choices:
-            value = " " + "|".join(action.choices)
-        default = "" if action.default is None or action.default is False else action.default
-        if isinstance(default, list):
-            default = " ".join(map(str, default))
-        if action.dest == "workers":
-            default = "half the cores; on two, without a GPU, 0"
-        flag = f"{action.option_strings[0]}{value}".replace("|", "\\|")
-        lines.append(f"| `{flag}` | {default} | {action.help} |")
-    return "\n".join(lines)
-
-
-def write_flag_table(readme: Path) -> None:
-    """Put the table between the marks in the README."""
-    text = readme.read_text(encoding="utf-8")
-    head, rest = text.split(TABLE_START)
-    _, tail = rest.split(TABLE_END)
-    readme.write_text(
-        f"{head}{TABLE_START}\n\n{flag_table()}\n\n{TABLE_END}{tail}", encoding="utf-8"
-    )
-
-
-if __name__ == "__main__":
-    write_flag_table(Path(__file__).parent.parent / "README.md")
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value

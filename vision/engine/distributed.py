@@ -6,19 +6,20 @@ the same calls in the same order.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
 import socket
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-T = TypeVar("T")
+P, T = ParamSpec("P"), TypeVar("T")
 # gloo's and NCCL's words for a process that is no longer there.
 _LOST = re.compile(
     r"closed by peer|reset by peer|socket closed|broken pipe|connection refused|connect.*timed out"
@@ -27,8 +28,11 @@ _LOST = re.compile(
 )
 
 
-class MainProcessStopped(Exception):
-    """The first process has stopped, and has said why."""
+class MainProcessStopped(SystemExit):
+    """The main process has stopped, and has said why; ends the program with exit code 1."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
 
 
 def rank() -> int:
@@ -90,24 +94,29 @@ def job_id() -> str | None:
     return name
 
 
-def on_main_process(action: Callable[[], T]) -> T:
-    """Let the first process do something, and give all of them its result.
+def on_main_process(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function: the main process calls it, and all processes get its result.
 
     Raises:
-        MainProcessStopped: in the other processes, when the action raised in the first.
+        MainProcessStopped: in the other processes, when the function raised in the main one.
     """
-    if world_size() == 1:
-        return action()
-    try:
-        answer = [(True, action() if is_main_process() else None)]
-    except Exception:
-        dist.broadcast_object_list([(False, None)], src=0)
-        raise
-    dist.broadcast_object_list(answer, src=0)
-    has_worked, result = answer[0]
-    if not has_worked:
-        raise MainProcessStopped
-    return result
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        if world_size() == 1:
+            return function(*args, **kwargs)
+        try:
+            answer = [(True, function(*args, **kwargs) if is_main_process() else None)]
+        except Exception:
+            dist.broadcast_object_list([(False, None)], src=0)
+            raise
+        dist.broadcast_object_list(answer, src=0)
+        has_worked, result = answer[0]
+        if not has_worked:
+            raise MainProcessStopped
+        return result
+
+    return wrapper
 
 
 def gather(part: T) -> list[T]:

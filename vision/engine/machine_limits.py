@@ -1,14 +1,16 @@
-"""torch's errors that mean a limit of the machine, in words that name a way out."""
+"""torch's errors that mean a limit of the machine or a lost process, in words for the user."""
 
 import re
 
 import torch
 
+from vision.engine import distributed
+
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid|unable to write to file </torch|shared memory")
 
 
 def explain(error: RuntimeError) -> str | None:
-    """Say in one line which limit was met; None for another error, which keeps its traceback."""
+    """Say in one line what happened; None for another error, which keeps its traceback."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory is full; use a smaller --batch-size or --image-size"
@@ -19,4 +21,4 @@ def explain(error: RuntimeError) -> str | None:
             "a process that loads data died, perhaps because the memory or /dev/shm is full; "
             "use fewer --workers, or 0"
         )
-    return None
+    return distributed.explain_lost(error)

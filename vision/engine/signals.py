@@ -1,9 +1,9 @@
-"""SIGINT and SIGTERM as a wish to stop, granted between two steps."""
+"""On SIGINT or SIGTERM: finish the step, save, exit."""
 
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
 from vision.datasets.loader import Batch, DetectionLoader
@@ -12,23 +12,23 @@ from vision.engine import distributed
 logger = logging.getLogger(__name__)
 
 
-class Interrupted(Exception):
-    """Training stopped because a signal asked for it."""
+class Interrupted(SystemExit):
+    """A signal has stopped training; ends the program with exit code 128 + signal."""
 
     def __init__(self, signum: int):
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
+        super().__init__(128 + signum)
+        self.signal_name = signal.Signals(signum).name
 
 
 class Interruptible:
-    """A loader that calls `check`, which may raise, before each batch.
+    """A loader that looks at the signals before each batch.
 
     Of several processes each calls it as often as the one that has the most batches.
     """
 
-    def __init__(self, loader: DetectionLoader, check: Callable[[], None]):
+    def __init__(self, loader: DetectionLoader, signals: "StopSignals"):
         self._loader = loader
-        self._check = check
+        self._signals = signals
         self.dataset = loader.dataset
 
     def __len__(self) -> int:
@@ -36,10 +36,10 @@ class Interruptible:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
-            self._check()
+            self._signals.check()
             yield batch
         for _ in range(self._loader.sampler.num_rounds - len(self._loader)):
-            self._check()
+            self._signals.check()
 
 
 class StopSignals:

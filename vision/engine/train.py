@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from vision.engine.profile import StepProfiler
 from vision.engine.signals import Interrupted, StopSignals
 from vision.engine.state import TrainingState
 from vision.engine.step import LOSS_TERMS, StepOptions, train_step
+from vision.evaluation.validator import Validator
 from vision.runs.saver import RunSaver
 from vision.ssd.loss import MultiBoxLoss
 
@@ -30,7 +30,7 @@ def fit(
     loader: DetectionLoader,
     loss_fn: MultiBoxLoss,
     options: StepOptions,
-    evaluate_epoch: Callable[[TrainingState, Callable[[], None]], dict],
+    validator: Validator | None,
     saver: RunSaver,
     profiler: StepProfiler | None = None,
 ) -> None:
@@ -42,8 +42,7 @@ def fit(
         loader: training batches.
         loss_fn: gives the loss terms.
         options: of each step.
-        evaluate_epoch: gets the state and a function to call often, which raises when training is
-            to stop; returns validation metrics, empty when this epoch has none.
+        validator: measures the model on the val split; None: there is none.
         saver: writes checkpoints and metrics.
         profiler: hears of the steps of the first epoch.
 
@@ -62,14 +61,15 @@ def fit(
                     loss_fn,
                     options=options,
                     saver=saver,
-                    check=signals.check,
+                    signals=signals,
                     profiler=profiler,
                 )
                 # Validation may start processes, which would inherit a file being written.
                 saver.wait()
                 start = time.perf_counter()
                 distributed.broadcast_buffers(state.evaluated_model)
-                val_metrics = evaluate_epoch(state, signals.check)
+                is_due = validator and validator.is_due(state.epoch + 1, last_epoch=epochs)
+                val_metrics = validator.validate(state.evaluated_model, signals) if is_due else {}
                 val_metrics["eval_seconds"] = time.perf_counter() - start
                 state.finish_epoch(val_metrics.get("AP"))
                 record = {"epoch": state.epoch, "step": state.step, **train_metrics, **val_metrics}
@@ -94,7 +94,7 @@ def train_one_epoch(
     *,
     options: StepOptions,
     saver: RunSaver,
-    check: Callable[[], None],
+    signals: StopSignals,
     profiler: StepProfiler | None = None,
 ) -> dict:
     """Do the rest of the epoch that `state.progress` is in, and return its metrics."""
@@ -120,7 +120,7 @@ def train_one_epoch(
         first, end = loader.sampler.batch_bounds(batch)
         num_images += end - first
         bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-        check()
+        signals.check()
         saver.after_step(state)
         if profiler:
             profiler.after_step()

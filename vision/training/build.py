@@ -1,42 +1,34 @@
-"""What training is made of, built from the arguments: data, network, optimizer, measurement."""
+"""Builds what a training run is made of, each part from the arguments."""
 
-import argparse
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 
+from vision.args import TrainArguments
 from vision.datasets.coco import CocoDetection
 from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
-from vision.engine.cpu_memory import give_back_freed_memory
 from vision.engine.ema import ModelEma
 from vision.engine.environment import machine, versions
+from vision.engine.metrics import MetricsLog
 from vision.engine.optim import Schedule, build_optimizer, freeze, parameter_groups
 from vision.engine.precision import choose_device, choose_precision
-from vision.engine.signals import Interruptible
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions
 from vision.evaluation.coco_boxes import ground_truth_from_index
-from vision.evaluation.evaluate import EvaluationResult, evaluate
-from vision.nn.cpu.fold import fold_batch_norm
+from vision.evaluation.validator import Validator
 from vision.nn.sync_batch_norm import synchronize_batch_norm
+from vision.runs.run_folder import METRICS
+from vision.runs.saver import NoSaver, RunSaver
 from vision.runs.weights import load_base_net, load_pretrained_ssd
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
 from vision.ssd.ssd import SSD
-from vision.training.data import (
-    Sources,
-    check_classes,
-    fingerprint,
-    images_with_boxes,
-    shared_loader,
-)
-from vision.training.overfit import MAX_STEPS as OVERFIT_STEPS
+from vision.training.data import DataSplit, TrainingData, check_classes, open_sources, shared_loader
+from vision.training.resume import RunStart
 from vision.training.saved_args import saved_arguments
-from vision.training.sources import open_sources
 from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_eval_transform, build_train_transform
 
@@ -44,86 +36,11 @@ logger = logging.getLogger(__name__)
 MAX_SENSIBLE_ADAM_LR = 0.008
 
 
-@dataclass
-class Parts:
-    """What training, --dry-run and --overfit work with."""
-
-    state: TrainingState
-    train_loader: DetectionLoader
-    loss_fn: MultiBoxLoss
-    options: StepOptions
-    measure: Callable[..., EvaluationResult | None] | None  # of (model, check); None: no val
-    config: dict
-
-    @property
-    def class_names(self) -> list[str]:
-        return [item["name"] for item in self.config["classes"]]
-
-
-def build(
-    args: argparse.Namespace, *, config: dict | None = None, has_checkpoint: bool = False
-) -> Parts:
-    """Make data, network and optimizer from the arguments.
-
-    Args:
-        args: of the run.
-        config: of a run that is resumed; its classes are those of the data.
-        has_checkpoint: weights will be restored, so none are read.
-    """
-    check_processes(args)
-    distributed.set_threads(args.threads)
-    torch.manual_seed(args.seed)
-    device = choose_device(args.device, local_rank=distributed.local_rank())
-    precision = choose_precision(args.precision, device)
-    if args.overfit and args.precision == "auto":
-        precision = "fp32"  # BatchNorm over a few images, on 1x1 maps, blows up bf16's rounding
-    train_sources, val_sources = open_sources(args)
-    categories = train_sources[0][0].categories
-    classes = [asdict(category) for category in categories]
-    check_classes(config["classes"] if config else classes, categories, where="--datasets")
-    names = [category.name for category in categories]
-    model = build_network(args, names, has_checkpoint=has_checkpoint)
-    args.image_size = model.image_size
-    model.to(device, memory_format=torch.channels_last)
-    loss_fn = MultiBoxLoss(
-        model.priors_cxcywh,
-        image_size=model.image_size,
-        iou_threshold=args.iou_threshold,
-        neg_pos_ratio=args.neg_pos_ratio,
-    )
-    if args.overfit:
-        val_sources = train_sources
-    train_loader = build_train_loader(args, train_sources)
-    state = build_state(args, model, steps_per_epoch=train_loader.sampler.num_batches)
-    new_config = {
-        "arguments": saved_arguments(args),
-        "classes": config["classes"] if config else classes,
-        "versions": versions(),
-        "machine": machine(device, precision),
-        "data": {"train": fingerprint(train_sources), "val": fingerprint(val_sources)},
-        "history": config["history"] if config else [],
-        "job": distributed.on_main_process(distributed.job_id),
-    }
-    logger.info(
-        "%s at %dx%d, %d classes, on %s in %s, %d processes of %d threads and %d workers",
-        args.net, *model.image_size, len(classes), device, precision,
-        distributed.world_size(), torch.get_num_threads(), args.workers,
-    )  # fmt: skip
-    options = StepOptions(
-        device=device,
-        precision=precision,
-        clip_grad_norm=args.clip_grad_norm,
-        skip_nonfinite=args.on_nonfinite == "skip",
-    )
-    measure = build_measure(args, val_sources, loss_fn, device) if val_sources else None
-    return Parts(state, train_loader, loss_fn, options, measure, new_config)
-
-
-def check_processes(args: argparse.Namespace) -> None:
-    """Refuse what several processes cannot do.
+def prepare_machine(args: TrainArguments) -> StepOptions:
+    """Set threads and the seed, and choose the device and the number format of the steps.
 
     Raises:
-        ValueError: names the flag.
+        ValueError: a device or a number of processes that cannot work; names the flag.
     """
     num_processes = distributed.world_size()
     if num_processes > 1 and (args.dry_run or args.overfit):
@@ -133,10 +50,52 @@ def check_processes(args: argparse.Namespace) -> None:
             f"--batch-size {args.batch_size} over {num_processes} processes leaves some with less "
             f"than 2 images, and BatchNorm needs 2: use {2 * num_processes} or more"
         )
+    distributed.set_threads(args.threads)
+    torch.manual_seed(args.seed)
+    device = choose_device(args.device, local_rank=distributed.local_rank())
+    return StepOptions(
+        device=device,
+        precision=choose_precision(args.precision, device),
+        clip_grad_norm=args.clip_grad_norm,
+        skip_nonfinite=args.on_nonfinite == "skip",
+    )
 
 
-def build_network(args: argparse.Namespace, class_names: list[str], *, has_checkpoint: bool) -> SSD:
-    """Build the network with its initial weights, on the CPU."""
+def open_data(args: TrainArguments, *, classes: list[dict] | None = None) -> TrainingData:
+    """Read the annotations of the train and val splits.
+
+    Args:
+        args: of the run.
+        classes: of a run that is resumed; those of the data must be the same.
+    """
+    data = open_sources(
+        args.datasets,
+        layout=args.dataset_type,
+        validation_dataset=args.validation_dataset,
+        train_split=args.train_split,
+        val_split=args.val_split,
+        strict_labels=args.strict_labels,
+    )
+    if classes is not None:
+        check_classes(classes, data.train.categories, where="--datasets")
+    return data
+
+
+def build_network(
+    args: TrainArguments,
+    class_names: list[str],
+    *,
+    options: StepOptions,
+    has_checkpoint: bool = False,
+) -> SSD:
+    """Build the network on its device, with its initial weights.
+
+    Args:
+        args: of the run.
+        class_names: of labels 1..C.
+        options: say the device; their number format is logged.
+        has_checkpoint: weights will be restored, so none are read.
+    """
     model = build_model(
         args.net,
         num_classes=len(class_names) + 1,
@@ -144,34 +103,52 @@ def build_network(args: argparse.Namespace, class_names: list[str], *, has_check
         width_mult=args.mb2_width_mult,
         prior_sizes=args.prior_sizes,
     )
-    if not has_checkpoint:
-        load_initial_weights(model, args, class_names)
+    if args.pretrained_ssd and not has_checkpoint:
+        report = load_pretrained_ssd(model, args.pretrained_ssd, class_names=class_names)
+        logger.info("%s: %s", args.pretrained_ssd, report)
+    elif args.base_net != "none" and not has_checkpoint:
+        logger.info("%s: %s", args.base_net, load_base_net(model, args.base_net))
+    freeze(model, base_net=args.freeze_base_net, all_but_heads=args.freeze_net)
+    model.to(options.device, memory_format=torch.channels_last)
+    if args.sync_bn and distributed.world_size() > 1:
+        synchronize_batch_norm(model)
+    logger.info(
+        "%s at %dx%d, %d classes, on %s in %s, %d processes of %d threads and %d workers",
+        args.net, *model.image_size, len(class_names), options.device, options.precision,
+        distributed.world_size(), torch.get_num_threads(), args.workers,
+    )  # fmt: skip
     return model
 
 
-def load_initial_weights(model: SSD, args: argparse.Namespace, class_names: list[str]) -> None:
-    """Start from a backbone or a detector, and freeze what is to stay."""
-    if args.pretrained_ssd:
-        report = load_pretrained_ssd(model, args.pretrained_ssd, class_names=class_names)
-        logger.info("%s: %s", args.pretrained_ssd, report)
-    elif args.base_net != "none":
-        logger.info("%s: %s", args.base_net, load_base_net(model, args.base_net))
+def build_loss(args: TrainArguments, model: SSD) -> MultiBoxLoss:
+    """Make the loss of the network's priors."""
+    return MultiBoxLoss(
+        model.priors_cxcywh,
+        image_size=model.image_size,
+        iou_threshold=args.iou_threshold,
+        neg_pos_ratio=args.neg_pos_ratio,
+    )
 
 
-def build_train_loader(args: argparse.Namespace, sources: Sources) -> DetectionLoader:
-    """Make the training batches; for --overfit, of the first images with boxes, as they are."""
-    augmentation = "none" if args.overfit else args.augmentation
-    transform = build_train_transform(augmentation, image_size=args.image_size, mean=PIXEL_MEAN)
-    chosen = images_with_boxes(sources, args.overfit) if args.overfit else None
-    dataset = CocoDetection(sources, transform=transform, seed=args.seed, image_indices=chosen)
+def build_train_loader(
+    args: TrainArguments, split: DataSplit, *, cache_folder: str | None = None
+) -> DetectionLoader:
+    """Make the augmented training batches.
+
+    Args:
+        args: of the run.
+        split: the images.
+        cache_folder: where --cache disk keeps decoded images; None: no cache.
+    """
+    transform = build_train_transform(
+        args.augmentation, image_size=args.image_size, mean=PIXEL_MEAN
+    )
+    dataset = CocoDetection(split.sources, transform=transform, seed=args.seed)
     if len(dataset) < 2:
         raise ValueError(f"--datasets: {len(dataset)} training images; at least 2 are needed")
-    if args.cache != "none" and not args.overfit and not args.dry_run:
+    if args.cache != "none" and cache_folder is not None:
         dataset.cache = build_image_cache(
-            args.cache,
-            dataset.sizes,
-            input_size=args.image_size,
-            folder=args.resume or args.checkpoint_folder,
+            args.cache, dataset.sizes, input_size=args.image_size, folder=cache_folder
         )
     return shared_loader(
         dataset,
@@ -182,53 +159,21 @@ def build_train_loader(args: argparse.Namespace, sources: Sources) -> DetectionL
     )
 
 
-def build_measure(
-    args: argparse.Namespace, sources: Sources, loss_fn: MultiBoxLoss, device: torch.device
-) -> Callable[..., EvaluationResult | None]:
-    """Make the function that measures a model on the val split, for the first process."""
-    chosen = images_with_boxes(sources, args.overfit) if args.overfit else None
-    dataset = CocoDetection(
-        sources, transform=build_eval_transform(args.image_size), image_indices=chosen
-    )
-    loader = shared_loader(
-        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
-    )
-    ground_truth = ground_truth_from_index([index for index, _ in sources], chosen)
-    names = [category.name for category in dataset.categories]
-
-    def measure(model: torch.nn.Module, check: Callable[[], None]) -> EvaluationResult | None:
-        """Validate, calling `check` before each batch."""
-        if device.type == "cpu":
-            give_back_freed_memory()
-        return evaluate(
-            fold_batch_norm(model),
-            Interruptible(loader, check),
-            ground_truth=ground_truth,
-            class_names=names,
-            device=device,
-            loss_fn=loss_fn,
-        )
-
-    return measure
-
-
-def build_state(args: argparse.Namespace, model: SSD, *, steps_per_epoch: int) -> TrainingState:
+def build_state(
+    args: TrainArguments, model: SSD, *, steps_per_epoch: int, total_steps: int
+) -> TrainingState:
     """Make the optimizer, the schedule and the rest of a fresh state."""
     if args.optimizer != "sgd" and args.lr > MAX_SENSIBLE_ADAM_LR:
         logger.warning(
             "--lr %g is a rate for SGD: add --optimizer sgd, or lower it for %s",
             args.lr, args.optimizer,
         )  # fmt: skip
-    freeze(model, base_net=args.freeze_base_net, all_but_heads=args.freeze_net)
-    if args.sync_bn and distributed.world_size() > 1:
-        synchronize_batch_norm(model)
     groups = parameter_groups(
         model, lr=args.lr, base_net_lr=args.base_net_lr, extra_layers_lr=args.extra_layers_lr
     )
     optimizer = build_optimizer(
         args.optimizer, groups, momentum=args.momentum, weight_decay=args.weight_decay
     )
-    total_steps = OVERFIT_STEPS if args.overfit else args.epochs * steps_per_epoch
     schedule = Schedule(
         args.scheduler,
         total_steps=total_steps,
@@ -242,3 +187,73 @@ def build_state(args: argparse.Namespace, model: SSD, *, steps_per_epoch: int) -
     )
     ema = ModelEma(model, decay=args.ema) if args.ema else None
     return TrainingState(model, optimizer, schedule, scaler, ema)
+
+
+def build_validator(
+    args: TrainArguments,
+    split: DataSplit,
+    loss_fn: MultiBoxLoss,
+    *,
+    device: torch.device,
+    num_images: int | None = None,
+) -> Validator | None:
+    """Make what measures a model on a split; None where the split is empty.
+
+    Args:
+        args: of the run.
+        split: the images.
+        loss_fn: of the run.
+        device: of the model.
+        num_images: the first so many with boxes; None: all.
+    """
+    if not len(split):
+        return None
+    chosen = None if num_images is None else split.images_with_boxes(num_images)
+    dataset = CocoDetection(
+        split.sources, transform=build_eval_transform(args.image_size), image_indices=chosen
+    )
+    loader = shared_loader(
+        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
+    )
+    return Validator(
+        loader,
+        ground_truth=ground_truth_from_index(split.indices, chosen),
+        class_names=split.class_names,
+        loss_fn=loss_fn,
+        device=device,
+        every=args.eval_every,
+    )
+
+
+def describe_run(start: RunStart, data: TrainingData, options: StepOptions) -> dict:
+    """Return what config.json and each checkpoint say of the run."""
+    resumed = start.config or {}
+    return {
+        "arguments": saved_arguments(start.args),
+        "classes": start.classes or [asdict(item) for item in data.train.categories],
+        "versions": versions(),
+        "machine": machine(options.device, options.precision),
+        "data": {"train": data.train.fingerprint(), "val": data.val.fingerprint()},
+        "history": resumed.get("history") or [],
+        "job": distributed.on_main_process(distributed.job_id)(),
+    }
+
+
+def build_saver(start: RunStart, config: dict, state: TrainingState) -> RunSaver | NoSaver:
+    """Make what writes the run's metrics and checkpoints; the main process writes."""
+    if not distributed.is_main_process():
+        return NoSaver(start.folder)
+    args, folder = start.args, start.folder
+    tensorboard = folder / "tensorboard" if args.tensorboard else None
+    metrics = MetricsLog(folder / METRICS, tensorboard=tensorboard)
+    metrics.keep_until(state.epoch)
+    return RunSaver(
+        folder,
+        metrics=metrics,
+        config=config,
+        classes=config["classes"],
+        every_steps=args.checkpoint_every_steps,
+        every_minutes=args.checkpoint_every_minutes,
+        keep_last=args.keep_last,
+        continue_on_error=args.on_save_error == "continue",
+    )

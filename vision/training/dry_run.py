@@ -5,43 +5,44 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vision.datasets.loader import DetectionLoader
-from vision.engine.state import TrainingState
-from vision.engine.step import StepOptions, train_step
+from vision.args import TrainArguments
+from vision.engine.step import train_step
 from vision.ops.box_coder import decode_boxes, encode_boxes
 from vision.ops.matcher import IGNORED
-from vision.ssd.loss import MultiBoxLoss
+from vision.training.build import (
+    build_loss,
+    build_network,
+    build_state,
+    build_train_loader,
+    open_data,
+    prepare_machine,
+)
 from vision.visualize import draw_boxes
 
 MAX_PICTURES = 16
 COLUMNS = 4
 
 
-def dry_run(
-    state: TrainingState,
-    loader: DetectionLoader,
-    loss_fn: MultiBoxLoss,
-    *,
-    options: StepOptions,
-    class_names: list[str],
-    picture: Path,
-) -> list[str]:
-    """Take one training step, and draw the batch with its decoded targets.
+def dry_run(args: TrainArguments, *, picture: Path) -> list[str]:
+    """Take one training step of a new run, and draw its batch with the decoded targets.
 
     The boxes drawn went the whole way: augmentation, matching, encoding and decoding. Each box
     stands as often as it has priors, so one drawn once has only its best prior.
 
     Args:
-        state: a fresh network.
-        loader: training batches.
-        loss_fn: of the run.
-        options: of the step.
-        class_names: of labels 1..C.
+        args: of the run.
         picture: the file to write.
 
     Returns:
         Lines of shapes and counts.
     """
+    options = prepare_machine(args)
+    data = open_data(args)
+    model = build_network(args, data.class_names, options=options)
+    loss_fn = build_loss(args, model)
+    loader = build_train_loader(args, data.train)
+    steps = loader.num_batches
+    state = build_state(args, model, steps_per_epoch=steps, total_steps=args.epochs * steps)
     images, targets = next(iter(loader))
     priors = loss_fn.priors_cxcywh
     keys = ("boxes", "labels", "iscrowd")
@@ -62,7 +63,7 @@ def dry_run(
     ]
     if not is_finite:
         lines.append("the loss or its gradient is not finite: lower --lr and look at the picture")
-    _write_picture(images, prior_labels, decoded, class_names, picture)
+    _write_picture(images, prior_labels, decoded, data.class_names, picture)
     return [*lines, f"picture: {picture}"]
 
 

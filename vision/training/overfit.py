@@ -1,20 +1,33 @@
 """Can the network, the loss and the decoding learn a few images? And if not, what looks wrong?"""
 
+import dataclasses
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from vision.args import TrainArguments
+from vision.datasets.coco import CocoDetection
 from vision.datasets.loader import DetectionLoader
 from vision.engine.optim import set_train_mode
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
-from vision.evaluation.evaluate import EvaluationResult
+from vision.evaluation.validator import Validator
 from vision.ops.box_coder import cxcywh_to_xyxy, encode_boxes
 from vision.ssd.loss import MultiBoxLoss
+from vision.training.build import (
+    build_loss,
+    build_network,
+    build_state,
+    build_validator,
+    open_data,
+    prepare_machine,
+)
+from vision.training.data import DataSplit, shared_loader
+from vision.transforms.normalize import PIXEL_MEAN
+from vision.transforms.presets import build_train_transform
 
 logger = logging.getLogger(__name__)
 TARGET_AP50 = 0.9
@@ -37,35 +50,85 @@ class OverfitResult:
     suspects: list[str]
 
 
-def overfit(
+def overfit(args: TrainArguments, *, max_steps: int = MAX_STEPS, rounds: int = 5) -> OverfitResult:
+    """Train a new network on `args.overfit` images until AP50 on them is over 0.9.
+
+    Args:
+        args: of the run; its images are not augmented.
+        max_steps: of training.
+        rounds: how often to look at the AP on the way.
+    """
+    options = step_options(args)
+    data = open_data(args)
+    model = build_network(args, data.class_names, options=options)
+    loss_fn = build_loss(args, model)
+    loader = build_fixed_loader(args, data.train)
+    validator = build_validator(
+        args, data.train, loss_fn, device=options.device, num_images=args.overfit
+    )
+    state = build_state(args, model, steps_per_epoch=loader.num_batches, total_steps=max_steps)
+    return learn(
+        state, loader, loss_fn, options=options, validator=validator, max_steps=max_steps,
+        rounds=rounds,
+    )  # fmt: skip
+
+
+def step_options(args: TrainArguments) -> StepOptions:
+    """Choose device and number format: float32 unless told.
+
+    BatchNorm over a few images, on 1x1 maps, blows up bf16's rounding.
+    """
+    options = prepare_machine(args)
+    return dataclasses.replace(options, precision="fp32") if args.precision == "auto" else options
+
+
+def build_fixed_loader(args: TrainArguments, split: DataSplit) -> DetectionLoader:
+    """Make batches of the first images with boxes, not augmented."""
+    transform = build_train_transform("none", image_size=args.image_size, mean=PIXEL_MEAN)
+    chosen = split.images_with_boxes(args.overfit)
+    dataset = CocoDetection(
+        split.sources, transform=transform, seed=args.seed, image_indices=chosen
+    )
+    if len(dataset) < 2:
+        raise ValueError(f"--datasets: {len(dataset)} images with boxes; --overfit needs 2 or more")
+    return shared_loader(
+        dataset,
+        batch_size=min(args.batch_size, len(dataset)),
+        num_workers=args.workers,
+        seed=args.seed,
+        shuffle=True,
+    )
+
+
+def learn(
     state: TrainingState,
     loader: DetectionLoader,
     loss_fn: MultiBoxLoss,
     *,
     options: StepOptions,
-    measure: Callable[[torch.nn.Module], EvaluationResult],
-    max_steps: int = MAX_STEPS,
-    rounds: int = 5,
+    validator: Validator,
+    max_steps: int,
+    rounds: int,
 ) -> OverfitResult:
     """Train on the loader's images until AP50 on them is over 0.9, or for `max_steps` steps.
 
     Args:
-        state: a fresh network; its schedule should end at `max_steps`.
-        loader: the images, not augmented.
+        state: a fresh network; its schedule ends at `max_steps`.
+        loader: the images.
         loss_fn: of the run.
         options: of each step.
-        measure: evaluates a model on the same images.
+        validator: of the same images.
         max_steps: of training.
         rounds: how often to look at the AP on the way.
     """
-    perfect = PerfectPredictions(state.model, loss_fn, loader)
-    ceiling = measure(perfect).metrics["AP50"] or 0.0
+    perfect = validator.measure(PerfectPredictions(state.model, loss_fn, loader))
+    ceiling = perfect.metrics["AP50"] or 0.0
     first_loss = last_loss = None
     while state.step < max_steps:
         stop = state.step + -(-max_steps // rounds)
         last_loss = _train_until(stop, state, loader, loss_fn, options=options)
         first_loss = first_loss or last_loss
-        result = measure(state.evaluated_model)
+        result = validator.measure(state.evaluated_model)
         ap50 = result.metrics["AP50"] or 0.0
         logger.info("step %d: loss %.4f, AP50 %.3f", state.step, last_loss, ap50)
         if ap50 > TARGET_AP50:

@@ -1,11 +1,14 @@
-"""Where a run goes on, and what is not as it was before."""
+"""Where training begins: in a new run folder, or at a checkpoint of a run that is resumed."""
 
-import argparse
+import dataclasses
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from vision.args import TrainArguments
+from vision.command_line import flag_of
 from vision.engine import distributed
 from vision.engine.metrics import MetricsLog
 from vision.engine.optim import Schedule
@@ -25,6 +28,7 @@ from vision.runs.run_folder import (
     remove_leftovers,
     repair_links,
     set_aside_later,
+    write_config,
 )
 from vision.training.saved_args import check_same_run, resume_arguments
 
@@ -34,20 +38,26 @@ _ORDER_ARGUMENTS = ("batch_size", "seed")
 
 
 @dataclass(frozen=True)
-class ResumePoint:
-    """What a run goes on from.
+class RunStart:
+    """A run folder, and where training begins in it.
 
     Attributes:
-        config: of the run.
-        path: the checkpoint's file; None if the run was killed before it had one.
+        folder: of the run; one that is new is made by `begin`.
+        args: of the run from now on.
+        config: of the run that is resumed; None for a new one.
+        path: the checkpoint's file; None for a new run, or one that was killed before it had any.
         checkpoint: its content.
-        is_named: the user chose this file; it need not be the newest.
+        is_named: the user chose this checkpoint; it need not be the newest.
+        changes: {argument: [saved, given]} of those that differ from the saved ones.
     """
 
-    config: dict
+    folder: Path
+    args: TrainArguments
+    config: dict | None = None
     path: Path | None = None
     checkpoint: dict | None = None
     is_named: bool = False
+    changes: dict[str, list] = field(default_factory=dict)
 
     @property
     def epoch(self) -> int:
@@ -59,6 +69,62 @@ class ResumePoint:
         """Optimizer steps done."""
         return self.checkpoint["step"] if self.checkpoint else 0
 
+    @property
+    def classes(self) -> list[dict] | None:
+        """Those of a run that is resumed, which the data must have."""
+        return self.config["classes"] if self.config else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a resumed run has no epoch left to do."""
+        return self.config is not None and self.epoch >= self.args.epochs
+
+
+@distributed.on_main_process
+def open_run(args: TrainArguments, given: set[str], locks: ExitStack) -> RunStart:
+    """Find where training begins.
+
+    Args:
+        args: parsed from the command line.
+        given: the names that stood there.
+        locks: gets the lock of a folder that is resumed.
+
+    Raises:
+        ValueError: there is no run to resume, or one already where a new one is wanted.
+    """
+    if not args.resume and _began_in_this_job(args.checkpoint_folder):
+        # torchrun has started its processes again
+        args = dataclasses.replace(args, resume=args.checkpoint_folder)
+    if args.resume:
+        return _open_resumed(args, given, locks)
+    refuse_used_folder(Path(args.checkpoint_folder))
+    return RunStart(Path(args.checkpoint_folder), args)
+
+
+def _open_resumed(args: TrainArguments, given: set[str], locks: ExitStack) -> RunStart:
+    folder, named = locate_run(Path(args.resume))
+    locks.enter_context(RunLock(folder))
+    config, path, checkpoint = find_checkpoint(folder, named)
+    args, changes = resume_arguments(config["arguments"], args, given)
+    return RunStart(folder, args, config, path, checkpoint, named is not None, changes)
+
+
+def _began_in_this_job(folder: str) -> bool:
+    """Tell whether a folder holds a run of this very torchrun, which then has restarted."""
+    job = distributed.job_id()
+    if job is None or not (Path(folder) / CONFIG).is_file():
+        return False
+    return read_config(Path(folder)).get("job") == job
+
+
+def refuse_used_folder(folder: Path) -> None:
+    """Raise ValueError where a run is already, naming the process that trains in it."""
+    if (folder / CONFIG).exists() or has_checkpoints(folder):
+        with RunLock(folder):
+            raise ValueError(
+                f"{folder}: there is a run already; --resume {folder}, or choose another folder"
+            )
+
 
 def locate_run(path: Path) -> tuple[Path, Path | None]:
     """Split what --resume got into the run's folder and the checkpoint that was named, if one was.
@@ -69,104 +135,114 @@ def locate_run(path: Path) -> tuple[Path, Path | None]:
     if path.suffix == ".pt" and not path.exists():
         names = ", ".join(p.name for p in list_checkpoints(path.parent)[:3]) or "no checkpoints"
         raise ValueError(f"{path}: no such checkpoint; {path.parent} has {names}")
-    run, named = (path.parent, path) if path.is_file() else (path, None)
-    if not (run / CONFIG).is_file() and not has_checkpoints(run):
-        raise ValueError(f"{run}: no run there (looked for {CONFIG} and checkpoint_epoch_*.pt)")
-    return run, named
+    folder, named = (path.parent, path) if path.is_file() else (path, None)
+    if not (folder / CONFIG).is_file() and not has_checkpoints(folder):
+        raise ValueError(f"{folder}: no run there (looked for {CONFIG} and checkpoint_epoch_*.pt)")
+    return folder, named
 
 
-def began_in_this_job(folder: str | None) -> bool:
-    """Tell whether a folder holds a run of this very torchrun, which then has restarted."""
-    job = distributed.job_id()
-    if job is None or folder is None or not (Path(folder) / CONFIG).is_file():
-        return False
-    return read_config(Path(folder)).get("job") == job
+def find_checkpoint(folder: Path, named: Path | None) -> tuple[dict, Path | None, dict | None]:
+    """Read the configuration, and the named or the newest intact checkpoint.
 
-
-def find_resume_point(run: Path, named: Path | None) -> ResumePoint:
-    """Read the configuration and the named or the newest intact checkpoint, naming others.
+    Returns:
+        The configuration; the checkpoint's file and content, None and None if the run was stopped
+        before it had one.
 
     Raises:
         ValueError: there are checkpoints but none is intact, or the named one is not, or they are
             gone.
     """
-    remove_leftovers(run)
-    config = read_config(run) if (run / CONFIG).is_file() else None
-
-    def check(path: Path, checkpoint: dict) -> None:
-        check_config(checkpoint["config"], where=path)
-        if config:
-            check_same_run(config, path, checkpoint)
-
+    remove_leftovers(folder)
+    config = read_config(folder) if (folder / CONFIG).is_file() else None
+    check = partial(_check_checkpoint, config)
     if named:
         path, checkpoint = named, read_checkpoint(named)
         check(path, checkpoint)
-    elif config and not has_checkpoints(run):
-        num_epochs = len(MetricsLog(run / METRICS).records)
+    elif config and not has_checkpoints(folder):
+        num_epochs = len(MetricsLog(folder / METRICS).records)
         if num_epochs > 1:  # the first line is written before the first checkpoint
             raise ValueError(
-                f"{run}: no checkpoint there, but the metrics of {num_epochs} epochs: "
+                f"{folder}: no checkpoint there, but the metrics of {num_epochs} epochs: "
                 "put one back, or start a new run in another folder"
             )
-        logger.warning("%s: no checkpoint yet, so it starts again from the beginning", run)
-        return ResumePoint(config)
+        logger.warning("%s: no checkpoint yet, so it starts again from the beginning", folder)
+        return config, None, None
     else:
-        path, checkpoint, skipped = find_newest(run, check=check)
+        path, checkpoint, skipped = find_newest(folder, check=check)
         for line in skipped:
             logger.warning("passed over: %s", line)
     if config is None:
-        logger.warning("%s is missing; taken from %s", run / CONFIG, path.name)
-    point = ResumePoint(config or checkpoint["config"], path, checkpoint, named is not None)
-    logger.info("resuming %s at epoch %d, step %d", path.name, point.epoch + 1, point.step)
-    return point
+        logger.warning("%s is missing; taken from %s", folder / CONFIG, path.name)
+    logger.info(
+        "resuming %s at epoch %d, step %d", path.name, checkpoint["epoch"] + 1, checkpoint["step"]
+    )
+    return config or checkpoint["config"], path, checkpoint
 
 
-def open_run(args: argparse.Namespace, given: set[str], held: ExitStack) -> tuple:
-    """Find what --resume goes on with.
+def _check_checkpoint(config: dict | None, path: Path, checkpoint: dict) -> None:
+    check_config(checkpoint["config"], where=path)
+    if config:
+        check_same_run(config, path, checkpoint)
+
+
+@distributed.on_main_process
+def begin(start: RunStart, config: dict, locks: ExitStack) -> None:
+    """Make the folder ready to train in; called last, so that earlier errors leave no trace.
 
     Args:
-        args: parsed from the command line.
-        given: the names that stood there.
-        held: gets the lock of the run folder.
-
-    Returns:
-        The folder, the checkpoint that was named or None, the ResumePoint, the arguments to go on
-        with, and {name: [before, now]} of those that change.
+        start: where training begins.
+        config: of the run from now on.
+        locks: gets the lock of a new folder.
     """
-    run, named = locate_run(Path(args.resume))
-    held.enter_context(RunLock(run))
-    point = find_resume_point(run, named)
-    return run, named, point, *resume_arguments(point.config["arguments"], args, given)
+    if start.config is None:
+        start.folder.mkdir(parents=True, exist_ok=True)
+        locks.enter_context(RunLock(start.folder))
+        refuse_used_folder(start.folder)  # another process may have begun there in the meantime
+    else:
+        return_to(start)
+    write_config(start.folder, config)
 
 
-def return_to(run: Path, point: ResumePoint) -> None:
-    """Make the run folder what it was when this checkpoint was the newest; nothing is deleted."""
-    if point.checkpoint is None:
+def return_to(start: RunStart) -> None:
+    """Make the folder what it was when this checkpoint was the newest; nothing is deleted."""
+    if start.checkpoint is None:
         return
-    best_epoch = point.checkpoint["best"].get("epoch")
-    repair_links(run, point.path, best_epoch=best_epoch)
-    if point.is_named:
-        inside = point.checkpoint["progress"].get("batches")
-        position = (point.epoch + 1, 0, point.step) if inside else (point.epoch, 1, 0)
-        folder = set_aside_later(run, position=position, best_epoch=best_epoch)
+    best_epoch = start.checkpoint["best"].get("epoch")
+    repair_links(start.folder, start.path, best_epoch=best_epoch)
+    if start.is_named:
+        inside = start.checkpoint["progress"].get("batches")
+        position = (start.epoch + 1, 0, start.step) if inside else (start.epoch, 1, 0)
+        folder = set_aside_later(start.folder, position=position, best_epoch=best_epoch)
         if folder:
             logger.warning("later checkpoints were moved to %s", folder)
 
 
-def restore(state: TrainingState, point: ResumePoint, *, config: dict) -> None:
-    """Load the checkpoint into `state`; go to the start of the epoch if its order has changed.
+def restore(state: TrainingState, start: RunStart, *, config: dict, steps_per_epoch: int) -> None:
+    """Load the checkpoint of a run that is resumed, and log what differs from before.
 
     Args:
         state: fresh, built from `config`; changed in place.
-        point: where the run goes on.
-        config: of the run from now on.
+        start: where the run goes on; a new run is left as it is.
+        config: of the run from now on; what differs is added to its history.
+        steps_per_epoch: of the data now.
     """
-    if point.checkpoint is None:
-        return
-    state.load_state_dict(point.checkpoint)
-    before = point.checkpoint["config"]
+    if start.checkpoint is not None:
+        _load_checkpoint(state, start, config=config)
+    if start.config is not None:
+        changes = _log_changes(start, config)
+        if changes:
+            entry = {"epoch": start.epoch, "step": start.step, "changes": changes}
+            config["history"] = [*config["history"], entry]
+    if start.checkpoint is not None:
+        _log_rate_change(state, start, steps_per_epoch=steps_per_epoch)
+
+
+def _load_checkpoint(state: TrainingState, start: RunStart, *, config: dict) -> None:
+    """Load the checkpoint; go to the start of the epoch if the order of images has changed."""
+    state.load_state_dict(start.checkpoint)
+    before = start.checkpoint["config"]
     changed = [
-        f"--{name.replace('_', '-')}"
+        flag_of(name)
         for name in _ORDER_ARGUMENTS
         if before["arguments"].get(name) != config["arguments"][name]
     ]
@@ -180,16 +256,11 @@ def restore(state: TrainingState, point: ResumePoint, *, config: dict) -> None:
         state.restart_epoch()
 
 
-def history_entry(point: ResumePoint, config: dict, changes: dict[str, list]) -> dict | None:
-    """Log what differs from before, and return it for the run's history; None if nothing does.
-
-    Args:
-        point: where the run goes on.
-        config: of the run from now on.
-        changes: {argument: [before, now]}.
-    """
+def _log_changes(start: RunStart, config: dict) -> dict[str, list]:
+    """Log what differs from before: {name: [before, now]}, for the run's history."""
+    changes = start.changes
     for section in ("versions", "machine", "data"):
-        before = point.config.get(section) or {}
+        before = start.config.get(section) or {}
         for key, now in config[section].items():
             if key in before and before[key] != now:
                 changes = {**changes, f"{section}.{key}": [before[key], now]}
@@ -197,18 +268,16 @@ def history_entry(point: ResumePoint, config: dict, changes: dict[str, list]) ->
         logger.warning("%s: %s in this run until now, %s from here on", name, before, now)
     if any("." in name for name in changes):
         logger.warning("the run may not end in the same bits as one that was never interrupted")
-    return {"epoch": point.epoch, "step": point.step, "changes": changes} if changes else None
+    return changes
 
 
-def log_rate_change(state: TrainingState, point: ResumePoint, *, num_batches: int) -> None:
+def _log_rate_change(state: TrainingState, start: RunStart, *, steps_per_epoch: int) -> None:
     """Say what another number of epochs does to the learning rate from here on."""
-    if point.checkpoint is None:
-        return
     try:
-        old = Schedule(**point.checkpoint["scheduler"])
+        old = Schedule(**start.checkpoint["scheduler"])
     except TypeError:
         return  # of another version
-    step = state.epoch * num_batches + state.progress["batches"]
+    step = state.epoch * steps_per_epoch + state.progress["batches"]
     before, now = old.factor(step), state.schedule.factor(step)
     if old.total_steps != state.schedule.total_steps and before != now:
         logger.warning(

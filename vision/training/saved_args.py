@@ -1,43 +1,50 @@
-"""The arguments that a run saves, and what --resume may change of them."""
+"""The arguments that a run saves in config.json, and what --resume may change of them."""
 
-import argparse
+import dataclasses
 from pathlib import Path
 
-from vision.args import build_train_parser, image_size
+from vision.args import (
+    CHECKED,
+    FLAGS,
+    FREE,
+    NOT_SAVED,
+    TrainArguments,
+    image_size,
+    wrong_value,
+)
 from vision.command_line import flag_of
-from vision.training.check_args import check_arguments
 
-# What --resume lets change: it decides where and how long training runs, not what it computes.
-FREE_ON_RESUME = {
-    "epochs",
-    "workers",
-    "device",
-    "tensorboard",
-    "checkpoint_every_steps",
-    "checkpoint_every_minutes",
-    "keep_last",
-    "on_save_error",
-    "base_net",  # read once, before the first step
-    "pretrained_ssd",
-}
-# Accepted once the classes have been compared.
-CHECKED_ON_RESUME = {"datasets", "validation_dataset", "train_split", "val_split"}
-# Say what this call is to do; no part of the saved arguments.
-NOT_SAVED = {"resume", "force_override", "profile", "dry_run", "overfit", "checkpoint_folder"}
+SAVED = [name for name, field in FLAGS.items() if field.metadata["resume"] != NOT_SAVED]
+MAY_CHANGE = {name for name in SAVED if FLAGS[name].metadata["resume"] in (FREE, CHECKED)}
 
 
-def saved_arguments(args: argparse.Namespace) -> dict:
-    """Return what config.json keeps."""
-    return {name: value for name, value in vars(args).items() if name not in NOT_SAVED}
+def saved_arguments(args: TrainArguments) -> dict:
+    """Return what config.json keeps, as JSON has it: lists, no tuples."""
+    return {name: _as_json(getattr(args, name)) for name in SAVED}
+
+
+def read_saved_arguments(saved: dict) -> TrainArguments:
+    """Turn the saved arguments of a run back into arguments; the file may come from a stranger.
+
+    Raises:
+        ValueError: a name or a value that train_ssd.py does not write.
+    """
+    values = {}
+    for name, value in saved.items():
+        if name not in SAVED:
+            raise ValueError(f"config.json: unknown argument {name!r}; it was edited or is damaged")
+        if value is not None:
+            values[name] = _read_value(name, value)
+    return TrainArguments(**values).resolved()
 
 
 def resume_arguments(
-    saved: dict, args: argparse.Namespace, given: set[str]
-) -> tuple[argparse.Namespace, dict[str, list]]:
+    saved: dict, args: TrainArguments, given: set[str]
+) -> tuple[TrainArguments, dict[str, list]]:
     """Combine a run's saved arguments with the ones given to --resume.
 
     Args:
-        saved: of config.json; checked like a command line, since it may come from a stranger.
+        saved: of config.json.
         args: parsed from the command line.
         given: the names that stood there.
 
@@ -45,35 +52,34 @@ def resume_arguments(
         The arguments to go on with, and {name: [saved, given]} of those that differ.
 
     Raises:
-        ValueError: the saved arguments are not a command line of this trainer, or a flag differs
-            that may not, naming both values.
+        ValueError: the saved arguments are not what this trainer writes, or a flag differs that
+            may not, naming both values.
     """
-    parser = build_train_parser(exit_on_error=False)
-    merged = _parse_saved(parser, saved)
-    changes = {}
-    for name in sorted(given - NOT_SAVED):
-        old, new = getattr(merged, name), getattr(args, name)
-        if old != new:
-            changes[name] = [old, new]
-            setattr(merged, name, new)
-    refused = sorted(changes.keys() - FREE_ON_RESUME - CHECKED_ON_RESUME)
-    if "none" not in changes.get("cache", ["none"]):
+    before = read_saved_arguments(saved)
+    new = {name: getattr(args, name) for name in FLAGS if name in given or name not in SAVED}
+    merged = dataclasses.replace(before, **new)
+    changes = differences(saved_arguments(before), saved_arguments(merged))
+    refused = sorted(changes.keys() - MAY_CHANGE)
+    if "cache" in refused and "none" not in changes["cache"]:
         refused.remove("cache")  # the same pixels from memory and from disk
     if refused and not args.force_override:
-        differences = "; ".join(
+        lines = "; ".join(
             f"{flag_of(name)} was {changes[name][0]} in this run and is {changes[name][1]} now"
             for name in refused
         )
         raise ValueError(
-            f"{differences}. Leave out what differs, start a new run, or add --force-override"
+            f"{lines}. Leave out what differs, start a new run, or add --force-override"
         )
-    for name in NOT_SAVED:
-        setattr(merged, name, getattr(args, name))
-    try:
-        check_arguments(parser, merged)
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from None
+    problem = wrong_value(merged)
+    if problem:
+        raise ValueError(problem)
     return merged, changes
+
+
+def differences(before: dict, now: dict) -> dict[str, list]:
+    """Return {name: [before, now]} of the names in both whose values differ, sorted."""
+    common = sorted(before.keys() & now.keys())
+    return {name: [before[name], now[name]] for name in common if before[name] != now[name]}
 
 
 def check_same_run(config: dict, path: Path, checkpoint: dict) -> None:
@@ -93,41 +99,50 @@ def check_same_run(config: dict, path: Path, checkpoint: dict) -> None:
     if checkpoint["classes"] != config["classes"]:
         raise ValueError(f"{path}: a checkpoint of another run, its classes are others")
     changed = {name for entry in config["history"] for name in entry["changes"]}
-    for name in sorted(own.keys() & theirs.keys() - FREE_ON_RESUME - CHECKED_ON_RESUME - changed):
-        if own[name] != theirs[name]:
+    for name, (mine, other) in differences(own, theirs).items():
+        if name not in MAY_CHANGE | changed:
             raise ValueError(
-                f"{path}: a checkpoint of another run, with {flag_of(name)} {theirs[name]} "
-                f"instead of {own[name]}"
+                f"{path}: a checkpoint of another run, with {flag_of(name)} {other} "
+                f"instead of {mine}"
             )
 
 
-def _parse_saved(parser: argparse.ArgumentParser, saved: dict) -> argparse.Namespace:
-    try:
-        return parser.parse_args(_as_argv(parser, saved))
-    except (argparse.ArgumentError, argparse.ArgumentTypeError, TypeError, LookupError) as error:
+def _as_json(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read_value(name: str, value: object) -> object:
+    """Check a saved value against the flag's declaration."""
+    about = FLAGS[name].metadata
+    if about["read"] is image_size:
+        is_right = isinstance(value, list) and len(value) == 2 and all(map(_is_size, value))
+        result: object = tuple(value) if is_right else None
+    elif about["nargs"]:
+        is_list = isinstance(value, list) and len(value) > 0
+        is_right = is_list and about["nargs"] in ("+", len(value))
+        is_right = is_right and all(_has_type(about["read"], item) for item in value)
+        result = tuple(map(about["read"], value)) if is_right else None
+    else:
+        is_right = _has_type(about["read"], value)
+        is_right = is_right and value in (about["choices"] or [value])
+        result = about["read"](value) if is_right else None
+    if not is_right:
         raise ValueError(
-            f"config.json: bad arguments ({error}); it was edited or is damaged"
-        ) from None
+            f"config.json: bad arguments ({flag_of(name)} {value!r}); it was edited or is damaged"
+        )
+    return result
 
 
-def _as_argv(parser: argparse.ArgumentParser, saved: dict) -> list[str]:
-    """Write saved arguments as a command line, so that types and choices are checked again."""
-    actions = {action.dest: action for action in parser._actions}
-    argv = []
-    for name, value in saved.items():
-        if name not in actions or name in NOT_SAVED:
-            raise ValueError(f"config.json: unknown argument {name!r}; it was edited or is damaged")
-        flag = flag_of(name)
-        if value is None:
-            continue
-        if isinstance(actions[name], argparse.BooleanOptionalAction):
-            argv.append(flag if value is True else "--no-" + flag.removeprefix("--"))
-        elif actions[name].type is image_size:
-            argv.append(f"{flag}={value[0]}x{value[1]}")
-        elif isinstance(value, list):
-            if any(str(item).startswith("-") for item in value):
-                raise ValueError(f"config.json: {flag} {value}: it was edited or is damaged")
-            argv += [flag, *map(str, value)]
-        else:
-            argv.append(f"{flag}={value}")
-    return argv
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _has_type(read: object, value: object) -> bool:
+    """Tell whether JSON's value is of the type that a flag's `read` gives."""
+    if read is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if read is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if read is bool:
+        return isinstance(value, bool)
+    return isinstance(value, str) and read(value) == value

@@ -1,0 +1,75 @@
+"""Measures a model on the val split, from time to time during training."""
+
+import torch
+from torch import nn
+
+from vision.datasets.loader import DetectionLoader
+from vision.engine import distributed
+from vision.engine.cpu_memory import give_back_freed_memory
+from vision.engine.signals import Interruptible, StopSignals
+from vision.evaluation.coco_boxes import GroundTruth
+from vision.evaluation.evaluate import EvaluationResult, evaluate
+from vision.nn.cpu.fold import fold_batch_norm
+from vision.ssd.loss import MultiBoxLoss
+
+
+class Validator:
+    """Measures a model's loss and COCO numbers, always on the same images.
+
+    Args:
+        loader: their batches, not augmented.
+        ground_truth: their boxes.
+        class_names: of labels 1..C.
+        loss_fn: of the run.
+        device: of the model.
+        every: epochs between two measurements; 0: only after the last.
+    """
+
+    def __init__(
+        self,
+        loader: DetectionLoader,
+        *,
+        ground_truth: GroundTruth,
+        class_names: list[str],
+        loss_fn: MultiBoxLoss,
+        device: torch.device,
+        every: int = 1,
+    ):
+        self._loader = loader
+        self._ground_truth = ground_truth
+        self._class_names = class_names
+        self._loss_fn = loss_fn
+        self._device = device
+        self._every = every
+
+    def is_due(self, epoch: int, *, last_epoch: int) -> bool:
+        """Tell whether to measure after this epoch (1-based)."""
+        return epoch == last_epoch or (self._every > 0 and epoch % self._every == 0)
+
+    def measure(
+        self, model: nn.Module, signals: StopSignals | None = None
+    ) -> EvaluationResult | None:
+        """Measure a model; it may be one in training.
+
+        Args:
+            model: gives cls_logits and bbox_regression for images [B, 3, H, W].
+            signals: looked at before each batch; raise Interrupted there.
+
+        Returns:
+            The result in the main process, None in others.
+        """
+        if self._device.type == "cpu":
+            give_back_freed_memory()
+        return evaluate(
+            fold_batch_norm(model),
+            self._loader if signals is None else Interruptible(self._loader, signals),
+            ground_truth=self._ground_truth,
+            class_names=self._class_names,
+            device=self._device,
+            loss_fn=self._loss_fn,
+        )
+
+    def validate(self, model: nn.Module, signals: StopSignals) -> dict:
+        """Measure a model; return what metrics.jsonl holds of it, in all processes."""
+        result = self.measure(model, signals)
+        return distributed.on_main_process(EvaluationResult.as_record)(result)
