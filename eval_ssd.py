@@ -22,8 +22,8 @@ import torch
 
 from vision.args import default_workers, image_size
 from vision.command_line import FamilyParser
+from vision.datasets.annotation_index import AnnotationIndex
 from vision.datasets.coco import CocoDetection
-from vision.datasets.coco_index import CocoIndex
 from vision.engine import distributed
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.machine_limits import explain
@@ -155,7 +155,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report(
-    args: argparse.Namespace, result: EvaluationResult, index: CocoIndex, category_ids: list[int]
+    args: argparse.Namespace,
+    result: EvaluationResult,
+    index: AnnotationIndex,
+    category_ids: list[int],
 ) -> None:
     """Print the measurements and write the files."""
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())

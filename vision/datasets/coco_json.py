@@ -13,7 +13,6 @@ from vision.files.atomic_file import write_atomically
 
 __all__ = [
     "MISSING_ID",
-    "NOT_FINITE",
     "AnnotationRecord",
     "CategoryRecord",
     "CocoJson",
@@ -25,9 +24,6 @@ __all__ = [
 ]
 
 MISSING_ID = -(2**63)
-# Coordinates in pixels at and beyond this count as not finite: NaN and Infinity, which Python
-# writes though JSON has no such words, are read as +-9e9 (as many bytes, so offsets stay true).
-NOT_FINITE = 1e9
 CHUNK_BYTES = 1 << 20
 
 
@@ -164,6 +160,10 @@ def _entry_message(key: str, count: int, error: msgspec.DecodeError) -> str:
 
 
 def _without_not_finite(source: mmap.mmap) -> bytes:
+    """NaN and Infinity, which Python writes though JSON has no such words, as +-9e9.
+
+    That is beyond NOT_FINITE, and as many bytes, so offsets stay true.
+    """
     words = {b"NaN": b"9e9", b"Infinity": b"9e9     ", b"-Infinity": b"-9e9     "}
     pattern = re.compile(rb'"(?:[^"\\]|\\.)*"|NaN|-?Infinity', re.DOTALL)
     return pattern.sub(lambda match: words.get(match[0], match[0]), source)

@@ -8,9 +8,9 @@ from itertools import chain
 
 import numpy as np
 
+from vision.datasets.annotation_index import NOT_FINITE
 from vision.datasets.coco_json import (
     MISSING_ID,
-    NOT_FINITE,
     AnnotationRecord,
     CategoryRecord,
     CocoJson,
@@ -150,21 +150,3 @@ def positions_of(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
     order = np.argsort(ids, kind="stable")
     places = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
     return np.where(ids[places] == wanted, places, -1)
-
-
-def finite_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
-    """bool [A]: all four numbers are there and are plausible pixels."""
-    return (np.abs(boxes_xywh) < NOT_FINITE).all(axis=1)
-
-
-def clip_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Boxes [A, 4] cut off at the borders of images of `sizes` [A, 2] (height, width): xyxy.
-
-    A box without area in its image comes back with x2 <= x1 or y2 <= y1.
-    """
-    clipped = np.empty_like(boxes_xywh)
-    for axis, limits in enumerate((sizes[:, 1], sizes[:, 0])):  # by columns: three times as fast
-        start, extent = boxes_xywh[:, axis], boxes_xywh[:, axis + 2]
-        clipped[:, axis] = np.maximum(start, 0)
-        clipped[:, axis + 2] = np.minimum(start + extent, limits)
-    return clipped

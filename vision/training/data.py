@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from vision.datasets.annotation_index import AnnotationIndex, Category
 from vision.datasets.coco import CocoDetection
-from vision.datasets.coco_index import Category, CocoIndex, load_coco_index
+from vision.datasets.coco_index import load_coco_index
 from vision.datasets.coco_json import find_annotation_file, split_files
 from vision.datasets.findings import Findings
 from vision.datasets.loader import DetectionLoader
@@ -18,7 +19,7 @@ from vision.datasets.yolo import Coco, read_yolo
 from vision.engine import distributed
 
 logger = logging.getLogger(__name__)
-Sources = list[tuple[CocoIndex, Path]]
+Sources = list[tuple[AnnotationIndex, Path]]
 
 
 def open_coco(roots: list[str], split: str, *, is_optional: bool = False) -> Sources:
@@ -69,7 +70,7 @@ def open_yolo(
     return sources
 
 
-def _as_index(coco: Coco, *, name: str) -> CocoIndex:
+def _as_index(coco: Coco, *, name: str) -> AnnotationIndex:
     """Read COCO content the way a file is read; `name` stands for the file in messages."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "annotations.json"
