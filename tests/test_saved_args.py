@@ -33,7 +33,7 @@ OTHER = {
 MAY_CHANGE = {
     "epochs", "workers", "device", "tensorboard", "checkpoint_every_steps",
     "checkpoint_every_minutes", "keep_last", "on_save_error", "base_net", "pretrained_ssd",
-    "datasets", "validation_dataset", "train_split", "val_split",
+    "datasets", "dataset_type", "validation_dataset", "train_split", "val_split",
 }  # fmt: skip
 
 

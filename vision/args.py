@@ -9,6 +9,7 @@ import torch
 
 from vision.command_line import FamilyParser
 from vision.datasets.image_cache import CACHES
+from vision.datasets.layouts.choose import DATASET_TYPES
 from vision.engine.distributed import local_world_size
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
@@ -65,7 +66,8 @@ def build_train_parser(**kwargs) -> argparse.ArgumentParser:
 
 def _add_data_flags(group) -> None:
     add = group.add_argument
-    add("--dataset-type", choices=("coco", "yolo"), default="coco", help="layout of --datasets")
+    add("--dataset-type", choices=DATASET_TYPES, default="auto",
+        help="layout of --datasets; auto: as recognised")  # fmt: skip
     add("--datasets", "--dataset", "--data", nargs="+", metavar="ROOT",
         help="data set folders (annotations/ and images); several are joined")  # fmt: skip
     add("--validation-dataset", metavar="ROOT", help="folder of the val split, if another")

@@ -44,7 +44,7 @@ class Annotations:
 
 def read_images(document: CocoJson) -> Images:
     """Raises: ValueError when there are none, or an id is there twice."""
-    with _without_garbage_collection():
+    with without_garbage_collection():
         records = list(chain.from_iterable(c[2] for c in document.chunks("images", ImageRecord)))
         ids = _id_array([r.id for r in records], f"{document.path}: images")
         names = [r.file_name for r in records]
@@ -86,7 +86,7 @@ def read_annotations(document: CocoJson) -> Annotations:
     """Raises: ValueError when an entry has another type than COCO's, naming the entry."""
     columns: list[Annotations] = []
     what = f"{document.path}: annotations"
-    with _without_garbage_collection():
+    with without_garbage_collection():
         for start, stop, records in document.chunks("annotations", AnnotationRecord):
             columns.append(_columns(records, [(start, stop, len(records))], what))
     if not columns:
@@ -127,7 +127,7 @@ def _id_array(ids: list, what: str) -> np.ndarray:
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """A million short lists of numbers make the collector walk all of them again and again."""
     enabled = gc.isenabled()
     gc.disable()

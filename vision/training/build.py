@@ -27,16 +27,9 @@ from vision.runs.weights import load_base_net, load_pretrained_ssd
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
 from vision.ssd.ssd import SSD
-from vision.training.data import (
-    Sources,
-    check_classes,
-    fingerprint,
-    images_with_boxes,
-    shared_loader,
-)
+from vision.training.data import DataSplit, check_classes, open_sources, shared_loader
 from vision.training.overfit import MAX_STEPS as OVERFIT_STEPS
 from vision.training.saved_args import saved_arguments
-from vision.training.sources import open_sources
 from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_eval_transform, build_train_transform
 
@@ -77,8 +70,15 @@ def build(
     precision = choose_precision(args.precision, device)
     if args.overfit and args.precision == "auto":
         precision = "fp32"  # BatchNorm over a few images, on 1x1 maps, blows up bf16's rounding
-    train_sources, val_sources = open_sources(args)
-    categories = train_sources[0][0].categories
+    data = open_sources(
+        args.datasets,
+        layout=args.dataset_type,
+        validation_dataset=args.validation_dataset,
+        train_split=args.train_split,
+        val_split=args.val_split,
+        strict_labels=args.strict_labels,
+    )
+    categories = data.train.categories
     classes = [asdict(category) for category in categories]
     check_classes(config["classes"] if config else classes, categories, where="--datasets")
     names = [category.name for category in categories]
@@ -91,16 +91,15 @@ def build(
         iou_threshold=args.iou_threshold,
         neg_pos_ratio=args.neg_pos_ratio,
     )
-    if args.overfit:
-        val_sources = train_sources
-    train_loader = build_train_loader(args, train_sources)
+    val = data.train if args.overfit else data.val
+    train_loader = build_train_loader(args, data.train)
     state = build_state(args, model, steps_per_epoch=train_loader.sampler.num_batches)
     new_config = {
         "arguments": saved_arguments(args),
         "classes": config["classes"] if config else classes,
         "versions": versions(),
         "machine": machine(device, precision),
-        "data": {"train": fingerprint(train_sources), "val": fingerprint(val_sources)},
+        "data": {"train": data.train.fingerprint(), "val": val.fingerprint()},
         "history": config["history"] if config else [],
         "job": distributed.on_main_process(distributed.job_id),
     }
@@ -115,7 +114,7 @@ def build(
         clip_grad_norm=args.clip_grad_norm,
         skip_nonfinite=args.on_nonfinite == "skip",
     )
-    measure = build_measure(args, val_sources, loss_fn, device) if val_sources else None
+    measure = build_measure(args, val, loss_fn, device) if len(val) else None
     return Parts(state, train_loader, loss_fn, options, measure, new_config)
 
 
@@ -158,12 +157,14 @@ def load_initial_weights(model: SSD, args: argparse.Namespace, class_names: list
         logger.info("%s: %s", args.base_net, load_base_net(model, args.base_net))
 
 
-def build_train_loader(args: argparse.Namespace, sources: Sources) -> DetectionLoader:
+def build_train_loader(args: argparse.Namespace, split: DataSplit) -> DetectionLoader:
     """Make the training batches; for --overfit, of the first images with boxes, as they are."""
     augmentation = "none" if args.overfit else args.augmentation
     transform = build_train_transform(augmentation, image_size=args.image_size, mean=PIXEL_MEAN)
-    chosen = images_with_boxes(sources, args.overfit) if args.overfit else None
-    dataset = CocoDetection(sources, transform=transform, seed=args.seed, image_indices=chosen)
+    chosen = split.images_with_boxes(args.overfit) if args.overfit else None
+    dataset = CocoDetection(
+        split.sources, transform=transform, seed=args.seed, image_indices=chosen
+    )
     if len(dataset) < 2:
         raise ValueError(f"--datasets: {len(dataset)} training images; at least 2 are needed")
     if args.cache != "none" and not args.overfit and not args.dry_run:
@@ -183,17 +184,17 @@ def build_train_loader(args: argparse.Namespace, sources: Sources) -> DetectionL
 
 
 def build_measure(
-    args: argparse.Namespace, sources: Sources, loss_fn: MultiBoxLoss, device: torch.device
+    args: argparse.Namespace, split: DataSplit, loss_fn: MultiBoxLoss, device: torch.device
 ) -> Callable[..., EvaluationResult | None]:
     """Make the function that measures a model on the val split, for the first process."""
-    chosen = images_with_boxes(sources, args.overfit) if args.overfit else None
+    chosen = split.images_with_boxes(args.overfit) if args.overfit else None
     dataset = CocoDetection(
-        sources, transform=build_eval_transform(args.image_size), image_indices=chosen
+        split.sources, transform=build_eval_transform(args.image_size), image_indices=chosen
     )
     loader = shared_loader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
     )
-    ground_truth = ground_truth_from_index([index for index, _ in sources], chosen)
+    ground_truth = ground_truth_from_index(split.indices, chosen)
     names = [category.name for category in dataset.categories]
 
     def measure(model: torch.nn.Module, check: Callable[[], None]) -> EvaluationResult | None:

@@ -37,8 +37,11 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             "--batch-size must be 2 or more: the last feature map is 1x1, and BatchNorm cannot "
             "be trained on the one value a channel that a single image gives"
         )
-    if args.dataset_type != "yolo" and (args.train_split or args.val_split or args.strict_labels):
-        parser.error("--train-split, --val-split and --strict-labels need --dataset-type yolo")
+    if args.dataset_type == "coco" and (args.train_split or args.val_split or args.strict_labels):
+        parser.error(
+            "--train-split, --val-split and --strict-labels are for YOLO labels; "
+            "leave out --dataset-type coco"
+        )
     if args.tensorboard and find_spec("tensorboard") is None:
         parser.error("--tensorboard needs a package that is not installed: pip install tensorboard")
     _check_numbers(parser, args)

@@ -21,7 +21,13 @@ FREE_ON_RESUME = {
     "pretrained_ssd",
 }
 # Accepted once the classes have been compared.
-CHECKED_ON_RESUME = {"datasets", "validation_dataset", "train_split", "val_split"}
+CHECKED_ON_RESUME = {
+    "datasets",
+    "dataset_type",
+    "validation_dataset",
+    "train_split",
+    "val_split",
+}
 # Say what this call is to do; no part of the saved arguments.
 NOT_SAVED = {"resume", "force_override", "profile", "dry_run", "overfit", "checkpoint_folder"}
 
