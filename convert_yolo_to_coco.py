@@ -89,9 +89,9 @@ def _print_result(
 ) -> None:
     for split, data in splits.items():
         print(
-            f"{split}: {len(data.coco.images)} of {data.num_listed} images "
+            f"{split}: {len(data.names)} of {data.num_listed} images "
             f"({data.num_without_label_file} without a label file), "
-            f"{len(data.coco.annotations)} boxes -> {files[split]}"
+            f"{len(data.boxes)} boxes -> {files[split]}"
         )
     for kind, number in findings.counts.items():
         print(f"{kind}: {number}")

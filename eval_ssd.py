@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Evaluate a trained detector on a split of a COCO data set.
+"""Evaluate a trained detector on a split of a data set.
 
     python eval_ssd.py --trained-model runs/coco --dataset coco-data
     python eval_ssd.py --trained-model runs/coco/checkpoint_best.pt --dataset coco-data \\
         --split val --output-dir runs/coco/eval
     python eval_ssd.py --trained-model mb2-ssd-lite.pth --net mb2-ssd-lite \\
         --label-file labels.txt --dataset coco-data --json
+    python eval_ssd.py --trained-model runs/cells --dataset finetune_dataset --split test
     torchrun --nproc_per_node=2 eval_ssd.py --trained-model runs/coco --dataset coco-data
 
 Prints the twelve COCO numbers and a line for each class; --output-dir DIR gets metrics.json and
-detections.json (COCO's results format, in the ids of the annotation file).
+detections.json (COCO's results format, in the ids of the annotation file; of a YOLO folder, in
+those that convert_yolo_to_coco.py gives).
 """
 
 import argparse
@@ -22,8 +24,9 @@ import torch
 
 from vision.args import default_workers, image_size
 from vision.command_line import FamilyParser
+from vision.datasets.annotation_index import AnnotationIndex
 from vision.datasets.coco import CocoDetection
-from vision.datasets.coco_index import CocoIndex
+from vision.datasets.layouts.choose import DATASET_TYPES, open_split
 from vision.engine import distributed
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.machine_limits import explain
@@ -37,7 +40,7 @@ from vision.nn.cpu.fold import fold_batch_norm
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
 from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD
-from vision.training.data import open_coco, shared_loader
+from vision.training.data import shared_loader
 from vision.transforms.presets import build_eval_transform
 
 logger = logging.getLogger("eval_ssd")
@@ -79,7 +82,9 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     add("--net", choices=tuple(MODELS), help="network, for a bare state dict")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
     add("--dataset", "--datasets", required=True, metavar="ROOT",
-        help="folder with annotations/ and images")  # fmt: skip
+        help="data set folder")  # fmt: skip
+    add("--dataset-type", choices=DATASET_TYPES, default="auto",
+        help="layout of --dataset; auto: as recognised")  # fmt: skip
     add("--split", default="val", metavar="NAME", help="split to evaluate: val, test, train")
     add("--output-dir", "--eval-dir", metavar="DIR",
         help="gets metrics.json and detections.json")  # fmt: skip
@@ -124,12 +129,12 @@ def run(args: argparse.Namespace) -> None:
         args.trained_model, net=args.net, label_file=args.label_file, image_size=args.image_size
     )
     class_names = [item["name"] for item in classes]
-    sources = open_coco([args.dataset], args.split)
-    index, _ = sources[0]
+    source = open_split(args.dataset, args.split, layout=args.dataset_type)
+    index = source.index
     if not len(index):
         raise ValueError(f"{index.annotation_file}: it lists no images")
     categories = categories_by_name(class_names, index.categories, where=index.annotation_file)
-    dataset = CocoDetection(sources, transform=build_eval_transform(model.image_size))
+    dataset = CocoDetection([source], transform=build_eval_transform(model.image_size))
     loader = shared_loader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
     )
@@ -155,7 +160,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report(
-    args: argparse.Namespace, result: EvaluationResult, index: CocoIndex, category_ids: list[int]
+    args: argparse.Namespace,
+    result: EvaluationResult,
+    index: AnnotationIndex,
+    category_ids: list[int],
 ) -> None:
     """Print the measurements and write the files."""
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from vision.command_line import FamilyParser
 from vision.datasets.coco_json import MISSING_ID
+from vision.datasets.layouts.choose import contents_of
+from vision.datasets.yolo_folder import yolo_signs
 from vision.repair.coco_repair import Repair, check_same_classes, plan_repair
 from vision.repair.coco_rewrite import write_repair
 
@@ -69,14 +71,22 @@ def find_annotation_files(root: Path) -> tuple[list[Path], list[Path]]:
     """The `instances_*.json` of a data set, and the annotation files of other kinds.
 
     Raises:
-        ValueError: there is no instances file.
+        ValueError: there is no folder, or no instances file in it.
     """
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such data set folder")
     folder = root / "annotations"
     originals = {*folder.glob("*.original.json"), *folder.glob("*.original.*.json")}
     files = sorted({*folder.glob("*.json")} - originals)
     instances = [path for path in files if path.name.startswith("instances_")]
     if not instances:
-        raise ValueError(f"{root}: no annotations/instances_*.json in it")
+        labels = yolo_signs(root)
+        raise ValueError(
+            f"{root}: no annotations/instances_*.json in it; it holds "
+            + ", ".join(f"annotations/{path.name}" for path in files[:5])
+            + (contents_of(root) if not files else "")
+            + (f"; YOLO labels ({labels[0]}) need no fixing" if labels else "")
+        )
     return instances, [path for path in files if path not in instances]
 
 

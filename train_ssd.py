@@ -2,8 +2,8 @@
 """Train an SSD detector on COCO, or on images of your own, and continue where a run stopped.
 
     ./train_ssd.py --datasets coco-data --base-net imagenet --checkpoint-folder runs/coco
-    ./train_ssd.py --datasets finetune_dataset --dataset-type yolo --base-net mobilenet_v2.pth \\
-        --epochs 20 --checkpoint-folder runs/cells
+    ./train_ssd.py --datasets finetune_dataset --base-net mobilenet_v2.pth --epochs 20 \\
+        --checkpoint-folder runs/cells
     ./train_ssd.py --resume runs/coco
     ./train_ssd.py --resume runs/coco --epochs 60 --workers 4
     torchrun --nproc_per_node=2 train_ssd.py --datasets coco-data --checkpoint-folder runs/coco

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import box_iou
 
+from vision.datasets.layouts.layout import Source
 from vision.ops.box_coder import cxcywh_to_xyxy, encode_boxes
 from vision.ssd.ssd import SSD
-from vision.training.data import Sources, images_with_boxes
+from vision.training.data import DataSplit
 
 SIZE = 300
 NUM_WORKERS = 2
@@ -30,9 +31,9 @@ MIN_OVERLAPS = (None, 0.1, 0.3, 0.7, 0.9, 0.0)  # None: the whole image; 0: any 
 NEG_POS_RATIO = 3
 
 
-def build_loader(sources: Sources, priors_cxcywh: Tensor, *, batch_size: int) -> DataLoader:
+def build_loader(source: Source, priors_cxcywh: Tensor, *, batch_size: int) -> DataLoader:
     """Make batches of images [B, 3, 300, 300], offsets [B, P, 4] and labels [B, P]."""
-    dataset = FamilyDataset(sources, priors_cxcywh)
+    dataset = FamilyDataset(source, priors_cxcywh)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -45,9 +46,9 @@ def build_loader(sources: Sources, priors_cxcywh: Tensor, *, batch_size: int) ->
 class FamilyDataset(Dataset):
     """The images of one data set that have boxes, augmented and matched one by one."""
 
-    def __init__(self, sources: Sources, priors_cxcywh: Tensor):
-        self.index, self.folder = sources[0]
-        self.positions = images_with_boxes(sources[:1], len(self.index))
+    def __init__(self, source: Source, priors_cxcywh: Tensor):
+        self.index, self.folder = source
+        self.positions = DataSplit("train", [source]).images_with_boxes(len(self.index))
         self.priors_cxcywh = priors_cxcywh
 
     def __len__(self) -> int:

@@ -34,6 +34,8 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from vision.args import default_workers
 from vision.datasets.coco import CocoDetection
 from vision.datasets.image_cache import build_image_cache
+from vision.datasets.layouts.choose import open_split
+from vision.datasets.layouts.layout import Source
 from vision.datasets.loader import DetectionLoader
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.optim import Schedule, build_optimizer, parameter_groups
@@ -42,7 +44,6 @@ from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
-from vision.training.data import Sources, open_coco
 from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_train_transform
 
@@ -68,9 +69,9 @@ def build(num_classes: int) -> tuple[TrainingState, MultiBoxLoss]:
 
 def our_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """Our step on one batch over and over, and on what our loader gives."""
-    sources = open_coco([args.datasets], "train")
+    source = open_split(args.datasets, "train")
     transform = build_train_transform("ssd", image_size=(300, 300), mean=PIXEL_MEAN)
-    dataset = CocoDetection(sources, transform=transform)
+    dataset = CocoDetection([source], transform=transform)
     loader = DetectionLoader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=True
     )
@@ -78,7 +79,7 @@ def our_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     resident = next(batches)
     state, loss_fn = build(len(dataset.categories) + 1)
     options = StepOptions(CPU, precision=choose_precision("auto", CPU))
-    cached = whole_batches(warm_loader(sources, args), args.batch_size)
+    cached = whole_batches(warm_loader(source, args), args.batch_size)
     return {
         OUR_STEP: lambda: train_step(state, *resident, loss_fn, options=options),
         OUR_LOOP: lambda: train_step(state, *next(batches), loss_fn, options=options),
@@ -86,11 +87,11 @@ def our_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     }
 
 
-def warm_loader(sources: Sources, args: argparse.Namespace) -> DetectionLoader:
+def warm_loader(source: Source, args: argparse.Namespace) -> DetectionLoader:
     """Our loader after its first epoch with --cache ram, over a part of the images."""
-    images = np.arange(min(MAX_CACHED, sum(len(index) for index, _ in sources)))
+    images = np.arange(min(MAX_CACHED, len(source.index)))
     transform = build_train_transform("ssd", image_size=(300, 300), mean=PIXEL_MEAN)
-    dataset = CocoDetection(sources, transform=transform, image_indices=images)
+    dataset = CocoDetection([source], transform=transform, image_indices=images)
     dataset.cache = build_image_cache("ram", dataset.sizes, input_size=(300, 300), folder=".")
     for i in images:
         dataset[i]
@@ -101,12 +102,12 @@ def warm_loader(sources: Sources, args: argparse.Namespace) -> DetectionLoader:
 
 def peer_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """The family's step, its loop, and torchvision's step."""
-    sources = open_coco([args.datasets], "train")
-    num_classes = len(sources[0][0].categories) + 1
+    source = open_split(args.datasets, "train")
+    num_classes = len(source.index.categories) + 1
     torch.manual_seed(0)
     model = build_model("mb2-ssd-lite", num_classes=num_classes, image_size=(300, 300)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
-    loader = family_loop.build_loader(sources, model.priors_cxcywh, batch_size=args.batch_size)
+    loader = family_loop.build_loader(source, model.priors_cxcywh, batch_size=args.batch_size)
     batches = whole_batches(loader, args.batch_size)
     resident = next(batches)
     return {

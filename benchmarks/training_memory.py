@@ -146,16 +146,16 @@ def run_loader(args: argparse.Namespace) -> None:
     import numpy as np
 
     from vision.datasets.coco import CocoDetection
+    from vision.datasets.layouts.choose import open_split
     from vision.datasets.loader import DetectionLoader
-    from vision.training.data import open_coco
     from vision.transforms.normalize import PIXEL_MEAN
     from vision.transforms.presets import build_train_transform
 
-    sources = open_coco([str(args.folder)], "train")
-    total = args.loader_images or len(sources[0][0])
+    source = open_split(args.folder, "train")
+    total = args.loader_images or len(source.index)
     transform = build_train_transform("ssd", image_size=(300, 300), mean=PIXEL_MEAN)
     dataset = CocoDetection(
-        sources, transform=transform, image_indices=np.arange(total // args.epochs)
+        [source], transform=transform, image_indices=np.arange(total // args.epochs)
     )
     loader = DetectionLoader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=True

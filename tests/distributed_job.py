@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vision.datasets.coco import CocoDetection
+from vision.datasets.layouts.choose import open_split
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed, step
 from vision.engine.optim import build_optimizer, parameter_groups
@@ -24,7 +25,6 @@ from vision.evaluation.evaluate import evaluate
 from vision.nn.sync_batch_norm import synchronize_batch_norm
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
-from vision.training.data import open_coco
 from vision.transforms.normalize import normalize_images
 from vision.transforms.presets import build_eval_transform, build_train_transform
 
@@ -49,7 +49,7 @@ def train_and_validate(data: str, num_images: int) -> dict:
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = TrainingState(model, optimizer, None, scaler)
     train = CocoDetection(
-        open_coco([data], "train"),
+        [open_split(data, "train")],
         transform=build_train_transform("ssd", image_size=SIZE, mean=0),
         image_indices=np.arange(num_images),
     )
@@ -82,10 +82,10 @@ def train_and_validate(data: str, num_images: int) -> dict:
 
 def validate(model: torch.nn.Module, loss_fn: MultiBoxLoss, data: str) -> dict | None:
     """Measure the model on the val split, in the first process."""
-    sources = open_coco([data], "val")
+    source = open_split(data, "val")
     distributed.broadcast_buffers(model)
     loader = DetectionLoader(
-        CocoDetection(sources, transform=build_eval_transform(SIZE)),
+        CocoDetection([source], transform=build_eval_transform(SIZE)),
         batch_size=3,
         num_workers=0,
         shuffle=False,
@@ -95,7 +95,7 @@ def validate(model: torch.nn.Module, loss_fn: MultiBoxLoss, data: str) -> dict |
     result = evaluate(
         model,
         loader,
-        ground_truth=ground_truth_from_index(sources[0][0]),
+        ground_truth=ground_truth_from_index(source.index),
         class_names=["a", "b", "c", "d"],
         device=CPU,
         loss_fn=loss_fn,

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision.datasets import coco_json
-from vision.datasets.coco_json import CocoJson, split_files, write_atomically
+from vision.datasets.coco_folder import split_files
+from vision.datasets.coco_json import CocoJson
+from vision.files.atomic_file import write_atomically
 
 
 class Entry(msgspec.Struct):
@@ -165,7 +167,7 @@ class TestWriteAtomically:
         path.write_bytes(b"old")
         program = (
             "import resource, sys\n"
-            "from vision.datasets.coco_json import write_atomically\n"
+            "from vision.files.atomic_file import write_atomically\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
             "try: write_atomically(sys.argv[1], [bytes(60_000)] * 3)\n"
             "except OSError as error: print(error)\n"
@@ -180,7 +182,7 @@ class TestWriteAtomically:
         path = tmp_path / "file[1]"
         program = (
             "import os, signal, sys\n"
-            "from vision.datasets.coco_json import write_atomically\n"
+            "from vision.files.atomic_file import write_atomically\n"
             "def pieces():\n"
             "    yield bytes(100_000)\n"
             "    print('writing', flush=True)\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from yolo_factory import BOX, make_folder, write_image
 
+from vision.datasets.coco_folder import split_files
 from vision.datasets.coco_index import load_coco_index
-from vision.datasets.coco_json import split_files
 from vision.datasets.image_files import read_image
 
 SCRIPT = "convert_yolo_to_coco.py"

@@ -8,15 +8,9 @@ import pytest
 from yolo_factory import BOX, make_folder
 
 from vision.datasets.coco_index import load_coco_index
+from vision.datasets.layouts.choose import open_split
 from vision.datasets.sample import write_sample_dataset
-from vision.training.data import (
-    check_classes,
-    describe,
-    fingerprint,
-    images_with_boxes,
-    open_coco,
-    open_yolo,
-)
+from vision.training.data import DataSplit, check_classes, open_sources
 
 CLASSES = ["circle", "square", "triangle", "star"]
 
@@ -47,38 +41,60 @@ def box(category_id, *bbox, **more):
     return (category_id, list(bbox), more)
 
 
+GOOD = box(3, 0, 0, 9, 9)
+
+
 # ---- opening
+
+
+def open_val(*roots) -> DataSplit:
+    return DataSplit("val", [open_split(root, "val") for root in roots])
 
 
 def test_splits_of_several_folders_in_order(tmp_path):
     for name, count in (("a", 2), ("b", 3)):
-        write_coco(tmp_path / name, boxes=[[] for _ in range(count)])
-    sources = open_coco([tmp_path / "b", tmp_path / "a"], "val")
-    assert [len(index) for index, _ in sources] == [3, 2]
-    assert [folder for _, folder in sources] == [tmp_path / "b/val", tmp_path / "a/val"]
+        for split in ("train", "val"):
+            write_coco(tmp_path / name, boxes=[[GOOD] for _ in range(count)], split=split)
+    data = open_sources([tmp_path / "b", tmp_path / "a"])
+    assert [len(index) for index in data.val.indices] == [3, 2]
+    assert [folder for _, folder in data.train.sources] == [
+        tmp_path / "b/train",
+        tmp_path / "a/train",
+    ]
+    assert (len(data.train), len(data.val)) == (5, 5)
 
 
-def test_an_optional_split_is_passed_over_where_it_is_absent(tmp_path):
-    write_coco(tmp_path / "a", boxes=[[]])
-    write_coco(tmp_path / "b", boxes=[[]], split="train")
-    roots = [tmp_path / "a", tmp_path / "b"]
-    assert len(open_coco(roots, "val", is_optional=True)) == 1
-    assert open_coco([tmp_path / "b"], "val", is_optional=True) == []
-    with pytest.raises(ValueError, match=r"b: no annotations of split 'val'"):
-        open_coco(roots, "val")
+def test_a_folder_without_val_is_passed_over_and_one_without_train_refused(tmp_path):
+    for name, split in (("a", "train"), ("b", "train"), ("b", "val"), ("c", "val")):
+        write_coco(tmp_path / name, boxes=[[GOOD]], split=split)
+    assert len(open_sources([tmp_path / "a", tmp_path / "b"]).val) == 1
+    assert open_sources([tmp_path / "a"]).val.sources == []
+    with pytest.raises(
+        ValueError, match=r"c: no annotations of split 'train'.*instances_val\.json"
+    ):
+        open_sources([tmp_path / "a", tmp_path / "c"])
     # Annotations without images are a mistake, not an absent split.
-    (tmp_path / "a/val").rmdir()
-    with pytest.raises(ValueError, match=r"a: no images of split 'val'"):
-        open_coco(roots, "val", is_optional=True)
+    (tmp_path / "b/val").rmdir()
+    with pytest.raises(ValueError, match=r"b: no images of split 'val'"):
+        open_sources([tmp_path / "b"])
+
+
+def test_another_folder_for_validation_replaces_the_own_val(tmp_path):
+    for name, count in (("a", 1), ("b", 2)):
+        write_coco(tmp_path / name, boxes=[[GOOD] for _ in range(count)])
+    write_coco(tmp_path / "a", boxes=[[GOOD]], split="train")
+    assert len(open_sources([tmp_path / "a"], validation_dataset=tmp_path / "b").val) == 2
+    with pytest.raises(ValueError, match=r"c: no such data set folder"):
+        open_sources([tmp_path / "a"], validation_dataset=tmp_path / "c")
 
 
 def test_yolo_folders_are_read_and_left_as_they_are(tmp_path):
     root = make_folder(tmp_path / "yolo", {"a.jpg": BOX, "b.jpg": None})
     make_folder(root, {"c.jpg": BOX, "d.jpg": None}, split="train")
     before = sorted(root.rglob("*"))
-    sources = open_yolo([root], split_lists={"train": None, "val": None}, strict_labels=False)
+    data = open_sources([root])
     assert sorted(root.rglob("*")) == before
-    (train, folder), (val, _) = sources["train"][0], sources["val"][0]
+    (train, folder), (val, _) = data.train.sources[0], data.val.sources[0]
     assert len(train) == 1 and len(val) == 2  # train drops the image without labels
     assert (folder / train.file_name(0)).is_file()
     assert train.boxes_xywh.tolist() == [[25, 12.5, 50, 25]] and train.labels.tolist() == [1]
@@ -89,18 +105,18 @@ def test_yolo_folders_are_read_and_left_as_they_are(tmp_path):
 def test_yolo_lists_of_the_command_line_replace_the_folders(tmp_path):
     root = make_folder(tmp_path / "yolo", {"a.jpg": BOX, "b.jpg": BOX}, split="train")
     (tmp_path / "mine.txt").write_text("images/b.jpg\n")
-    lists = {"train": str(tmp_path / "mine.txt"), "val": None}
-    sources = open_yolo([root], split_lists=lists, strict_labels=False)
-    assert sources["train"][0][0].file_name(0).endswith("b.jpg")
+    data = open_sources([root], train_split=tmp_path / "mine.txt")
+    assert data.train.indices[0].file_name(0).endswith("b.jpg") and not len(data.val)
+    data = open_sources([root], validation_dataset=root, val_split=tmp_path / "mine.txt")
+    assert (len(data.train), len(data.val)) == (2, 1)
 
 
 def test_bad_yolo_labels_are_counted_or_refused(tmp_path, caplog):
     root = make_folder(tmp_path / "yolo", {"a.jpg": f"{BOX}\n7 0.5 0.5 0.1 0.1\n"}, split="train")
-    sources = open_yolo([root], split_lists={}, strict_labels=False)
-    assert len(sources["train"][0][0].labels) == 1
-    assert f"{root}: 1 x" in caplog.text
+    assert len(open_sources([root]).train.indices[0].labels) == 1
+    assert f"{root}: 1 x unknown class in split train" in caplog.text
     with pytest.raises(ValueError, match=r"a\.txt:2"):
-        open_yolo([root], split_lists={}, strict_labels=True)
+        open_sources([root], strict_labels=True)
 
 
 # ---- describing
@@ -112,8 +128,7 @@ def test_description_by_hand(tmp_path):
         [],
         [box(3, 90, 40, 30, 30), box(3, 200, 0, 5, 5), box(3, 0, 0, 0, 5)],
     ]
-    sources = open_coco([write_coco(tmp_path, boxes=boxes)], "val")
-    first, left_out, classes = describe("val", sources)
+    first, left_out, classes = open_val(write_coco(tmp_path, boxes=boxes)).describe()
     assert first == "val: 3 images, 4 boxes, 1 images without, 1 crowds"
     assert "boxes left out: 2 no area inside the image" in left_out
     assert classes == "val: cat 3, dog 1"
@@ -121,9 +136,7 @@ def test_description_by_hand(tmp_path):
 
 def test_absent_classes_are_named(tmp_path):
     root = write_coco(tmp_path, boxes=[[box(3, 0, 0, 9, 9)]], names=["cat", "dog", "fox"])
-    assert describe("val", open_coco([root], "val"))[-1] == (
-        "val: no box of 2 of 3 classes: dog, fox"
-    )
+    assert open_val(root).describe()[-1] == "val: no box of 2 of 3 classes: dog, fox"
 
 
 # ---- comparing
@@ -133,16 +146,16 @@ def test_fingerprints_tell_data_sets_apart_and_know_moved_and_fixed_ones(tmp_pat
     write_sample_dataset(tmp_path / "a", num_train=2, num_val=4, image_size=(60, 80))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert run_script("fix_coco_annotations.py", "--path", tmp_path / "b").returncode == 0
-    a, b = (fingerprint(open_coco([tmp_path / name], "val")) for name in "ab")
+    a, b = (open_val(tmp_path / name).fingerprint() for name in "ab")
     assert a == b and a["images"] == 4
-    assert fingerprint(open_coco([tmp_path / "a"], "train")) != a
+    assert DataSplit("train", [open_split(tmp_path / "a", "train")]).fingerprint() != a
 
     path = tmp_path / "b/annotations/instances_val2017.json"
     content = json.loads(path.read_text())
     next(x for x in content["annotations"] if not x["iscrowd"])["bbox"][2] -= 1
     path.write_text(json.dumps(content))
-    assert fingerprint(open_coco([tmp_path / "b"], "val")) != a
-    assert fingerprint([])["images"] == 0
+    assert open_val(tmp_path / "b").fingerprint() != a
+    assert open_val().fingerprint()["images"] == 0
 
 
 @pytest.mark.parametrize(
@@ -170,13 +183,12 @@ def test_other_classes_are_refused_with_the_difference(tmp_path, names, said):
 
 def test_images_with_boxes_over_several_sources(tmp_path):
     crowd, thin = box(3, 0, 0, 9, 9, iscrowd=1), box(3, 0, 0, 0.5, 9)
-    good = box(3, 0, 0, 9, 9)
-    write_coco(tmp_path / "a", boxes=[[], [good], [crowd], [crowd, good]])
-    write_coco(tmp_path / "b", boxes=[[good, good], [thin], [], [good]])
-    sources = open_coco([tmp_path / "a", tmp_path / "b"], "val")
-    assert images_with_boxes(sources, 10).tolist() == [1, 3, 4, 7]
-    assert images_with_boxes(sources, 3).tolist() == [1, 3, 4]
-    assert images_with_boxes(sources[:1], 1).dtype.kind == "i"
-    none = open_coco([write_coco(tmp_path / "c", boxes=[[], []])], "val")
-    assert images_with_boxes(none, 4).tolist() == []
-    assert isinstance(images_with_boxes(none, 4), np.ndarray)
+    write_coco(tmp_path / "a", boxes=[[], [GOOD], [crowd], [crowd, GOOD]])
+    write_coco(tmp_path / "b", boxes=[[GOOD, GOOD], [thin], [], [GOOD]])
+    split = open_val(tmp_path / "a", tmp_path / "b")
+    assert split.images_with_boxes(10).tolist() == [1, 3, 4, 7]
+    assert split.images_with_boxes(3).tolist() == [1, 3, 4]
+    assert open_val(tmp_path / "a").images_with_boxes(1).dtype.kind == "i"
+    none = open_val(write_coco(tmp_path / "c", boxes=[[], []]))
+    assert none.images_with_boxes(4).tolist() == []
+    assert isinstance(none.images_with_boxes(4), np.ndarray)

@@ -17,6 +17,7 @@ import eval_ssd
 import run_ssd_example
 from vision.datasets.coco import CocoDetection
 from vision.datasets.coco_index import load_coco_index
+from vision.datasets.layouts.choose import open_split
 from vision.datasets.loader import DetectionLoader
 from vision.evaluation.coco_boxes import Detections, DetectionsBuffer, ground_truth_from_index
 from vision.evaluation.coco_results import explain_nothing_found
@@ -26,7 +27,6 @@ from vision.nn.cpu.fold import fold_batch_norm
 from vision.ops.box_coder import encode_boxes
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
-from vision.training.data import open_yolo
 from vision.transforms.presets import build_eval_transform
 
 SIZE = (96, 96)
@@ -288,7 +288,8 @@ def test_other_classes_are_refused_in_one_line(run_eval, tmp_path):
     labels.write_text("BACKGROUND\ncat\ndog\nhorse\n")
     code, _, errors = run_eval("--label-file", labels)
     assert code == 1
-    (line,) = errors.strip().splitlines()
+    said, line = errors.strip().splitlines()
+    assert "COCO layout" in said
     assert line.startswith("error: ") and "cat, dog, owl" in line and "cat, dog, horse" in line
 
 
@@ -305,8 +306,8 @@ def test_other_classes_are_refused_in_one_line(run_eval, tmp_path):
 def test_bad_input_is_one_line(run_eval, arguments, code, message):
     result, output, errors = run_eval(*arguments)
     assert (result, output) == (code, "")
-    (line,) = errors.strip().splitlines()
-    assert message in line
+    *said, line = errors.strip().splitlines()
+    assert message in line and all("COCO layout" in text for text in said)
 
 
 def test_example_draws_pictures(root, weights, run_script, tmp_path, capsys):
@@ -326,9 +327,8 @@ def test_example_draws_pictures(root, weights, run_script, tmp_path, capsys):
 def test_golden_weights_reach_the_golden_precision(shared, tmp_path):
     """The whole path on the original's weights: decode, resize, normalise, network, NMS, COCO."""
     golden = json.loads((shared / "golden/val_detections.json").read_text())["metrics"]
-    folder = str(shared / "data/finetune_dataset")
-    sources = open_yolo([folder], split_lists={}, strict_labels=False)["val"]
-    dataset = CocoDetection(sources, transform=build_eval_transform((300, 300)))
+    source = open_split(shared / "data/finetune_dataset", "val")
+    dataset = CocoDetection([source], transform=build_eval_transform((300, 300)))
     model = build_model("mb2-ssd-lite", num_classes=4)
     weights = torch.load(shared / "golden/upstream_mb2_ssd_lite.pth", weights_only=True)
     model.load_state_dict(weights)

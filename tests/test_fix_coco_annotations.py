@@ -133,7 +133,21 @@ class TestScript:
         assert run_script("fix_coco_annotations.py").returncode == 2
         result = run_script("fix_coco_annotations.py", "--path", tmp_path)
         assert result.returncode == 1
-        assert "no annotations/instances_*.json" in result.stderr
+        assert "no annotations/instances_*.json in it; it holds nothing" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("file", "said"),
+        [
+            ("result.json", "it holds result.json"),
+            ("annotations/person.json", "it holds annotations/person.json"),
+            ("labels/a.txt", "YOLO labels (labels/) need no fixing"),
+        ],
+    )
+    def test_what_lies_there_instead_is_named(self, tmp_path, capsys, file, said):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{}")
+        assert fix_coco_annotations.main(["--path", str(tmp_path)]) == 1
+        assert said in capsys.readouterr().err
 
 
 KILL_AT = """

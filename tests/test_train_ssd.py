@@ -196,14 +196,37 @@ def to_yolo(coco_root, root):
     return root
 
 
-def test_yolo_folder_trains_as_its_conversion_does_and_is_only_read(sample, tmp_path):
-    root = to_yolo(sample, tmp_path / "yolo")
+def evaluate(model, root) -> tuple[str, str]:
+    """metrics.json as printed, and what was logged."""
+    result = call("eval_ssd", "--trained-model", model, "--dataset", root, "--workers=0", "--json")
+    assert result.code == 0, result.err
+    return result.out, result.err
+
+
+def test_yolo_folder_is_trained_and_measured_as_its_conversion_and_only_read(sample, tmp_path):
+    root, runs = to_yolo(sample, tmp_path / "yolo"), tmp_path / "runs"
     before = sorted(root.rglob("*"))
-    train(root, tmp_path / "direct", "--dataset-type=yolo")
+    assert f"{root}: YOLO layout (classes.txt, " in train(root, runs / "direct")
+    metrics, log = evaluate(runs / "direct", root)
+    assert f"{root}: YOLO layout" in log and json.loads(metrics)["per_class"].keys() == set(NAMES)
     assert sorted(root.rglob("*")) == before
+
     assert call("convert_yolo_to_coco", "--data-root", root).code == 0
-    train(root, tmp_path / "converted")
-    assert_same_run(tmp_path / "direct", tmp_path / "converted")
+    assert "COCO layout (annotations/" in train(root, runs / "converted")
+    assert_same_run(runs / "direct", runs / "converted")
+    measured, log = evaluate(runs / "direct", root)
+    assert measured == metrics and "COCO layout" in log
+
+
+def test_a_run_that_recorded_its_layout_goes_on(sample, tmp_path):
+    root, run = to_yolo(sample, tmp_path / "yolo"), tmp_path / "run"
+    train(root, run, "--dataset-type=yolo")
+    assert call("convert_yolo_to_coco", "--data-root", root).code == 0
+    result = call("train_ssd", "--resume", run, "--epochs=2")
+    assert result.code == 0 and "data.train" not in result.err and "COCO" not in result.err
+    result = call("train_ssd", "--resume", run, "--epochs=3", "--dataset-type=auto")
+    assert result.code == 0 and "data.train" not in result.err, result.err
+    assert "dataset_type: yolo in this run until now, auto from here on" in result.err
 
 
 # ---- network and recipe

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from yolo_factory import BOX, make_folder, write_image
+from yolo_factory import BOX, as_coco, make_folder, write_image
 
 from vision.datasets.findings import Findings
 from vision.datasets.yolo import read_yolo
@@ -21,7 +21,7 @@ from vision.datasets.yolo import read_yolo
 
 def test_a_box_by_hand(tmp_path):
     splits = read_yolo(make_folder(tmp_path, {"a.png": "2 0.5 0.4 0.2 0.4\n"}))
-    coco = splits["val"].as_dict()
+    coco = as_coco(splits["val"])
     assert coco["images"] == [{"id": 1, "file_name": "a.png", "height": 50, "width": 100}]
     assert coco["categories"] == [
         {"id": 1, "name": "cat"},
@@ -40,7 +40,7 @@ def test_train_drops_images_without_a_valid_row_and_val_keeps_them(tmp_path):
     for split in ("train", "val"):
         make_folder(tmp_path, labels, split=split)
     splits = read_yolo(tmp_path)
-    train, val = splits["train"].as_dict(), splits["val"].as_dict()
+    train, val = as_coco(splits["train"]), as_coco(splits["val"])
     assert [(image["id"], image["file_name"]) for image in train["images"]] == [
         (1, "b.png"),
         (2, "e.png"),
@@ -59,7 +59,7 @@ def test_a_train_split_without_any_label_is_an_error(tmp_path):
 
 def test_names_with_spaces_dots_capitals_and_accents(tmp_path):
     names = ["A B.JPG", "c.d.e.jpeg", "\u00fc\u6f22.Png", "f.rf.0.webp", "g.BMP"]
-    coco = read_yolo(make_folder(tmp_path, dict.fromkeys(names, BOX)))["val"].as_dict()
+    coco = as_coco(read_yolo(make_folder(tmp_path, dict.fromkeys(names, BOX)))["val"])
     assert [image["file_name"] for image in coco["images"]] == names
     assert len(coco["annotations"]) == 5
 
@@ -75,7 +75,7 @@ def test_sizes_are_those_of_the_upright_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     write_image(root / "images" / "a.jpg", exif=exif)
-    coco = read_yolo(root)["val"].as_dict()
+    coco = as_coco(read_yolo(root)["val"])
     assert (coco["images"][0]["width"], coco["images"][0]["height"]) == (50, 100)
     assert coco["annotations"][0]["bbox"] == pytest.approx([0, 25, 50, 50])
 
@@ -119,7 +119,7 @@ def test_any_rows_give_a_set_that_is_perfect_against_itself(images):
         root = make_folder(Path(folder), labels)
         for index, ((width, height), _) in enumerate(images):
             write_image(root / "images" / f"{index}.png", width=width, height=height)
-        coco = read_yolo(root, findings=Findings(num_shown=0))["val"].as_dict()
+        coco = as_coco(read_yolo(root, findings=Findings(num_shown=0))["val"])
     for annotation in coco["annotations"]:
         x, y, box_width, box_height = annotation["bbox"]
         width, height = images[annotation["image_id"] - 1][0]
@@ -132,15 +132,15 @@ def test_any_rows_give_a_set_that_is_perfect_against_itself(images):
 
 def test_the_blood_cells(shared):
     splits = read_yolo(shared / "data" / "finetune_dataset", strict_labels=True)
-    assert {split: len(data.as_dict()["images"]) for split, data in splits.items()} == {
+    assert {split: len(as_coco(data)["images"]) for split, data in splits.items()} == {
         "train": 205,
         "val": 87,
         "test": 72,
     }
     for data in splits.values():
-        names = [category["name"] for category in data.as_dict()["categories"]]
+        names = [category["name"] for category in as_coco(data)["categories"]]
         assert names == ["WBC", "RBC", "Platelets"]
-        assert json.loads(json.dumps(data.as_dict())) == data.as_dict()
-        assert evaluate_against_itself(data.as_dict()) == pytest.approx(1.0)
+        assert json.loads(json.dumps(as_coco(data))) == as_coco(data)
+        assert evaluate_against_itself(as_coco(data)) == pytest.approx(1.0)
     # 4,888 rows, two of which have no area
-    assert sum(len(data.as_dict()["annotations"]) for data in splits.values()) == 4886
+    assert sum(len(as_coco(data)["annotations"]) for data in splits.values()) == 4886

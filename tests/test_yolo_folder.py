@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from yolo_factory import BOX, make_folder, write_image
+from yolo_factory import BOX, as_coco, make_folder, write_image
 
 from vision.datasets.findings import Findings
 from vision.datasets.yolo import read_yolo
@@ -23,7 +23,7 @@ from vision.datasets.yolo import read_yolo
 def test_foreign_paths_fall_back_to_the_images_folder(tmp_path, line):
     root = make_folder(tmp_path, {"a.png": BOX})
     (root / "splits" / "val.txt").write_text(f"\n{line}  \n")
-    coco = read_yolo(root)["val"].as_dict()
+    coco = as_coco(read_yolo(root)["val"])
     assert coco["images"][0]["file_name"] == "a.png" and len(coco["annotations"]) == 1
 
 
@@ -34,9 +34,9 @@ def test_absolute_paths_that_exist_are_used(tmp_path):
     (root / "splits" / "val.txt").write_text(f"{root}/images/a.png\n{elsewhere}\n")
     split = read_yolo(root)["val"]
     assert split.image_folder == tmp_path
-    names = [image["file_name"] for image in split.as_dict()["images"]]
+    names = [image["file_name"] for image in as_coco(split)["images"]]
     assert names == ["set/images/a.png", "photos/b.png"]
-    assert len(split.as_dict()["annotations"]) == 2
+    assert len(as_coco(split)["annotations"]) == 2
 
 
 def test_missing_images_are_counted_in_the_error(tmp_path):
@@ -51,7 +51,7 @@ def test_repetitions_are_counted(tmp_path):
     (root / "splits" / "val.txt").write_text("a.png\n/elsewhere/a.png\n")
     (root / "splits" / "train.txt").write_text("a.png\n")
     findings = Findings()
-    assert len(read_yolo(root, findings=findings)["val"].as_dict()["images"]) == 1
+    assert len(as_coco(read_yolo(root, findings=findings)["val"])["images"]) == 1
     assert findings.counts == {"in two splits": 1, "listed twice": 1}
 
 
@@ -59,8 +59,8 @@ def test_given_split_files_replace_the_folders_own(tmp_path):
     root = make_folder(tmp_path / "set", {"a.png": BOX, "b.png": BOX})
     (tmp_path / "mine.txt").write_text("b.png\n")
     splits = read_yolo(root, split_files={"train": tmp_path / "mine.txt"})
-    assert [image["file_name"] for image in splits["train"].as_dict()["images"]] == ["b.png"]
-    assert len(splits["val"].as_dict()["images"]) == 2
+    assert [image["file_name"] for image in as_coco(splits["train"])["images"]] == ["b.png"]
+    assert len(as_coco(splits["val"])["images"]) == 2
     with pytest.raises(OSError, match=r"absent\.txt"):
         read_yolo(root, split_files={"train": tmp_path / "absent.txt"})
 
@@ -68,10 +68,10 @@ def test_given_split_files_replace_the_folders_own(tmp_path):
 def test_a_relative_root(tmp_path, monkeypatch):
     make_folder(tmp_path / "set", {"a.png": BOX})
     monkeypatch.chdir(tmp_path / "set")
-    assert len(read_yolo(".")["val"].as_dict()["annotations"]) == 1
+    assert len(as_coco(read_yolo(".")["val"])["annotations"]) == 1
     elsewhere = write_image(tmp_path / "photos" / "b.png")
     (tmp_path / "set" / "splits" / "val.txt").write_text(f"a.png\n{elsewhere}\n")
-    names = [image["file_name"] for image in read_yolo(".")["val"].as_dict()["images"]]
+    names = [image["file_name"] for image in as_coco(read_yolo(".")["val"])["images"]]
     assert names == ["set/images/a.png", "photos/b.png"]
 
 
@@ -91,10 +91,10 @@ def test_folders_of_splits(tmp_path, images, labels, val):
     splits = read_yolo(tmp_path)
     assert list(splits) == ["train", "val"]
     train, val_split = splits["train"], splits["val"]
-    names = [image["file_name"] for image in train.as_dict()["images"]]
+    names = [image["file_name"] for image in as_coco(train)["images"]]
     assert [os.path.basename(name) for name in names] == ["a.jpg", "b.JPG"]
     assert all((train.image_folder / name).is_file() for name in names)
-    assert len(train.as_dict()["annotations"]) == 2 and len(val_split.as_dict()["annotations"]) == 1
+    assert len(as_coco(train)["annotations"]) == 2 and len(as_coco(val_split)["annotations"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_data_yaml(tmp_path, names, places):
         splits = read_yolo(root)
         assert list(splits) == ["train", "val"]
         for split in splits.values():
-            assert [item["name"] for item in split.as_dict()["categories"]] == ["no", "dog's", "3"]
-            assert split.as_dict()["annotations"][0]["category_id"] == 2
+            assert [item["name"] for item in as_coco(split)["categories"]] == ["no", "dog's", "3"]
+            assert as_coco(split)["annotations"][0]["category_id"] == 2
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_bad_class_lists_are_named(tmp_path, file, content, message):
 def test_classes_txt_with_a_trailing_empty_line_and_bom(tmp_path):
     root = make_folder(tmp_path, {"a.png": BOX})
     (root / "classes.txt").write_text("\ufeffcat\r\ndog \r\n\r\n", encoding="utf-8")
-    categories = read_yolo(root)["val"].as_dict()["categories"]
+    categories = as_coco(read_yolo(root)["val"])["categories"]
     assert [category["name"] for category in categories] == ["cat", "dog"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from yolo_factory import BOX, make_folder
+from yolo_factory import BOX, as_coco, make_folder
 
 from vision.datasets import yolo_rows
 from vision.datasets.findings import Findings
@@ -20,7 +20,7 @@ def read_rows(tmp_path: Path, rows: str, **options) -> tuple[list[dict], dict[st
     """Annotations and findings of one image of 100 x 50."""
     findings = Findings()
     root = make_folder(tmp_path, {"a.png": rows})
-    coco = read_yolo(root, findings=findings, **options)["val"].as_dict()
+    coco = as_coco(read_yolo(root, findings=findings, **options)["val"])
     return coco["annotations"], findings.counts
 
 

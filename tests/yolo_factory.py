@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import msgspec
 from PIL import Image
+
+from vision.datasets.yolo import YoloSplit
+from vision.datasets.yolo_export import coco_of
 
 BOX = "0 0.5 0.5 0.5 0.5"  # in an image of 100 x 50: x 25, y 12.5, width 50, height 25
 
@@ -26,3 +30,8 @@ def make_folder(root: Path, labels: dict[str, str | None], *, split: str = "val"
     lines = "".join(f"images/{name}\n" for name in labels)
     (root / "splits" / f"{split}.txt").write_text(lines, encoding="utf-8")
     return root
+
+
+def as_coco(split: YoloSplit) -> dict:
+    """What convert_yolo_to_coco.py writes of a split, as plain dicts and lists."""
+    return msgspec.to_builtins(coco_of(split))

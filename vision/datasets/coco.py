@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from vision.datasets.coco_index import Category, CocoIndex, load_coco_index
+from vision.datasets.annotation_index import AnnotationIndex, Category
+from vision.datasets.coco_index import load_coco_index
 from vision.datasets.image_cache import ImageCache
 from vision.datasets.image_files import read_image
 from vision.datasets.threads import map_in_threads
 
-__all__ = ["Category", "CocoDetection", "CocoIndex", "load_coco_index"]
+__all__ = ["AnnotationIndex", "Category", "CocoDetection", "load_coco_index"]
 
 Target = dict[str, Any]
 Transform = Callable[[np.ndarray, Target, np.random.Generator], tuple[np.ndarray, Target]]
@@ -28,7 +29,7 @@ class CocoDetection(Dataset):
 
     def __init__(
         self,
-        sources: list[tuple[CocoIndex, str | os.PathLike]],
+        sources: list[tuple[AnnotationIndex, str | os.PathLike]],
         *,
         transform: Transform,
         seed: int = 0,
@@ -118,7 +119,7 @@ class CocoDetection(Dataset):
         return self.transform.apply(image, target, plan, rng)
 
 
-def _target(index: CocoIndex, row: int, size: tuple[int, int]) -> dict[str, Any]:
+def _target(index: AnnotationIndex, row: int, size: tuple[int, int]) -> dict[str, Any]:
     """The boxes that training sees of the image at position `row`, in pixels of the file."""
     rows = slice(index.box_offsets[row], index.box_offsets[row + 1])
     mask = index.trainable[rows]
@@ -131,7 +132,7 @@ def _target(index: CocoIndex, row: int, size: tuple[int, int]) -> dict[str, Any]
     }
 
 
-def check_image_files(index: CocoIndex, folder: str | os.PathLike) -> None:
+def check_image_files(index: AnnotationIndex, folder: str | os.PathLike) -> None:
     """Look for every image of `index` in one scan of each folder that holds some.
 
     Raises:
@@ -160,7 +161,7 @@ def _names_in(folder: Path) -> set[str]:
         return {entry.name for entry in entries}
 
 
-def check_same_categories(indices: list[CocoIndex]) -> None:
+def check_same_categories(indices: list[AnnotationIndex]) -> None:
     """Compare the names of the classes, in order.
 
     Raises:

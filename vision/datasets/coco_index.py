@@ -1,18 +1,15 @@
-"""A COCO annotation file as a few flat arrays, for training and evaluation."""
+"""A COCO annotation file as an index of flat arrays."""
 
 import ctypes
 import os
 import sys
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from vision.datasets.coco_json import MISSING_ID, NOT_FINITE, CategoryRecord, CocoJson
+from vision.datasets.annotation_index import AnnotationIndex, Category, build_index
+from vision.datasets.coco_json import MISSING_ID, CategoryRecord, CocoJson
 from vision.datasets.coco_tables import (
     Annotations,
-    Images,
-    clip_boxes,
-    finite_boxes,
     positions_of,
     read_annotations,
     read_categories,
@@ -20,68 +17,7 @@ from vision.datasets.coco_tables import (
 )
 
 
-@dataclass(frozen=True)
-class Category:
-    """A class: `label` 1..C, its id in the file, its id before fix_coco_annotations.py."""
-
-    label: int
-    category_id: int
-    original_category_id: int
-    name: str
-
-
-@dataclass
-class CocoIndex:
-    """Images and boxes of one annotation file; no Python object per image or box.
-
-    Annotations are sorted by image, in file order inside an image: image `i` owns the rows
-    `box_offsets[i]` to `box_offsets[i + 1]`. Boxes that are not finite or have no area inside
-    their image are left out, as fix_coco_annotations.py drops them; `rejected` says where.
-    """
-
-    annotation_file: str
-    categories: list[Category]  # by ascending id
-    image_ids: np.ndarray  # int64 [I]
-    sizes: np.ndarray  # int32 [I, 2], (height, width)
-    name_bytes: bytes = field(repr=False)
-    name_offsets: np.ndarray  # int64 [I + 1]
-    box_offsets: np.ndarray  # int64 [I + 1]
-    boxes_xywh: np.ndarray  # float64 [A, 4], as in the file
-    clipped_boxes: np.ndarray  # float32 [A, 4], xyxy inside the image
-    labels: np.ndarray  # int32 [A], 1..C
-    areas: np.ndarray  # float64 [A]
-    iscrowd: np.ndarray  # bool [A]
-    trainable: np.ndarray  # bool [A]: at least 1 px wide and high after clipping
-    rejected: dict[str, np.ndarray]  # reason -> int64, image ids of boxes that training leaves out
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def file_name(self, image: int) -> str:
-        """The `file_name` of the image at this position."""
-        return self.name_bytes[self.name_offsets[image] : self.name_offsets[image + 1]].decode()
-
-    def boxes_per_class(self) -> np.ndarray:
-        """int64 [C]: trainable boxes of labels 1, 2, ..."""
-        return self._per_class(self.labels[self.trainable])
-
-    def images_per_class(self) -> np.ndarray:
-        """int64 [C]: images with a trainable box of labels 1, 2, ..."""
-        images = np.repeat(np.arange(len(self)), np.diff(self.box_offsets))[self.trainable]
-        classes = len(self.categories) + 1
-        pairs = np.unique(images * classes + self.labels[self.trainable])
-        return self._per_class(pairs % classes)
-
-    def _per_class(self, labels: np.ndarray) -> np.ndarray:
-        return np.bincount(labels, minlength=len(self.categories) + 1)[1:]
-
-    def num_empty_images(self) -> int:
-        """Images without a trainable box."""
-        before = np.concatenate([[0], np.cumsum(self.trainable)])[self.box_offsets]
-        return int((np.diff(before) == 0).sum())
-
-
-def load_coco_index(annotation_file: str | os.PathLike) -> CocoIndex:
+def load_coco_index(annotation_file: str | os.PathLike) -> AnnotationIndex:
     """Read an annotation file in COCO's format into flat arrays.
 
     An absent `area` is width x height, an absent `iscrowd` 0, absent `annotations` none.
@@ -91,12 +27,12 @@ def load_coco_index(annotation_file: str | os.PathLike) -> CocoIndex:
             or an annotation of an unknown image or category, naming file and entry.
         OSError: the file cannot be read.
     """
-    index = _build_index(CocoJson(annotation_file))
+    index = _index_of(CocoJson(annotation_file))
     _return_freed_memory()
     return index
 
 
-def _build_index(document: CocoJson) -> CocoIndex:
+def _index_of(document: CocoJson) -> AnnotationIndex:
     categories = read_categories(document)
     images = read_images(document)
     annotations = read_annotations(document)
@@ -104,36 +40,17 @@ def _build_index(document: CocoJson) -> CocoIndex:
     rows = positions_of(annotations.image_ids, images.ids)
     labels = positions_of(annotations.category_ids, category_ids) + 1
     _refuse_unknown(document.path, annotations, rows, labels)
-
-    clipped = clip_boxes(annotations.boxes_xywh, images.sizes[rows])
-    finite = finite_boxes(annotations.boxes_xywh)
-    extents = clipped[:, 2:] - clipped[:, :2]
-    has_area = finite & (extents > 0).all(axis=1)
-    keep = np.flatnonzero(has_area)
-    keep = keep[np.argsort(rows[keep], kind="stable")]
-    trainable = (extents >= 1).all(axis=1)[keep]
-    boxes = annotations.boxes_xywh.take(keep, axis=0)
-    areas = annotations.areas[keep]
-    name_bytes, name_offsets = _pack_names(images)
-    return CocoIndex(
-        annotation_file=document.path,
-        categories=[_category(label, record) for label, record in enumerate(categories, 1)],
+    return build_index(
+        document.path,
+        [_category(label, record) for label, record in enumerate(categories, 1)],
         image_ids=images.ids,
+        file_names=images.names,
         sizes=images.sizes,
-        name_bytes=name_bytes,
-        name_offsets=name_offsets,
-        box_offsets=np.searchsorted(rows[keep], np.arange(len(images.ids) + 1)),
-        boxes_xywh=boxes,
-        clipped_boxes=clipped.astype(np.float32).take(keep, axis=0),
-        labels=labels[keep].astype(np.int32),
-        areas=np.where(np.abs(areas) < NOT_FINITE, areas, boxes[:, 2] * boxes[:, 3]),
-        iscrowd=annotations.iscrowd[keep] == 1,
-        trainable=trainable,
-        rejected={
-            "not finite": annotations.image_ids[~finite],
-            "no area inside the image": annotations.image_ids[finite & ~has_area],
-            "thinner than 1 px": annotations.image_ids[keep[~trainable]],
-        },
+        rows=rows,
+        labels=labels,
+        boxes_xywh=annotations.boxes_xywh,
+        areas=annotations.areas,
+        iscrowd=annotations.iscrowd == 1,
     )
 
 
@@ -146,12 +63,6 @@ def _return_freed_memory() -> None:
 def _category(label: int, record: CategoryRecord) -> Category:
     original = record.id if record.original_id is None else record.original_id
     return Category(label, record.id, original, record.name)
-
-
-def _pack_names(images: Images) -> tuple[bytes, np.ndarray]:
-    encoded = [name.encode() for name in images.names]
-    lengths = [0, *map(len, encoded)]
-    return b"".join(encoded), np.cumsum(lengths, dtype=np.int64)
 
 
 def _refuse_unknown(

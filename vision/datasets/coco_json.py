@@ -1,33 +1,14 @@
-"""COCO annotation files as text: find them, check their syntax, read them in pieces."""
+"""COCO annotation files as text: check their syntax, read them in pieces."""
 
 import mmap
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from vision.files.atomic_file import write_atomically
-
-__all__ = [
-    "MISSING_ID",
-    "NOT_FINITE",
-    "AnnotationRecord",
-    "CategoryRecord",
-    "CocoJson",
-    "ImageRecord",
-    "find_annotation_file",
-    "raw_spans",
-    "split_files",
-    "write_atomically",
-]
-
 MISSING_ID = -(2**63)
-# Coordinates in pixels at and beyond this count as not finite: NaN and Infinity, which Python
-# writes though JSON has no such words, are read as +-9e9 (as many bytes, so offsets stay true).
-NOT_FINITE = 1e9
 CHUNK_BYTES = 1 << 20
 
 
@@ -164,6 +145,10 @@ def _entry_message(key: str, count: int, error: msgspec.DecodeError) -> str:
 
 
 def _without_not_finite(source: mmap.mmap) -> bytes:
+    """NaN and Infinity, which Python writes though JSON has no such words, as +-9e9.
+
+    That is beyond NOT_FINITE, and as many bytes, so offsets stay true.
+    """
     words = {b"NaN": b"9e9", b"Infinity": b"9e9     ", b"-Infinity": b"-9e9     "}
     pattern = re.compile(rb'"(?:[^"\\]|\\.)*"|NaN|-?Infinity', re.DOTALL)
     return pattern.sub(lambda match: words.get(match[0], match[0]), source)
@@ -178,38 +163,3 @@ def raw_spans(text: bytes | mmap.mmap, values: dict[str, msgspec.Raw]) -> dict[s
     base = address(text)
     starts = {key: address(raw) - base for key, raw in values.items()}
     return {key: (start, start + len(memoryview(values[key]))) for key, start in starts.items()}
-
-
-def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
-    """The annotation file and the image folder of a split, 2017 names first.
-
-    Raises:
-        ValueError: one of them is absent; the message lists what was looked for.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such data set folder")
-    folders = [f"{split}2017", split, f"images/{split}2017", f"images/{split}", "images"]
-    annotation_file = find_annotation_file(root, split)
-    image_folder = next((root / name for name in folders if (root / name).is_dir()), None)
-    if annotation_file is None:
-        raise ValueError(
-            f"{root}: no annotations of split {split!r}; looked for {_or(_names(split))}"
-        )
-    if image_folder is None:
-        raise ValueError(f"{root}: no images of split {split!r}; looked for {_or(folders)}")
-    return annotation_file, image_folder
-
-
-def find_annotation_file(root: str | os.PathLike, split: str) -> Path | None:
-    """The annotation file of a split, if the data set has one."""
-    paths = [Path(root, name) for name in _names(split)]
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _names(split: str) -> list[str]:
-    return [f"annotations/instances_{split}2017.json", f"annotations/instances_{split}.json"]
-
-
-def _or(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1]

@@ -8,9 +8,9 @@ from itertools import chain
 
 import numpy as np
 
+from vision.datasets.annotation_index import NOT_FINITE
 from vision.datasets.coco_json import (
     MISSING_ID,
-    NOT_FINITE,
     AnnotationRecord,
     CategoryRecord,
     CocoJson,
@@ -44,7 +44,7 @@ class Annotations:
 
 def read_images(document: CocoJson) -> Images:
     """Raises: ValueError when there are none, or an id is there twice."""
-    with _without_garbage_collection():
+    with without_garbage_collection():
         records = list(chain.from_iterable(c[2] for c in document.chunks("images", ImageRecord)))
         ids = _id_array([r.id for r in records], f"{document.path}: images")
         names = [r.file_name for r in records]
@@ -86,7 +86,7 @@ def read_annotations(document: CocoJson) -> Annotations:
     """Raises: ValueError when an entry has another type than COCO's, naming the entry."""
     columns: list[Annotations] = []
     what = f"{document.path}: annotations"
-    with _without_garbage_collection():
+    with without_garbage_collection():
         for start, stop, records in document.chunks("annotations", AnnotationRecord):
             columns.append(_columns(records, [(start, stop, len(records))], what))
     if not columns:
@@ -127,7 +127,7 @@ def _id_array(ids: list, what: str) -> np.ndarray:
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """A million short lists of numbers make the collector walk all of them again and again."""
     enabled = gc.isenabled()
     gc.disable()
@@ -150,21 +150,3 @@ def positions_of(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
     order = np.argsort(ids, kind="stable")
     places = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
     return np.where(ids[places] == wanted, places, -1)
-
-
-def finite_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
-    """bool [A]: all four numbers are there and are plausible pixels."""
-    return (np.abs(boxes_xywh) < NOT_FINITE).all(axis=1)
-
-
-def clip_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Boxes [A, 4] cut off at the borders of images of `sizes` [A, 2] (height, width): xyxy.
-
-    A box without area in its image comes back with x2 <= x1 or y2 <= y1.
-    """
-    clipped = np.empty_like(boxes_xywh)
-    for axis, limits in enumerate((sizes[:, 1], sizes[:, 0])):  # by columns: three times as fast
-        start, extent = boxes_xywh[:, axis], boxes_xywh[:, axis + 2]
-        clipped[:, axis] = np.maximum(start, 0)
-        clipped[:, axis + 2] = np.minimum(start + extent, limits)
-    return clipped

@@ -1,73 +1,33 @@
-"""YOLO labels as COCO content per split; used by the converter, and in memory by the trainer."""
+"""The images and boxes of a YOLO folder as arrays, split by split."""
 
-import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations, count, repeat
+from itertools import combinations
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
+from vision.datasets.coco_folder import find_image_folder
 from vision.datasets.findings import Findings, no_progress
-from vision.datasets.yolo_files import read_labelled_images
-from vision.datasets.yolo_folder import (
-    YoloFolder,
-    find_yolo_folder,
-    image_folder_of,
-    label_candidates,
-    names_below,
-)
+from vision.datasets.yolo_files import LabelledImages, read_labelled_images
+from vision.datasets.yolo_folder import YoloFolder, find_yolo_folder, label_candidates, names_below
 from vision.datasets.yolo_labels import LabelBoxes, LabelParser
-
-# Written into `info`, by which the converter knows its own files.
-DESCRIPTION = "converted from YOLO labels"
-
-
-class Image(msgspec.Struct, gc=False):
-    """One entry of `images`."""
-
-    id: int
-    file_name: str
-    height: int
-    width: int
-
-
-class Annotation(msgspec.Struct, gc=False):
-    """One entry of `annotations`."""
-
-    id: int
-    image_id: int
-    category_id: int
-    bbox: list[float]
-    area: float
-    iscrowd: int
-
-
-class Coco(msgspec.Struct):
-    """A COCO file; entries are structs, of which msgspec makes and writes a million a second."""
-
-    info: dict[str, str]
-    images: list[Image]
-    annotations: list[Annotation]
-    categories: list[dict]
 
 
 @dataclass
 class YoloSplit:
-    """One split as COCO; its file names are relative to `image_folder`, with slashes."""
+    """The images of one split, and the boxes of their valid label rows."""
 
-    coco: Coco
+    classes: dict[int, str]
     image_folder: Path
+    names: list[str]  # of the I images, relative to `image_folder`, with slashes
+    sizes: np.ndarray  # int64 [I, 2], (height, width), upright
+    boxes: LabelBoxes
     num_listed: int  # images that the split names; the train split may keep fewer
     num_without_label_file: int
-
-    def as_dict(self) -> dict:
-        """`coco` as plain dicts and lists."""
-        return msgspec.to_builtins(self.coco)
 
 
 def read_yolo(
@@ -80,80 +40,107 @@ def read_yolo(
     findings: Findings | None = None,
     progress: Callable[..., Iterable] = no_progress,
 ) -> dict[str, YoloSplit]:
-    """Read a YOLO folder into COCO content, split by split.
-
-    Image and annotation ids start at 1, category ids are the class ids plus 1. Boxes are clipped
-    to the image; rows that are malformed, not finite, of an unknown class or without area are
-    left out. The train split drops images without a valid row; the others keep every image.
+    """Read all splits of a YOLO folder.
 
     Args:
         root: the folder, or its data.yaml; `find_yolo_folder` says how splits, class names and
             labels are found.
         split_files: {split: file of image paths}, added to those found, or instead of them.
         class_file: a file with one class name a line.
+        strict_labels, has_confidence, findings, progress: as `YoloReader` takes them.
+
+    Raises:
+        OSError, ValueError: as `find_yolo_folder` and `YoloReader.read` do.
+    """
+    reader = YoloReader(
+        find_yolo_folder(root, split_files=split_files, class_file=class_file),
+        strict_labels=strict_labels,
+        has_confidence=has_confidence,
+        findings=findings,
+    )
+    return {split: reader.read(split, progress=progress) for split in reader.folder.splits}
+
+
+class YoloReader:
+    """Reads the labels of a YOLO folder, one split after the other.
+
+    Boxes are clipped to the image; rows that are malformed, not finite, of an unknown class or
+    without area are left out. The train split drops images without a valid row; the others keep
+    every image.
+
+    Args:
+        folder: where everything lies.
         strict_labels: a malformed row or an unknown class is an error.
         has_confidence: rows may end with a confidence, which is ignored.
         findings: collects what was wrong, by kind.
-        progress: wraps the iteration over a split's images, called with `total=`, as tqdm does.
-
-    Raises:
-        OSError: a file cannot be read.
-        ValueError: the folder is incomplete, two images share a label file, an image is not
-            readable, or the labels are not strictly valid; file, line and remedy are named.
     """
-    findings = Findings() if findings is None else findings
-    folder = find_yolo_folder(root, split_files=split_files, class_file=class_file)
-    _warn_of_shared_images(folder, findings)
-    owners: dict[str, str] = {}
-    splits = {}
-    for split, listed in folder.splits.items():
-        parser = LabelParser(findings, strict=strict_labels, has_confidence=has_confidence)
-        images = _without_repetitions(split, listed, findings)
-        blocks: list[tuple[np.ndarray, int]] = []
-        reading = _read_blocks(folder.root, images, parser=parser, owners=owners, blocks=blocks)
-        for _ in progress(reading, total=len(images)):
-            pass
-        sizes = np.concatenate([block_sizes for block_sizes, _ in blocks])
-        boxes = parser.boxes(sizes, folder.classes)
-        kept = np.arange(len(images))
-        if split == "train":
-            kept = _images_with_boxes(folder.root, images, boxes, findings)
-        image_folder, names = _relative_names(folder.root, split, images)
-        with _without_garbage_collection():
-            coco = _coco_of(folder.classes, names, sizes, boxes, kept)
-        splits[split] = YoloSplit(
-            coco=coco,
-            image_folder=image_folder,
-            num_listed=len(listed),
-            num_without_label_file=sum(num_without for _, num_without in blocks),
+
+    def __init__(
+        self,
+        folder: YoloFolder,
+        *,
+        strict_labels: bool = False,
+        has_confidence: bool = False,
+        findings: Findings | None = None,
+    ) -> None:
+        self.folder = folder
+        self.findings = Findings() if findings is None else findings
+        self._strict = strict_labels
+        self._has_confidence = has_confidence
+        self._owners: dict[str, str] = {}  # the image of each label file, over all splits
+        _warn_of_shared_images(folder, self.findings)
+
+    def read(self, split: str, *, progress: Callable[..., Iterable] = no_progress) -> YoloSplit:
+        """Read the image sizes and label rows of a split.
+
+        Args:
+            split: one of `folder.splits`.
+            progress: wraps the iteration over the images, called with `total=`, as tqdm does.
+
+        Raises:
+            OSError: a file cannot be read.
+            ValueError: two images share a label file, an image is not readable, or the labels are
+                not strictly valid; file, line and remedy are named.
+        """
+        root, listed = self.folder.root, self.folder.splits[split]
+        images = _without_repetitions(split, listed, self.findings)
+        parser = LabelParser(
+            self.findings, strict=self._strict, has_confidence=self._has_confidence
         )
-    return splits
+        blocks: list[LabelledImages] = []
+        for _ in progress(self._read_into(parser, images, blocks), total=len(images)):
+            pass
+        sizes = np.concatenate([block.sizes for block in blocks])
+        boxes = parser.boxes(sizes, self.folder.classes)
+        image_folder, names = _relative_names(root, split, images)
+        if split == "train":
+            kept = _images_with_boxes(root, images, boxes, self.findings)
+            names, sizes = [names[image] for image in kept], sizes[kept]
+            boxes.image_indices = np.searchsorted(kept, boxes.image_indices)
+        return YoloSplit(
+            classes=self.folder.classes,
+            image_folder=image_folder,
+            names=names,
+            sizes=sizes,
+            boxes=boxes,
+            num_listed=len(listed),
+            num_without_label_file=sum(block.num_without for block in blocks),
+        )
 
-
-def _read_blocks(
-    root: Path,
-    images: list[str],
-    *,
-    parser: LabelParser,
-    owners: dict[str, str],
-    blocks: list[tuple[np.ndarray, int]],
-) -> Iterator[str]:
-    """Read labels into `parser`, yielding each image that is done.
-
-    Args:
-        owners: the image of each label file so far, over all splits.
-        blocks: gets sizes [I, 2] and the number without a label file, some images at a time.
-    """
-    for block in read_labelled_images(root, images):
-        for image, label_file in zip(block.images, block.label_files, strict=True):
-            if (owner := owners.setdefault(label_file, image)) != image:
-                raise ValueError(
-                    f"{image}: has the same label file as {owner} ({label_file}); rename one of "
-                    "the images together with its labels"
-                )
-        parser.add(block.label_files, block.rows)
-        blocks.append((block.sizes, block.num_without))
-        yield from block.images
+    def _read_into(
+        self, parser: LabelParser, images: list[str], blocks: list[LabelledImages]
+    ) -> Iterator[str]:
+        """Read labels into `parser` and the rest into `blocks`, yielding each done."""
+        for block in read_labelled_images(self.folder.root, images):
+            for image, label_file in zip(block.images, block.label_files, strict=True):
+                if (owner := self._owners.setdefault(label_file, image)) != image:
+                    raise ValueError(
+                        f"{image}: has the same label file as {owner} ({label_file}); rename one "
+                        "of the images together with its labels"
+                    )
+            parser.add(block.label_files, block.rows)
+            blocks.append(block)
+            yield from block.images
 
 
 def _without_repetitions(split: str, images: list[str], findings: Findings) -> list[str]:
@@ -191,51 +178,10 @@ def _images_with_boxes(
 
 def _relative_names(root: Path, split: str, images: list[str]) -> tuple[Path, list[str]]:
     """The folder to name the images from: the split's by the data set rule, if it has them all."""
-    folder = image_folder_of(root, split)
+    folder = find_image_folder(root, split)
     if folder is not None:
         with suppress(ValueError):
             return folder, names_below(folder, images)
     images = [os.path.abspath(image) for image in images]
     folder = Path(os.path.commonpath([os.path.dirname(image) for image in images]))
     return folder, names_below(folder, images)
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Many dicts at once make the collector look for cycles again and again: twice the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _coco_of(
-    classes: dict[int, str],
-    names: list[str],
-    sizes: np.ndarray,
-    boxes: LabelBoxes,
-    kept: np.ndarray,
-) -> Coco:
-    """The COCO content of the images `kept`; all ids start at 1."""
-    image_ids = np.zeros(len(names), dtype=np.int64)
-    image_ids[kept] = np.arange(1, len(kept) + 1)
-    heights, widths = sizes[kept].T.tolist()
-    xywh = boxes.boxes_xywh
-    annotations = map(
-        Annotation,
-        range(1, len(xywh) + 1),
-        image_ids[boxes.image_indices].tolist(),
-        (boxes.class_ids + 1).tolist(),
-        xywh.tolist(),
-        (xywh[:, 2] * xywh[:, 3]).tolist(),
-        repeat(0),
-    )
-    return Coco(
-        info={"description": DESCRIPTION},
-        images=list(map(Image, count(1), [names[index] for index in kept], heights, widths)),
-        annotations=list(annotations),
-        categories=[{"id": class_id + 1, "name": name} for class_id, name in classes.items()],
-    )

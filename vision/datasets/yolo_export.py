@@ -2,14 +2,48 @@
 
 import os
 from collections.abc import Mapping
+from itertools import count, repeat
 from pathlib import Path
 
 import msgspec
 
+from vision.datasets.coco_folder import find_image_folder
+from vision.datasets.coco_tables import without_garbage_collection
 from vision.datasets.findings import Findings
-from vision.datasets.yolo import DESCRIPTION, YoloSplit
-from vision.datasets.yolo_folder import image_folder_of
+from vision.datasets.yolo import YoloSplit
 from vision.files.atomic_file import write_atomically
+
+# Written into `info`, by which the converter knows its own files.
+DESCRIPTION = "converted from YOLO labels"
+
+
+class Image(msgspec.Struct, gc=False):
+    """One entry of `images`."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class Annotation(msgspec.Struct, gc=False):
+    """One entry of `annotations`."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int
+
+
+class Coco(msgspec.Struct):
+    """A COCO file; entries are structs, of which msgspec makes and writes a million a second."""
+
+    info: dict[str, str]
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[dict]
 
 
 class _Info(msgspec.Struct):
@@ -45,8 +79,31 @@ def write_coco_root(splits: Mapping[str, YoloSplit], root: Path) -> dict[str, Pa
     for link, image_folder in links:
         _link(link, image_folder)
     for split, file in files.items():
-        write_atomically(file, msgspec.json.encode(splits[split].coco) + b"\n")
+        write_atomically(file, msgspec.json.encode(coco_of(splits[split])) + b"\n")
     return files
+
+
+def coco_of(split: YoloSplit) -> Coco:
+    """The COCO content of a split: ids of images and annotations from 1, of categories plus 1."""
+    heights, widths = split.sizes.T.tolist()
+    xywh = split.boxes.boxes_xywh
+    with without_garbage_collection():
+        return Coco(
+            info={"description": DESCRIPTION},
+            images=list(map(Image, count(1), split.names, heights, widths)),
+            annotations=list(
+                map(
+                    Annotation,
+                    count(1),
+                    (split.boxes.image_indices + 1).tolist(),
+                    (split.boxes.class_ids + 1).tolist(),
+                    xywh.tolist(),
+                    (xywh[:, 2] * xywh[:, 3]).tolist(),
+                    repeat(0),
+                )
+            ),
+            categories=[{"id": number + 1, "name": name} for number, name in split.classes.items()],
+        )
 
 
 def write_report(splits: Mapping[str, YoloSplit], findings: Findings, file: Path) -> None:
@@ -55,9 +112,9 @@ def write_report(splits: Mapping[str, YoloSplit], findings: Findings, file: Path
         "splits": {
             split: {
                 "images_listed": data.num_listed,
-                "images": len(data.coco.images),
+                "images": len(data.names),
                 "images_without_label_file": data.num_without_label_file,
-                "annotations": len(data.coco.annotations),
+                "annotations": len(data.boxes),
             }
             for split, data in splits.items()
         },
@@ -95,7 +152,7 @@ def _is_converted(file: Path) -> bool:
 
 
 def _needs_link(root: Path, split: str, image_folder: Path) -> bool:
-    found = image_folder_of(root, split)
+    found = find_image_folder(root, split)
     if found is None:
         return True
     if os.path.samefile(found, image_folder):

@@ -74,6 +74,16 @@ def find_yolo_folder(
     return YoloFolder(root, classes, splits)
 
 
+def yolo_signs(root: Path) -> list[str]:
+    """What in a folder speaks for label files in YOLO's format; nothing where it is another's."""
+    if root.is_file():
+        return [root.name] if root.suffix.lower() in (".yaml", ".yml") else []
+    names = ["data.yaml", "classes.txt", "labels/classes.txt"]
+    names += [f"splits/{split}.txt" for split in _SPLIT_FOLDERS]
+    found = [name for name in names if (root / name).is_file()]
+    return found + [f"{path.name}/" for path in (root / "labels",) if path.is_dir()]
+
+
 def label_candidates(root: Path, image_file: str) -> Iterator[str]:
     """Where the label file of an image may be, the likeliest place first.
 
@@ -85,12 +95,6 @@ def label_candidates(root: Path, image_file: str) -> Iterator[str]:
     if images:
         yield f"{head}{_LABELS}{tail}.txt".removeprefix(os.sep)
     yield os.path.join(root, "labels", os.path.basename(stem) + ".txt")
-
-
-def image_folder_of(root: Path, split: str) -> Path | None:
-    """Where the images of a split are looked for once `root` is a COCO-style data set."""
-    names = (f"{split}2017", split, f"images/{split}2017", f"images/{split}", "images")
-    return next((root / name for name in names if (root / name).is_dir()), None)
 
 
 def names_below(folder: Path, images: list[str]) -> list[str]:

@@ -22,6 +22,9 @@ class LabelBoxes:
     class_ids: np.ndarray  # int64 [N]
     boxes_xywh: np.ndarray  # float64 [N, 4], pixels, inside the image
 
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
 
 class LabelParser:
     """Collects the rows of many label files, then checks them all at once.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vision.datasets.coco_index import Category, CocoIndex
+from vision.datasets.annotation_index import AnnotationIndex, Category
 
 
 @dataclass
@@ -81,7 +81,7 @@ class DetectionsBuffer:
 
 
 def ground_truth_from_index(
-    sources: CocoIndex | Sequence[CocoIndex], image_indices: np.ndarray | None = None
+    sources: AnnotationIndex | Sequence[AnnotationIndex], image_indices: np.ndarray | None = None
 ) -> GroundTruth:
     """Collect the boxes of the images of a CocoDetection, in its order.
 
@@ -92,7 +92,7 @@ def ground_truth_from_index(
     Returns:
         Every box of the files, those included that training leaves out.
     """
-    sources = [sources] if isinstance(sources, CocoIndex) else list(sources)
+    sources = [sources] if isinstance(sources, AnnotationIndex) else list(sources)
     first_image = np.cumsum([0, *map(len, sources)])
     image_index = np.concatenate(
         [

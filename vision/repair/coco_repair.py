@@ -6,12 +6,11 @@ from functools import cached_property
 
 import numpy as np
 
-from vision.datasets.coco_json import MISSING_ID, NOT_FINITE, CategoryRecord, CocoJson
+from vision.datasets.annotation_index import NOT_FINITE, clip_boxes, finite_boxes
+from vision.datasets.coco_json import MISSING_ID, CategoryRecord, CocoJson
 from vision.datasets.coco_tables import (
     Annotations,
     Images,
-    clip_boxes,
-    finite_boxes,
     positions_of,
     read_annotations,
     read_categories,

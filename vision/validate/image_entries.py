@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vision.datasets.coco_json import CocoJson, ImageRecord, split_files
+from vision.datasets.coco_folder import split_files
+from vision.datasets.coco_json import CocoJson, ImageRecord
 from vision.datasets.findings import Findings
 from vision.validate.image_check import ImageCheck
 

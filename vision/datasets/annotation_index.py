@@ -1,0 +1,152 @@
+"""The images and boxes of one split as a few flat arrays, for training and evaluation."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+# Coordinates in pixels at and beyond this are no places in an image: they count as not finite.
+NOT_FINITE = 1e9
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class: `label` 1..C, its id in the file, its id before fix_coco_annotations.py."""
+
+    label: int
+    category_id: int
+    original_category_id: int
+    name: str
+
+
+@dataclass
+class AnnotationIndex:
+    """Images and boxes of one split; no Python object per image or box.
+
+    Annotations are sorted by image, in file order inside an image: image `i` owns the rows
+    `box_offsets[i]` to `box_offsets[i + 1]`. Boxes that are not finite or have no area inside
+    their image are left out, as fix_coco_annotations.py drops them; `rejected` says where.
+    """
+
+    annotation_file: str  # or what stands for it in messages, where boxes come from many files
+    categories: list[Category]  # by ascending id
+    image_ids: np.ndarray  # int64 [I]
+    sizes: np.ndarray  # int32 [I, 2], (height, width)
+    name_bytes: bytes = field(repr=False)
+    name_offsets: np.ndarray  # int64 [I + 1]
+    box_offsets: np.ndarray  # int64 [I + 1]
+    boxes_xywh: np.ndarray  # float64 [A, 4], as in the file
+    clipped_boxes: np.ndarray  # float32 [A, 4], xyxy inside the image
+    labels: np.ndarray  # int32 [A], 1..C
+    areas: np.ndarray  # float64 [A]
+    iscrowd: np.ndarray  # bool [A]
+    trainable: np.ndarray  # bool [A]: at least 1 px wide and high after clipping
+    rejected: dict[str, np.ndarray]  # reason -> int64, image ids of boxes that training leaves out
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def file_name(self, image: int) -> str:
+        """The `file_name` of the image at this position."""
+        return self.name_bytes[self.name_offsets[image] : self.name_offsets[image + 1]].decode()
+
+    def boxes_per_class(self) -> np.ndarray:
+        """int64 [C]: trainable boxes of labels 1, 2, ..."""
+        return self._per_class(self.labels[self.trainable])
+
+    def images_per_class(self) -> np.ndarray:
+        """int64 [C]: images with a trainable box of labels 1, 2, ..."""
+        images = np.repeat(np.arange(len(self)), np.diff(self.box_offsets))[self.trainable]
+        classes = len(self.categories) + 1
+        pairs = np.unique(images * classes + self.labels[self.trainable])
+        return self._per_class(pairs % classes)
+
+    def _per_class(self, labels: np.ndarray) -> np.ndarray:
+        return np.bincount(labels, minlength=len(self.categories) + 1)[1:]
+
+    def num_empty_images(self) -> int:
+        """Images without a trainable box."""
+        before = np.concatenate([[0], np.cumsum(self.trainable)])[self.box_offsets]
+        return int((np.diff(before) == 0).sum())
+
+
+def build_index(
+    name: str,
+    categories: list[Category],
+    *,
+    image_ids: np.ndarray,
+    file_names: list[str],
+    sizes: np.ndarray,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    boxes_xywh: np.ndarray,
+    areas: np.ndarray,
+    iscrowd: np.ndarray,
+) -> AnnotationIndex:
+    """Sort boxes by image, and leave out those that no image shows.
+
+    Args:
+        name: the annotation file, for messages.
+        categories: of labels 1..C.
+        image_ids: int64 [I].
+        file_names: of the images, relative to their folder.
+        sizes: (height, width) of the images in pixels, [I, 2].
+        rows: position of each box's image, int64 [A].
+        labels: int64 [A], 1..C.
+        boxes_xywh: float64 [A, 4] in pixels; NaN where the file has no box.
+        areas: float64 [A]; width x height is taken where it is not finite.
+        iscrowd: bool [A].
+    """
+    clipped = clip_boxes(boxes_xywh, sizes[rows])
+    finite = finite_boxes(boxes_xywh)
+    extents = clipped[:, 2:] - clipped[:, :2]
+    has_area = finite & (extents > 0).all(axis=1)
+    keep = np.flatnonzero(has_area)
+    keep = keep[np.argsort(rows[keep], kind="stable")]
+    trainable = (extents >= 1).all(axis=1)[keep]
+    boxes = boxes_xywh.take(keep, axis=0)
+    areas = areas[keep]
+    name_bytes, name_offsets = _pack_names(file_names)
+    return AnnotationIndex(
+        annotation_file=name,
+        categories=categories,
+        image_ids=image_ids,
+        sizes=sizes.astype(np.int32),
+        name_bytes=name_bytes,
+        name_offsets=name_offsets,
+        box_offsets=np.searchsorted(rows[keep], np.arange(len(image_ids) + 1)),
+        boxes_xywh=boxes,
+        clipped_boxes=clipped.astype(np.float32).take(keep, axis=0),
+        labels=labels[keep].astype(np.int32),
+        areas=np.where(np.abs(areas) < NOT_FINITE, areas, boxes[:, 2] * boxes[:, 3]),
+        iscrowd=iscrowd[keep],
+        trainable=trainable,
+        rejected={
+            "not finite": image_ids[rows[~finite]],
+            "no area inside the image": image_ids[rows[finite & ~has_area]],
+            "thinner than 1 px": image_ids[rows[keep[~trainable]]],
+        },
+    )
+
+
+def finite_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
+    """bool [A]: all four numbers are there and are plausible pixels."""
+    return (np.abs(boxes_xywh) < NOT_FINITE).all(axis=1)
+
+
+def clip_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Boxes [A, 4] cut off at the borders of images of `sizes` [A, 2] (height, width): xyxy.
+
+    A box without area in its image comes back with x2 <= x1 or y2 <= y1.
+    """
+    clipped = np.empty_like(boxes_xywh)
+    for axis, limits in enumerate((sizes[:, 1], sizes[:, 0])):  # by columns: three times as fast
+        start, extent = boxes_xywh[:, axis], boxes_xywh[:, axis + 2]
+        clipped[:, axis] = np.maximum(start, 0)
+        clipped[:, axis + 2] = np.minimum(start + extent, limits)
+    return clipped
+
+
+def _pack_names(names: list[str]) -> tuple[bytes, np.ndarray]:
+    encoded = [name.encode() for name in names]
+    lengths = [0, *map(len, encoded)]
+    return b"".join(encoded), np.cumsum(lengths, dtype=np.int64)

@@ -1,0 +1,104 @@
+"""Which layout a data set folder has, and one way to open a split of any."""
+
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+
+from vision.datasets.layouts.coco import CocoLayout
+from vision.datasets.layouts.layout import Layout, OpenOptions, Source
+from vision.datasets.layouts.yolo import YoloLayout
+
+logger = logging.getLogger(__name__)
+
+# In the order in which they are tried: a folder that has COCO annotations besides its labels
+# (convert_yolo_to_coco.py writes them) is read as COCO.
+LAYOUTS: dict[str, type[Layout]] = {"coco": CocoLayout, "yolo": YoloLayout}
+DATASET_TYPES = ("auto", *LAYOUTS)
+
+_NO_OPTIONS = OpenOptions()
+_MAX_SHOWN = 10
+
+
+def open_split(
+    root: str | os.PathLike,
+    split: str,
+    *,
+    layout: str = "auto",
+    options: OpenOptions = _NO_OPTIONS,
+) -> Source:
+    """Read one split of a data set folder; arguments and errors as for `open_folder`."""
+    return open_folder(root, split=split, layout=layout, options=options).open(split)
+
+
+def open_folder(
+    root: str | os.PathLike,
+    *,
+    split: str,
+    layout: str = "auto",
+    options: OpenOptions = _NO_OPTIONS,
+) -> Layout:
+    """Find out how a data set folder is laid out; say it in a log line.
+
+    Args:
+        root: the folder.
+        split: what is wanted of it first: a layout that has this split goes before one that has
+            others only.
+        layout: one of DATASET_TYPES; "auto" looks which one the folder has.
+        options: of flags.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: no layout fits, or the folder is incomplete; says what was found and what to do.
+    """
+    root = Path(root)
+    name = _recognise(root, split, options) if layout == "auto" else layout
+    return LAYOUTS[name](root, options)
+
+
+def contents_of(root: Path) -> str:
+    """Name what lies in a folder in a few words: images/, notes.txt, 12 x .jpg."""
+    with os.scandir(root) as entries:
+        folders, files = [], []
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            (folders if entry.is_dir() else files).append(entry.name)
+    suffixes = Counter(os.path.splitext(name)[1] for name in files)
+    shown = [f"{name}/" for name in folders]
+    shown += [name for name in files if suffixes[os.path.splitext(name)[1]] == 1]
+    shown += [f"{count} x {suffix or 'files'}" for suffix, count in suffixes.items() if count > 1]
+    more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
+    return ", ".join(shown[:_MAX_SHOWN]) + more if shown else "nothing"
+
+
+def _recognise(root: Path, split: str, options: OpenOptions) -> str:
+    """The name of the layout to take."""
+    if not root.exists():
+        raise ValueError(f"{root}: no such data set folder")
+    candidates = {name: kind for name, kind in LAYOUTS.items() if kind.takes_options or not options}
+    for wanted in (split, None):
+        reasons = {name: kind.recognise(root, wanted) for name, kind in candidates.items()}
+        reasons = {name: reason for name, reason in reasons.items() if reason}
+        if reasons:
+            name, *others = reasons
+            also = "".join(
+                f"; --dataset-type {other} reads its {LAYOUTS[other].title} layout "
+                f"({reasons[other]})"
+                for other in others
+            )
+            logger.info("%s: %s layout (%s)%s", root, LAYOUTS[name].title, reasons[name], also)
+            return name
+    raise ValueError(_nothing_fits(root, split, candidates))
+
+
+def _nothing_fits(root: Path, split: str, candidates: dict[str, type[Layout]]) -> str:
+    """What lies there, and the nearest layout."""
+    if root.is_file():
+        return f"{root}: a file; give the folder that holds the annotations and the images"
+    needs = "; ".join(f"{kind.title}: {kind.needs}" for kind in candidates.values())
+    found = (kind.nearest(root, split) for kind in candidates.values())
+    remedy = next((text for text in found if text), None)
+    if remedy is None and next(root.glob("*/*.xml"), None):
+        remedy = "its .xml files look like Pascal VOC, which is not read: convert them to COCO JSON"
+    return f"{root}: no data set of a known layout ({needs}); it holds {contents_of(root)}" + (
+        f"; {remedy}" if remedy else ""
+    )
