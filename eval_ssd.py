@@ -36,7 +36,6 @@ from vision.files.atomic_file import write_atomically
 from vision.nn.cpu.fold import fold_batch_norm
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
-from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD
 from vision.training.data import open_coco, shared_loader
 from vision.transforms.presets import build_eval_transform
 
@@ -88,10 +87,11 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
     add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
         help="processes that load images; 0 loads in this one")  # fmt: skip
-    add("--score-threshold", type=float, default=SCORE_THRESHOLD, metavar="X",
-        help="lowest score of a detection")  # fmt: skip
-    add("--iou-threshold", type=float, default=IOU_THRESHOLD, metavar="X",
-        help="overlap above which the lower-scored of two boxes of a class goes")  # fmt: skip
+    add("--score-threshold", type=float, metavar="X",
+        help="lowest score of a detection; default: the network's own")  # fmt: skip
+    add("--iou-threshold", type=float, metavar="X",
+        help="overlap above which the lower-scored of two boxes of a class goes; default: the "
+        "network's own")  # fmt: skip
     add("--evaluator", choices=tuple(EVALUATORS), default="fast",
         help="same numbers from NumPy, or from pycocotools itself")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -111,7 +111,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         ("--score-threshold", args.score_threshold),
         ("--iou-threshold", args.iou_threshold),
     ):
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             parser.error(f"{flag} must be in 0..1")
 
 
@@ -150,19 +150,25 @@ def run(args: argparse.Namespace) -> None:
         iou_threshold=args.iou_threshold,
     )
     if result:
+        settings = model.network.postprocessing.changed(score_threshold=args.score_threshold)
         category_ids = [category.category_id for category in categories]
-        report(args, result, index, category_ids)
+        report(args, result, index, category_ids, score_threshold=settings.score_threshold)
 
 
 def report(
-    args: argparse.Namespace, result: EvaluationResult, index: CocoIndex, category_ids: list[int]
+    args: argparse.Namespace,
+    result: EvaluationResult,
+    index: CocoIndex,
+    category_ids: list[int],
+    *,
+    score_threshold: float,
 ) -> None:
     """Print the measurements and write the files."""
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
     logger.info("%d detections; %s", len(result.detections), spent)
     print(json.dumps(result.metrics) if args.json else "\n".join(metrics_table(result.metrics)))
     if not len(result.detections):
-        lines = explain_nothing_found(result.top_scores, args.score_threshold)
+        lines = explain_nothing_found(result.top_scores, score_threshold)
         print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)
     if args.output_dir:
         folder = Path(args.output_dir)

@@ -24,7 +24,6 @@ from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.precision import PRECISIONS
 from vision.files.atomic_file import write_atomically
 from vision.ssd.models import MODELS
-from vision.ssd.postprocess import IOU_THRESHOLD
 from vision.visualize import draw_boxes
 
 
@@ -61,8 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--limit", type=int, default=0, metavar="N", help="first N images only; 0: all")
     add("--score-threshold", type=float, default=0.3, metavar="X",
         help="lowest score of a detection")  # fmt: skip
-    add("--iou-threshold", type=float, default=IOU_THRESHOLD, metavar="X",
-        help="overlap above which the lower-scored of two boxes of a class goes")  # fmt: skip
+    add("--iou-threshold", type=float, metavar="X",
+        help="overlap above which the lower-scored of two boxes of a class goes; default: the "
+        "network's own")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--precision", choices=PRECISIONS, default="auto",
         help="of the network; auto: bf16 where the hardware has it")  # fmt: skip

@@ -26,6 +26,7 @@ from vision.nn.sync_batch_norm import synchronize_batch_norm
 from vision.runs.weights import load_base_net, load_pretrained_ssd
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
+from vision.ssd.network import Normalization
 from vision.ssd.ssd import SSD
 from vision.training.data import (
     Sources,
@@ -37,7 +38,6 @@ from vision.training.data import (
 from vision.training.overfit import MAX_STEPS as OVERFIT_STEPS
 from vision.training.saved_args import saved_arguments
 from vision.training.sources import open_sources
-from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_eval_transform, build_train_transform
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def build(
     classes = [asdict(category) for category in categories]
     check_classes(config["classes"] if config else classes, categories, where="--datasets")
     names = [category.name for category in categories]
-    model = build_network(args, names, has_checkpoint=has_checkpoint)
+    model = build_network(args, names, config=config, has_checkpoint=has_checkpoint)
     args.image_size = model.image_size
     model.to(device, memory_format=torch.channels_last)
     loss_fn = MultiBoxLoss(
@@ -93,11 +93,12 @@ def build(
     )
     if args.overfit:
         val_sources = train_sources
-    train_loader = build_train_loader(args, train_sources)
+    train_loader = build_train_loader(args, train_sources, model.network.normalization)
     state = build_state(args, model, steps_per_epoch=train_loader.sampler.num_batches)
     new_config = {
         "arguments": saved_arguments(args),
         "classes": config["classes"] if config else classes,
+        **model.network.as_numbers(),
         "versions": versions(),
         "machine": machine(device, precision),
         "data": {"train": fingerprint(train_sources), "val": fingerprint(val_sources)},
@@ -135,14 +136,19 @@ def check_processes(args: argparse.Namespace) -> None:
         )
 
 
-def build_network(args: argparse.Namespace, class_names: list[str], *, has_checkpoint: bool) -> SSD:
-    """Build the network with its initial weights, on the CPU."""
+def build_network(
+    args: argparse.Namespace, class_names: list[str], *, config: dict | None, has_checkpoint: bool
+) -> SSD:
+    """Build the network with its initial weights, on the CPU; a resumed run keeps its numbers."""
+    decides = ("net", "prior_sizes")
+    is_same = config and all(config["arguments"].get(k) == getattr(args, k) for k in decides)
     model = build_model(
         args.net,
         num_classes=len(class_names) + 1,
         image_size=args.image_size,
         width_mult=args.mb2_width_mult,
         prior_sizes=args.prior_sizes,
+        saved=config if is_same else None,
     )
     if not has_checkpoint:
         load_initial_weights(model, args, class_names)
@@ -158,10 +164,14 @@ def load_initial_weights(model: SSD, args: argparse.Namespace, class_names: list
         logger.info("%s: %s", args.base_net, load_base_net(model, args.base_net))
 
 
-def build_train_loader(args: argparse.Namespace, sources: Sources) -> DetectionLoader:
+def build_train_loader(
+    args: argparse.Namespace, sources: Sources, normalization: Normalization
+) -> DetectionLoader:
     """Make the training batches; for --overfit, of the first images with boxes, as they are."""
     augmentation = "none" if args.overfit else args.augmentation
-    transform = build_train_transform(augmentation, image_size=args.image_size, mean=PIXEL_MEAN)
+    transform = build_train_transform(
+        augmentation, image_size=args.image_size, mean=normalization.mean
+    )
     chosen = images_with_boxes(sources, args.overfit) if args.overfit else None
     dataset = CocoDetection(sources, transform=transform, seed=args.seed, image_indices=chosen)
     if len(dataset) < 2:

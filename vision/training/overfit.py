@@ -99,7 +99,7 @@ class PerfectPredictions(torch.nn.Module):
 
     def __init__(self, model, loss_fn: MultiBoxLoss, loader: DetectionLoader):
         super().__init__()
-        self.image_size, self.num_classes = model.image_size, model.num_classes
+        self.network, self.num_classes = model.network, model.num_classes
         self.register_buffer("priors_cxcywh", model.priors_cxcywh)
         self._loss_fn = loss_fn
         self._items = loader.dataset
