@@ -18,12 +18,13 @@ import argparse
 import json
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from vision.args import default_workers, image_size
-from vision.command_line import FamilyParser
+from vision.command_line import FamilyParser, run_script
 from vision.datasets.annotation_index import AnnotationIndex
 from vision.datasets.coco import CocoDetection
 from vision.datasets.layouts.choose import DATASET_TYPES, open_split
@@ -39,7 +40,6 @@ from vision.files.atomic_file import write_atomically
 from vision.nn.cpu.fold import fold_batch_norm
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
-from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD
 from vision.training.data import shared_loader
 from vision.transforms.presets import build_eval_transform
 
@@ -48,27 +48,12 @@ logger = logging.getLogger("eval_ssd")
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate; return the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     parser = build_eval_parser(description=__doc__)
     args = parser.parse_args(argv)
     check_arguments(parser, args)
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
-    try:
-        with distributed.process_group():
-            run(args)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        line = explain(error) or distributed.explain_lost(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 1
-    return 0
+    return run_script(partial(run, args), explain=explain)
 
 
 def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
@@ -93,10 +78,11 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
     add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
         help="processes that load images; 0 loads in this one")  # fmt: skip
-    add("--score-threshold", type=float, default=SCORE_THRESHOLD, metavar="X",
-        help="lowest score of a detection")  # fmt: skip
-    add("--iou-threshold", type=float, default=IOU_THRESHOLD, metavar="X",
-        help="overlap above which the lower-scored of two boxes of a class goes")  # fmt: skip
+    add("--score-threshold", type=float, metavar="X",
+        help="lowest score of a detection; default: the network's own")  # fmt: skip
+    add("--iou-threshold", type=float, metavar="X",
+        help="overlap above which the lower-scored of two boxes of a class goes; default: the "
+        "network's own")  # fmt: skip
     add("--evaluator", choices=tuple(EVALUATORS), default="fast",
         help="same numbers from NumPy, or from pycocotools itself")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -116,11 +102,17 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         ("--score-threshold", args.score_threshold),
         ("--iou-threshold", args.iou_threshold),
     ):
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             parser.error(f"{flag} must be in 0..1")
 
 
 def run(args: argparse.Namespace) -> None:
+    """Be one of torchrun's processes, or the only one."""
+    with distributed.process_group():
+        evaluate_split(args)
+
+
+def evaluate_split(args: argparse.Namespace) -> None:
     """Load model and data, evaluate, print, write."""
     distributed.set_threads()
     device = choose_device(args.device, local_rank=distributed.local_rank())
@@ -156,7 +148,8 @@ def run(args: argparse.Namespace) -> None:
     )
     if result:
         category_ids = [category.category_id for category in categories]
-        report(args, result, index, category_ids)
+        settings = model.network.postprocessing.changed(score_threshold=args.score_threshold)
+        report(args, result, index, category_ids, score_threshold=settings.score_threshold)
 
 
 def report(
@@ -164,13 +157,15 @@ def report(
     result: EvaluationResult,
     index: AnnotationIndex,
     category_ids: list[int],
+    *,
+    score_threshold: float,
 ) -> None:
     """Print the measurements and write the files."""
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
     logger.info("%d detections; %s", len(result.detections), spent)
     print(json.dumps(result.metrics) if args.json else "\n".join(metrics_table(result.metrics)))
     if not len(result.detections):
-        lines = explain_nothing_found(result.top_scores, args.score_threshold)
+        lines = explain_nothing_found(result.top_scores, score_threshold)
         print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)
     if args.output_dir:
         folder = Path(args.output_dir)

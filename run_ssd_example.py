@@ -9,39 +9,30 @@ Writes photo_detections.jpg and so on into --output-dir, and prints a line for e
 """
 
 import argparse
-import logging
-import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from vision.command_line import FamilyParser
+from vision.command_line import FamilyParser, run_script
 from vision.datasets.image_files import IMAGE_SUFFIXES, read_image
 from vision.deploy.load_predictor import load_predictor
 from vision.engine.cpu_memory import keep_freed_memory
+from vision.engine.machine_limits import explain
 from vision.engine.precision import PRECISIONS
 from vision.files.atomic_file import write_atomically
 from vision.ssd.models import MODELS
-from vision.ssd.postprocess import IOU_THRESHOLD
 from vision.visualize import draw_boxes
 
 
 def main(argv: list[str] | None = None) -> int:
     """Predict and draw; return the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     args = build_parser().parse_args(argv)
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
-    try:
-        run(args)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_script(partial(run, args), explain=explain)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,8 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--limit", type=int, default=0, metavar="N", help="first N images only; 0: all")
     add("--score-threshold", type=float, default=0.3, metavar="X",
         help="lowest score of a detection")  # fmt: skip
-    add("--iou-threshold", type=float, default=IOU_THRESHOLD, metavar="X",
-        help="overlap above which the lower-scored of two boxes of a class goes")  # fmt: skip
+    add("--iou-threshold", type=float, metavar="X",
+        help="overlap above which the lower-scored of two boxes of a class goes; default: the "
+        "network's own")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--precision", choices=PRECISIONS, default="auto",
         help="of the network; auto: bf16 where the hardware has it")  # fmt: skip

@@ -67,15 +67,18 @@ def train(args: TrainArguments, given: set[str]) -> int:
         args = start.args  # of a run that is resumed, the saved ones
         options = prepare_machine(args)
         data = open_data(args, classes=start.classes)
-        model = build_network(
-            args, data.class_names, options=options, has_checkpoint=start.checkpoint is not None
-        )
+        model = build_network(args, data.class_names, options=options, resumed=start)
         loss_fn = build_loss(args, model)
-        loader = build_train_loader(args, data.train, cache_folder=start.folder)
+        loader = build_train_loader(
+            args,
+            data.train,
+            normalization=model.network.normalization,
+            cache_folder=start.folder,
+        )
         steps = loader.num_batches
         state = build_state(args, model, steps_per_epoch=steps, total_steps=args.epochs * steps)
         validator = build_validator(args, data.val, loss_fn, device=options.device)
-        config = describe_run(start, data, options)
+        config = describe_run(start, data, model.network, options)
         restore(state, start, config=config, steps_per_epoch=steps)
         begin(start, config, locks)
         saver = build_saver(start, config, state)

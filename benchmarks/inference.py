@@ -15,6 +15,7 @@ from 640x480 arrays to detections.
 import argparse
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ def build_predictor(model, dtype: torch.dtype) -> Predictor:
         [str(label) for label in range(1, 81)],
         read_image=np.load,
         resize=Resize(model.image_size),
-        normalize=lambda images, dtype: normalize_images(images, dtype=dtype),
+        normalize=partial(normalize_images, **vars(model.network.normalization)),
         dtype=dtype,
     )
 

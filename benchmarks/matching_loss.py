@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     images = images.contiguous(memory_format=torch.channels_last)
     targets = [draw_target(args.boxes) for _ in images]
     with autocast(options.precision, CPU), torch.no_grad():
-        outputs = [x.detach().requires_grad_() for x in state.model(normalize_images(images))]
+        inputs = normalize_images(images, **vars(state.model.network.normalization))
+        outputs = [x.detach().requires_grad_() for x in state.model(inputs)]
     compare(loss_fn(*outputs, targets)["loss"], loss_by_image(loss_fn, *outputs, targets))
 
     def run(make_loss: Callable[..., Tensor]) -> None:

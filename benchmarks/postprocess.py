@@ -25,7 +25,7 @@ from vision.engine.precision import autocast, choose_precision
 from vision.nn.cpu.fold import fold_batch_norm
 from vision.ops.box_coder import decode_boxes
 from vision.ssd.models import build_model
-from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD, postprocess
+from vision.ssd.postprocess import PostProcessing, postprocess
 
 NUM_CLASSES = 81
 CPU = torch.device("cpu")
@@ -103,10 +103,10 @@ def by_image_and_class(
     ):
         found = []
         for label in range(1, NUM_CLASSES):
-            candidates = (scores[:, label] > SCORE_THRESHOLD).nonzero()[:, 0]
+            candidates = (scores[:, label] > PostProcessing.score_threshold).nonzero()[:, 0]
             best, order = scores[candidates, label].sort(descending=True)
             candidates, best = candidates[order][:200], best[:200]
-            kept = nms(boxes[candidates], best, IOU_THRESHOLD)
+            kept = nms(boxes[candidates], best, PostProcessing.iou_threshold)
             found.append((boxes[candidates[kept]], best[kept], torch.full_like(kept, label)))
         boxes, scores, labels = map(torch.cat, zip(*found, strict=True))
         scores, order = scores.sort(descending=True)

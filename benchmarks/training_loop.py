@@ -44,7 +44,6 @@ from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
-from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_train_transform
 
 CPU = torch.device("cpu")
@@ -70,7 +69,7 @@ def build(num_classes: int) -> tuple[TrainingState, MultiBoxLoss]:
 def our_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """Our step on one batch over and over, and on what our loader gives."""
     source = open_split(args.datasets, "train")
-    transform = build_train_transform("ssd", image_size=(300, 300), mean=PIXEL_MEAN)
+    transform = build_train_transform("ssd", image_size=(300, 300), mean=[127])
     dataset = CocoDetection([source], transform=transform)
     loader = DetectionLoader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=True
@@ -90,7 +89,7 @@ def our_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
 def warm_loader(source: Source, args: argparse.Namespace) -> DetectionLoader:
     """Our loader after its first epoch with --cache ram, over a part of the images."""
     images = np.arange(min(MAX_CACHED, len(source.index)))
-    transform = build_train_transform("ssd", image_size=(300, 300), mean=PIXEL_MEAN)
+    transform = build_train_transform("ssd", image_size=(300, 300), mean=[127])
     dataset = CocoDetection([source], transform=transform, image_indices=images)
     dataset.cache = build_image_cache("ram", dataset.sizes, input_size=(300, 300), folder=".")
     for i in images:

@@ -148,12 +148,11 @@ def run_loader(args: argparse.Namespace) -> None:
     from vision.datasets.coco import CocoDetection
     from vision.datasets.layouts.choose import open_split
     from vision.datasets.loader import DetectionLoader
-    from vision.transforms.normalize import PIXEL_MEAN
     from vision.transforms.presets import build_train_transform
 
     source = open_split(args.folder, "train")
     total = args.loader_images or len(source.index)
-    transform = build_train_transform("ssd", image_size=(300, 300), mean=PIXEL_MEAN)
+    transform = build_train_transform("ssd", image_size=(300, 300), mean=[127])
     dataset = CocoDetection(
         [source], transform=transform, image_indices=np.arange(total // args.epochs)
     )

@@ -112,7 +112,9 @@ def run_job(data: str, num_images: int) -> dict:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for module in (step, inference):
-        module.normalize_images = lambda images: normalize_images(images).double()
+        module.normalize_images = lambda images, **options: normalize_images(
+            images, **options
+        ).double()
     try:
         return train_and_validate(data, num_images)
     finally:

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from small_networks import build_small
 
 from vision.ops.box_coder import decode_boxes
 from vision.ssd.models import MODELS, build_model
+from vision.ssd.network import Network
 
 
 def test_golden_weights_and_forward_pass(shared):
@@ -31,7 +33,11 @@ def test_golden_weights_and_forward_pass(shared):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("image_size", [(96, 96), (300, 300), (320, 320), (256, 384), (512, 512)])
 def test_any_image_size(name, image_size):
-    model = build_model(name, num_classes=3, image_size=image_size, width_mult=0.25).eval()
+    if min(image_size) < MODELS[name].min_image_size:
+        with pytest.raises(ValueError, match=f"px or more for {name}"):
+            build_model(name, num_classes=3, image_size=image_size)
+        return
+    model = build_small(name, image_size=image_size).eval()
     with torch.inference_mode():
         cls_logits, bbox_regression = model(torch.zeros(1, 3, *image_size))
     num_priors = len(model.priors_cxcywh)
@@ -64,11 +70,48 @@ def test_priors_are_no_part_of_the_state_dict():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"name": "vgg16-ssd"}, "choose one of mb2-ssd-lite, mb2-ssd"),
+        ({"name": "vgg19"}, "choose one of mb2-ssd-lite, mb2-ssd"),
         ({"name": "mb2-ssd", "image_size": (64, 300)}, "96 px or more"),
+        ({"name": "mb2-ssd", "prior_sizes": (0.1, 0.2)}, "7 growing shares"),
+        ({"name": "mb2-ssd", "saved": {"priors": [1]}}, "its priors"),
+        ({"name": "mb2-ssd", "saved": {"priors": []}}, "0 feature maps"),
+        ({"name": "mb2-ssd", "saved": {"normalization": {"mean": [1], "std": [1]}}}, "its priors"),
     ],
-    ids=["unknown network", "too small"],
+    ids=["unknown network", "too small", "sizes", "priors", "maps", "normalization"],
 )
 def test_refusals_name_the_remedy(kwargs, message):
     with pytest.raises(ValueError, match=message):
         build_model(num_classes=3, **kwargs)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name].width_mult is None])
+def test_another_width_is_refused_where_there_is_one(name):
+    with pytest.raises(ValueError, match=f"--mb2-width-mult 0.5: {name} has one width"):
+        build_model(name, num_classes=3, width_mult=0.5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_numbers_come_back_from_a_checkpoint(name):
+    """Through plain lists and numbers, as a file holds them."""
+    network = MODELS[name]
+    assert network.with_numbers(network.as_numbers()) == network
+    assert network.with_numbers({}) == network  # of a checkpoint made before they were kept
+    changed = network.as_numbers()
+    changed["priors"][0]["shapes"][0] = [0.01, 0.02]
+    changed["normalization"]["mean"][1] = 99.0
+    other: Network = network.with_numbers(changed)
+    assert other.priors[0].shapes[0] == (0.01, 0.02) and other.priors[1:] == network.priors[1:]
+    assert other.normalization.mean[1] == 99.0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prior_sizes_keep_shapes_and_strides(name):
+    network = MODELS[name]
+    sizes = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+    changed = network.with_prior_sizes(sizes)
+    assert [m.shapes[0] for m in changed.priors] == [(size, size) for size in sizes[:-1]]
+    assert [m.stride for m in changed.priors] == [m.stride for m in network.priors]
+    assert changed.num_priors == network.num_priors
+    ratios = [[w / h for w, h in m.shapes] for m in network.priors]
+    for prior_map, expected in zip(changed.priors, ratios, strict=True):
+        assert [w / h for w, h in prior_map.shapes] == pytest.approx(expected)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from small_networks import build_small
 from torch.optim import SGD, Adam, AdamW
 
 from vision.engine.ema import ModelEma
@@ -42,7 +43,7 @@ def build_sgd(model, **rates):
 
 @pytest.mark.parametrize("net", MODELS)
 def test_groups_hold_every_parameter_once(net):
-    model = build_model(net, num_classes=3, image_size=(96, 96), width_mult=0.25)
+    model = build_small(net)
     groups = parameter_groups(model, lr=0.01, base_net_lr=0.001, extra_layers_lr=0.02)
     assert [(group["name"], group["lr"]) for group in groups] == [
         ("base_net", 0.001),
@@ -52,9 +53,9 @@ def test_groups_hold_every_parameter_once(net):
     grouped = [id(p) for group in groups for p in group["params"]]
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == {id(p) for p in model.parameters()}
-    names = {id(p): name for name, p in model.named_parameters()}
-    prefixes = {names[id(p)].split(".")[0] for p in groups[2]["params"]}
-    assert prefixes == {"classification_headers", "regression_headers"}
+    heads = [*model.regression_headers, *model.classification_headers]
+    in_heads = {id(p) for head in heads for p in head.parameters()}
+    assert {id(p) for p in groups[2]["params"]} == in_heads
 
 
 def test_rates_default_to_lr_and_zero_is_a_rate(model):

@@ -1,14 +1,17 @@
 """The predictor: every kind of input gives what evaluation would, and folding changes nothing."""
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from small_networks import build_small
 from torch import nn
 
 from vision.deploy.predictor import Predictor
 from vision.nn.cpu.fold import fold_batch_norm
-from vision.ssd.models import MODELS, build_model
+from vision.ssd.models import MODELS
 from vision.ssd.postprocess import postprocess
 from vision.transforms.normalize import normalize_images
 from vision.transforms.presets import build_eval_transform
@@ -20,7 +23,7 @@ SIZE = (96, 128)
 def trained(name: str = "mb2-ssd-lite") -> nn.Module:
     """A small network whose BatchNorm statistics are not the initial ones."""
     torch.manual_seed(0)
-    model = build_model(name, num_classes=3, image_size=SIZE, width_mult=0.25)
+    model = build_small(name, image_size=SIZE)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 2)
@@ -38,12 +41,9 @@ def resize(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, SIZE[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def normalize(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return normalize_images(images, dtype=dtype)
-
-
 def build_predictor(model: nn.Module, **options) -> Predictor:
     options = {"score_threshold": 0.3, **options}
+    normalize = partial(normalize_images, **vars(model.network.normalization))
     return Predictor(
         model, NAMES, read_image=read_png, resize=resize, normalize=normalize, **options
     )
@@ -63,7 +63,7 @@ def assert_same(a: dict, b: dict) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_folding_leaves_no_batch_norm_and_the_same_output(name):
     model = trained(name)
-    images = torch.rand(2, 3, *SIZE) * 2 - 1
+    images = torch.rand(2, 3, *model.image_size) * 2 - 1
     before = {key: value.clone() for key, value in model.state_dict().items()}
     folded = fold_batch_norm(model)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
@@ -110,7 +110,8 @@ def test_same_as_evaluation():
     }
     pixels, _ = build_eval_transform(SIZE)(image, target, np.random.default_rng(0))
     with torch.no_grad():
-        output = model(normalize_images(torch.from_numpy(pixels).permute(2, 0, 1)[None]))
+        images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        output = model(normalize_images(images, **vars(model.network.normalization)))
     expected = postprocess(
         *output, model.priors_cxcywh, torch.tensor([[240, 320]]), score_threshold=0.3
     )[0]

@@ -237,13 +237,28 @@ def test_workers_can_be_spawned_with_a_transform(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_normalize_is_exact_for_every_level(dtype):
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
-    out = normalize_images(levels, dtype=dtype)
+    out = normalize_images(levels, mean=[127] * 3, std=[128] * 3, dtype=dtype)
     assert out.dtype == dtype and out.is_contiguous(memory_format=torch.channels_last)
     expected = (levels.double() - 127) / 128
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_normalize_by_channel(dtype):
+    """One rounding at most, whatever the type: the means themselves are not rounded."""
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
+    out = normalize_images(levels, mean=mean, std=std, dtype=dtype)
+    assert out.dtype == dtype and out.is_contiguous(memory_format=torch.channels_last)
+    by_channel = [(levels[:, c].double() - mean[c]) / std[c] for c in range(3)]
+    expected = torch.stack(by_channel, dim=1)
+    tolerance = {"rtol": torch.finfo(dtype).eps, "atol": 1e-6}
+    torch.testing.assert_close(out.double(), expected, **tolerance)
+
+
 def test_normalize_leaves_the_batch_alone():
     images = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
-    out = normalize_images(images, memory_format=torch.contiguous_format)
+    out = normalize_images(
+        images, mean=[127] * 3, std=[128] * 3, memory_format=torch.contiguous_format
+    )
     assert (images == 255).all() and (out == 1.0).all() and out.is_contiguous()

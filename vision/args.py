@@ -22,7 +22,6 @@ from vision.datasets.layouts.choose import DATASET_TYPES
 from vision.engine.distributed import local_world_size
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
-from vision.ssd.config import DEFAULT_IMAGE_SIZE
 from vision.ssd.models import MODELS
 from vision.transforms.presets import PRESETS
 
@@ -256,7 +255,7 @@ class TrainArguments:
     def resolved(self) -> "TrainArguments":
         """Fill in the defaults that follow from the network, the optimizer or the machine."""
         defaults = {
-            "image_size": DEFAULT_IMAGE_SIZE[self.net],
+            "image_size": MODELS[self.net].image_size,
             "lr": DEFAULT_LR[self.optimizer],
             "weight_decay": DEFAULT_WEIGHT_DECAY[self.optimizer],
             "workers": default_workers(),

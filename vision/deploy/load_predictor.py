@@ -1,16 +1,15 @@
 """A predictor from a run folder or a weight file, in one call."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vision.datasets.image_files import read_image
 from vision.deploy.predictor import Predictor
 from vision.engine.precision import choose_device, choose_precision
 from vision.runs.load_model import load_for_inference
-from vision.ssd.postprocess import IOU_THRESHOLD
 from vision.transforms.normalize import normalize_images
 from vision.transforms.presets import build_eval_transform
 
@@ -25,7 +24,7 @@ def load_predictor(
     device: str = "auto",
     precision: str = "auto",
     score_threshold: float = 0.3,
-    iou_threshold: float = IOU_THRESHOLD,
+    iou_threshold: float | None = None,
 ) -> Predictor:
     """Load a trained detector; its images go the way of the images in evaluation.
 
@@ -36,7 +35,7 @@ def load_predictor(
         device: auto, cpu, cuda, mps.
         precision: auto, fp32, bf16 or fp16.
         score_threshold: lowest score of a detection.
-        iou_threshold: of the suppression of overlapping boxes of a class.
+        iou_threshold: of the suppression of overlapping boxes of a class; None: the network's.
 
     Raises:
         ValueError: the file is damaged or of another network, or the device is absent.
@@ -49,7 +48,7 @@ def load_predictor(
         [item["name"] for item in classes],
         read_image=read_image,
         resize=Resize(model.image_size),
-        normalize=_normalize,
+        normalize=partial(normalize_images, **vars(model.network.normalization)),
         device=chosen,
         dtype=DTYPES[choose_precision(precision, chosen)],
         score_threshold=score_threshold,
@@ -75,7 +74,3 @@ class Resize:
             "iscrowd": np.zeros(0, bool),
         }
         return self._transform(image, target, np.random.default_rng(0))[0]
-
-
-def _normalize(images: Tensor, dtype: torch.dtype) -> Tensor:
-    return normalize_images(images, dtype=dtype)

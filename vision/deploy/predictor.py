@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vision.nn.cpu.fold import fold_batch_norm
-from vision.ssd.postprocess import IOU_THRESHOLD, postprocess
+from vision.ssd.postprocess import postprocess
 from vision.ssd.ssd import SSD
 
 Image = np.ndarray | str | os.PathLike
@@ -24,11 +25,11 @@ class Predictor:
         class_names: of labels 1..C.
         read_image: path -> uint8 [H, W, 3] RGB.
         resize: uint8 [H, W, 3] -> uint8 [h, w, 3] at the network's input size.
-        normalize: (uint8 [B, 3, h, w], dtype) -> what the network takes.
+        normalize: (uint8 [B, 3, h, w], dtype=dtype) -> what the network takes.
         device: where to run.
         dtype: of weights and activations; bfloat16 is the faster one where the CPU has it.
         score_threshold: lowest score of a detection.
-        iou_threshold: of the suppression of overlapping boxes of a class.
+        iou_threshold: of the suppression of overlapping boxes of a class; None: the network's.
         batch_size: images that go through the network together.
     """
 
@@ -39,16 +40,17 @@ class Predictor:
         *,
         read_image: Callable[[str | os.PathLike], np.ndarray],
         resize: Callable[[np.ndarray], np.ndarray],
-        normalize: Callable[[Tensor, torch.dtype], Tensor],
+        normalize: Callable[..., Tensor],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         score_threshold: float = 0.3,
-        iou_threshold: float = IOU_THRESHOLD,
+        iou_threshold: float | None = None,
         batch_size: int = 16,
     ):
         self.class_names = list(class_names)
-        self.score_threshold = score_threshold
-        self.iou_threshold = iou_threshold
+        self._settings = model.network.postprocessing.changed(
+            score_threshold=score_threshold, iou_threshold=iou_threshold
+        )
         self.batch_size = batch_size
         self.device = torch.device(device)
         self._dtype = dtype
@@ -86,15 +88,14 @@ class Predictor:
         inputs, sizes = zip(*map(self._prepare, batch), strict=True)
         images = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
         cls_logits, bbox_regression = self._model(
-            self._normalize(images.to(self.device), self._dtype)
+            self._normalize(images.to(self.device), dtype=self._dtype)
         )
         results = postprocess(
             cls_logits,
             bbox_regression,
             self._priors_cxcywh,
             torch.tensor(sizes, device=self.device),
-            score_threshold=self.score_threshold,
-            iou_threshold=self.iou_threshold,
+            **asdict(self._settings),
         )
         for result in results:
             result.update({name: value.cpu() for name, value in result.items()})

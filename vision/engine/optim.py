@@ -15,11 +15,13 @@ SCHEDULERS = ("cosine", "multi-step", "none")
 
 def freeze(model: SSD, *, base_net: bool, all_but_heads: bool) -> None:
     """Stop the gradients of the backbone, or of everything but the prediction heads."""
-    modules = [model.base_net] if base_net or all_but_heads else []
+    parts = model.network.parts
+    frozen = parts.backbone if base_net or all_but_heads else ()
     if all_but_heads:
-        modules += [model.source_layer_add_ons, model.extras]
-    for module in modules:
-        module.requires_grad_(False)
+        frozen += parts.extra_layers
+    for name, parameter in model.named_parameters():
+        if name.startswith(frozen):
+            parameter.requires_grad_(False)
 
 
 def set_train_mode(model: SSD) -> None:
@@ -38,25 +40,22 @@ def parameter_groups(
     model: SSD, *, lr: float, base_net_lr: float | None, extra_layers_lr: float | None
 ) -> list[dict]:
     """Split the trainable parameters into backbone, extra layers and heads, each with its rate."""
-    groups = [
-        {"name": "base_net", "modules": [model.base_net], "lr": base_net_lr},
-        {
-            "name": "extra_layers",
-            "modules": [model.source_layer_add_ons, model.extras],
-            "lr": extra_layers_lr,
-        },
-        {
-            "name": "heads",
-            "modules": [model.regression_headers, model.classification_headers],
-            "lr": None,
-        },
-    ]
+    parts = model.network.parts
     split = []
-    for group in groups:
-        params = [p for m in group["modules"] for p in m.parameters() if p.requires_grad]
+    for group, prefixes, group_lr in (
+        ("base_net", parts.backbone, base_net_lr),
+        ("extra_layers", parts.extra_layers, extra_layers_lr),
+        ("heads", parts.heads, None),
+    ):
+        params = [
+            parameter
+            for prefix in prefixes
+            for name, parameter in model.named_parameters()
+            if name.startswith(prefix) and parameter.requires_grad
+        ]
         if params:
-            group_lr = lr if group["lr"] is None else group["lr"]
-            split.append({"params": params, "name": group["name"], "lr": group_lr})
+            rate = lr if group_lr is None else group_lr
+            split.append({"params": params, "name": group, "lr": rate})
     return split
 
 

@@ -93,6 +93,7 @@ class TrainingState:
             "progress": self.progress,
             "config": config,
             "classes": classes,
+            **self.model.network.as_numbers(),
         }
 
     def load_state_dict(self, state: dict) -> None:

@@ -57,7 +57,9 @@ def train_step(
         whether they are finite and the step was taken.
     """
     device = options.device
-    inputs = normalize_images(images.to(device, non_blocking=True))
+    inputs = normalize_images(
+        images.to(device, non_blocking=True), **vars(state.model.network.normalization)
+    )
     targets = [
         {k: v.to(device, non_blocking=True) for k, v in t.items() if isinstance(v, Tensor)}
         for t in targets

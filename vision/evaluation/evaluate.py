@@ -11,7 +11,6 @@ from vision.engine import distributed
 from vision.evaluation.coco_boxes import Detections, GroundTruth
 from vision.evaluation.coco_eval import evaluate_boxes
 from vision.evaluation.inference import Batch, LossFunction, merge_inference, run_inference
-from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD
 
 
 @dataclass
@@ -50,14 +49,15 @@ def evaluate(
     precision: str = "fp32",
     loss_fn: LossFunction | None = None,
     evaluator: str = "fast",
-    score_threshold: float = SCORE_THRESHOLD,
-    iou_threshold: float = IOU_THRESHOLD,
+    score_threshold: float | None = None,
+    iou_threshold: float | None = None,
 ) -> EvaluationResult | None:
     """Measure a model on a data set.
 
     Args:
         model: called with images [B, 3, H, W], gives cls_logits and bbox_regression; has
-            `priors_cxcywh` and `num_classes`. It is left in evaluation mode.
+            `priors_cxcywh`, `num_classes` and `network`, whose normalisation and post-processing
+            hold. It is left in evaluation mode.
         loader: batches of images uint8 [B, 3, H, W] and target dicts with `index` (the image's
             position in the ground truth), `orig_size` and, for a loss, boxes, labels and iscrowd.
         ground_truth: of the whole data set.
@@ -66,8 +66,8 @@ def evaluate(
         precision: fp32, bf16 or fp16, of the forward pass.
         loss_fn: also computes the loss, from the same forward pass.
         evaluator: a name of `coco_eval.EVALUATORS`.
-        score_threshold: lowest score of a detection.
-        iou_threshold: of the suppression of overlapping boxes.
+        score_threshold: lowest score of a detection; None: the network's own.
+        iou_threshold: of the suppression of overlapping boxes; None: the network's own.
 
     Returns:
         The measurements; None in all but the first of several processes, which share the images.

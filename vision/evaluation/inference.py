@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -46,10 +46,13 @@ def run_inference(
     device: torch.device,
     precision: str,
     loss_fn: LossFunction | None,
-    score_threshold: float,
-    iou_threshold: float,
+    score_threshold: float | None,
+    iou_threshold: float | None,
 ) -> Inference:
     """Run the model over a loader; the arguments are those of `evaluate`."""
+    settings = model.network.postprocessing.changed(
+        score_threshold=score_threshold, iou_threshold=iou_threshold
+    )
     watch = _Stopwatch(device)
     found = DetectionsBuffer()
     seen: list[int] = []
@@ -58,7 +61,9 @@ def run_inference(
     model.eval()
     for images, targets in show_progress(loader, "evaluate"):
         watch.lap("data")
-        inputs = normalize_images(images.to(device, non_blocking=True))
+        inputs = normalize_images(
+            images.to(device, non_blocking=True), **vars(model.network.normalization)
+        )
         with autocast(precision, device):
             cls_logits, bbox_regression = model(inputs)
         cls_logits, bbox_regression = cls_logits.float(), bbox_regression.float()
@@ -75,8 +80,7 @@ def run_inference(
             bbox_regression,
             model.priors_cxcywh,
             torch.tensor([target["orig_size"] for target in targets], device=device),
-            score_threshold=score_threshold,
-            iou_threshold=iou_threshold,
+            **asdict(settings),
         )
         positions = [target["index"] for target in targets]
         found.add(_to_arrays(results, positions))

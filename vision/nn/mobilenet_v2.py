@@ -1,6 +1,9 @@
 """MobileNetV2's feature layers (Sandler et al. 2018, table 2)."""
 
-from torch import nn
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from vision.nn.layers import InvertedResidual, conv_bn_relu
 
@@ -14,6 +17,7 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+_TORCHVISION_BLOCK = re.compile(r"^(.*\b)?(\d+)\.conv\.(\d+)\.(?:(\d+)\.)?(\w+)$")
 
 
 def build_mobilenet_v2_features(*, width_mult: float = 1.0) -> nn.Sequential:
@@ -34,3 +38,24 @@ def build_mobilenet_v2_features(*, width_mult: float = 1.0) -> nn.Sequential:
     last_channels = int(1280 * max(width_mult, 1.0))
     layers.append(conv_bn_relu(channels, last_channels, kernel=1))
     return nn.Sequential(*layers)
+
+
+def from_torchvision_name(name: str) -> str:
+    """Turn torchvision's name of a tensor in these layers into ours, which nests less.
+
+    `features.1.conv.0.0.weight` becomes `features.1.conv.0.weight`.
+    """
+    match = _TORCHVISION_BLOCK.match(name)
+    if match is None:
+        return name
+    prefix, block, outer, inner, kind = match.groups(default="")
+    if inner:  # a convolution, its BatchNorm and ReLU
+        return f"{prefix}{block}.conv.{3 * int(outer) + int(inner)}.{kind}"
+    projection = 1 if block == "1" else 2  # block 1 has no expansion
+    return f"{prefix}{block}.conv.{3 * projection + int(outer) - projection}.{kind}"
+
+
+def width_of(weights: Mapping[str, Tensor]) -> float:
+    """Read the width off a detector's weights: the last stage has 320 channels at width 1."""
+    tensor = weights.get("base_net.18.0.weight")
+    return 1.0 if tensor is None else tensor.shape[1] / STAGES[-1][1]

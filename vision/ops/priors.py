@@ -1,62 +1,111 @@
 """Priors: the boxes that the network's predictions are offsets from."""
 
 from collections.abc import Sequence
-from itertools import product
+from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 
 import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class PriorMap:
+    """The priors of one feature map, the same in each of its cells.
+
+    Attributes:
+        shapes: (width, height) of each, as shares of the image's shorter side, so that any input
+            size works and a square stays one.
+        stride: input pixels a cell; None: the cells share the image evenly. At 300 px a map of
+            stride 16 has 19 cells, 304 px in all: the networks of that size were trained with
+            centres at 8, 24, ... and not at multiples of 300 / 19.
+        clamp_centers: move centres beyond the edge, of a last cell that is partly outside, onto it.
+    """
+
+    shapes: tuple[tuple[float, float], ...]
+    stride: float | None = None
+    clamp_centers: bool = True
+
+
+def growing_sizes(
+    sizes: Sequence[float],
+    *,
+    aspect_ratios: Sequence[Sequence[float]],
+    strides: Sequence[float | None] = (),
+) -> tuple[PriorMap, ...]:
+    """Make priors that grow from map to map (Liu et al. 2016, section 2.2).
+
+    Map k has squares of sizes[k] and sqrt(sizes[k] * sizes[k + 1]), and for each of its aspect
+    ratios r two priors of the area of the first square, r:1 and 1:r.
+
+    Args:
+        sizes: one more than there are maps, growing, as shares of the image's shorter side.
+        aspect_ratios: of each map.
+        strides: of the first maps, see PriorMap; the others have None.
+
+    Raises:
+        ValueError: the sizes do not grow, or are too few or too many.
+    """
+    num_maps = len(aspect_ratios)
+    if len(sizes) != num_maps + 1 or any(small >= large for small, large in pairwise(sizes)):
+        raise ValueError(
+            f"prior sizes {tuple(sizes)}: give {num_maps + 1} growing shares of the image, "
+            "such as 0.1 0.2 0.35 0.5 0.65 0.8 0.95"
+        )
+    strides = [*strides, *[None] * (num_maps - len(strides))]
+    return tuple(
+        PriorMap(_growing_shapes(*around, ratios), stride)
+        for around, ratios, stride in zip(pairwise(sizes), aspect_ratios, strides, strict=True)
+    )
+
+
+def _growing_shapes(
+    size: float, next_size: float, aspect_ratios: Sequence[float]
+) -> tuple[tuple[float, float], ...]:
+    between = sqrt(size * next_size)
+    shapes = [(size, size), (between, between)]
+    for ratio in aspect_ratios:
+        long, short = size * sqrt(ratio), size / sqrt(ratio)
+        shapes += [(long, short), (short, long)]
+    return tuple(shapes)
+
+
 def build_priors(
     feature_map_sizes: Sequence[tuple[int, int]],
     image_size: tuple[int, int],
-    *,
-    sizes: Sequence[float],
-    aspect_ratios: Sequence[int],
-    strides: Sequence[int],
+    maps: Sequence[PriorMap],
 ) -> Tensor:
-    """Lay out the priors of all feature maps (Liu et al. 2016, section 2.2).
+    """Lay out the priors of all feature maps.
 
     Args:
-        feature_map_sizes: (height, width) of each map, largest map first.
+        feature_map_sizes: (height, width) of each map.
         image_size: input (height, width) in pixels.
-        sizes: one more than there are maps, as shares of the image's shorter side.
-        aspect_ratios: width over height; each is used both ways round.
-        strides: pixels a cell of the first maps; a later map's cells share the image evenly.
+        maps: the priors of each map.
 
     Returns:
-        [P, 4] cxcywh in 0..1, clamped, ordered by map, row, column, then shape.
+        [P, 4] cxcywh in 0..1, ordered by map, row, column, then shape.
     """
     height, width = image_size
     shorter = min(image_size)
     priors = []
-    for index, (rows, columns) in enumerate(feature_map_sizes):
-        stride_y = strides[index] if index < len(strides) else height / rows
-        stride_x = strides[index] if index < len(strides) else width / columns
+    for (rows, columns), prior_map in zip(feature_map_sizes, maps, strict=True):
+        stride_y = prior_map.stride or height / rows
+        stride_x = prior_map.stride or width / columns
         center_y = (torch.arange(rows, dtype=torch.float64) + 0.5) * (stride_y / height)
         center_x = (torch.arange(columns, dtype=torch.float64) + 0.5) * (stride_x / width)
         centers = torch.cartesian_prod(center_y, center_x).flip(-1)  # [rows * columns, 2], (x, y)
-        shapes = torch.tensor(_shapes(sizes[index], sizes[index + 1], aspect_ratios))
+        if prior_map.clamp_centers:
+            centers = centers.clamp(0, 1)
+        shapes = torch.tensor(prior_map.shapes)  # float32, as the golden priors were made
         shapes = shapes.double() * shorter / torch.tensor([width, height])  # [K, 2]
         num_cells, num_shapes = len(centers), len(shapes)
         priors.append(
             torch.cat(
                 [
                     centers[:, None].expand(num_cells, num_shapes, 2),
-                    shapes[None].expand(num_cells, num_shapes, 2),
+                    shapes.clamp(0, 1)[None].expand(num_cells, num_shapes, 2),
                 ],
                 dim=-1,
             ).reshape(-1, 4)
         )
-    return torch.cat(priors).clamp(0, 1).float()
-
-
-def _shapes(size: float, next_size: float, aspect_ratios: Sequence[int]) -> list[tuple]:
-    """Return the (width, height) of one map's priors: two squares, then each ratio both ways."""
-    between = sqrt(size * next_size)
-    shapes = [(size, size), (between, between)]
-    for ratio, wide in product(aspect_ratios, (True, False)):
-        long, short = size * sqrt(ratio), size / sqrt(ratio)
-        shapes.append((long, short) if wide else (short, long))
-    return shapes
+    return torch.cat(priors).float()

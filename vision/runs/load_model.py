@@ -5,9 +5,8 @@ from pathlib import Path
 from torch import Tensor
 
 from vision.runs.checkpoint import BEST, FORMAT, find_newest, load_tensors, read_checkpoint
-from vision.runs.weights import read_labels, read_state_dict
-from vision.ssd.config import NUM_PRIORS_PER_LOCATION
-from vision.ssd.models import build_model
+from vision.runs.weights import read_labels, read_state_dict, score_tensors
+from vision.ssd.models import build_model, get_network
 from vision.ssd.ssd import SSD
 
 
@@ -40,13 +39,17 @@ def load_for_inference(
     if checkpoint is None:
         return (*_load_weight_file(path, net, label_file, image_size), {})
     arguments, classes = checkpoint["config"]["arguments"], checkpoint["classes"]
-    model = build_model(
-        arguments["net"],
-        num_classes=len(classes) + 1,
-        image_size=image_size or tuple(arguments["image_size"]),
-        width_mult=arguments["mb2_width_mult"],
-        prior_sizes=arguments["prior_sizes"],
-    )
+    try:
+        model = build_model(
+            arguments["net"],
+            num_classes=len(classes) + 1,
+            image_size=image_size or tuple(arguments["image_size"]),
+            width_mult=arguments["mb2_width_mult"],
+            prior_sizes=arguments["prior_sizes"],
+            saved=checkpoint,
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     model.load_state_dict(checkpoint["ema"] or checkpoint["model"])
     return model.eval(), classes, checkpoint["config"]
 
@@ -76,8 +79,12 @@ def _load_weight_file(
             f"{path}: bare weights; say which network and classes: --net NAME --label-file FILE"
         )
     names = read_labels(labels)
+    width_of = get_network(net).width_of
     model = build_model(
-        net, num_classes=len(names) + 1, image_size=image_size, width_mult=_width_mult(weights)
+        net,
+        num_classes=len(names) + 1,
+        image_size=image_size,
+        width_mult=width_of(weights) if width_of else 1.0,
     )
     _check_fit(path, labels, net, model, weights, len(names))
     model.load_state_dict(weights)
@@ -88,19 +95,13 @@ def _load_weight_file(
     return model.eval(), classes
 
 
-def _width_mult(weights: dict[str, Tensor]) -> float:
-    """Read the backbone's width off its last stage, which has 320 channels at width 1."""
-    tensor = weights.get("base_net.18.0.weight")
-    return 1.0 if tensor is None else tensor.shape[1] / 320
-
-
 def _check_fit(
     path: Path, labels: Path, net: str, model: SSD, weights: dict[str, Tensor], num_names: int
 ) -> None:
     own = model.state_dict()
-    score_bias = next((name for name in reversed(own) if name.startswith("classification")), "")
+    *_, score_bias = score_tensors(model)
     if score_bias in weights and weights[score_bias].shape != own[score_bias].shape:
-        in_file = weights[score_bias].shape[0] // NUM_PRIORS_PER_LOCATION - 1
+        in_file = weights[score_bias].shape[0] // model.network.num_priors[-1] - 1
         raise ValueError(f"{path}: has {in_file} classes, {labels} has {num_names}")
     missing = sorted(own.keys() - weights.keys())
     unknown = sorted(weights.keys() - own.keys())

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from vision.runs.checkpoint import FORMAT, load_tensors, read_checkpoint
+from vision.ssd.network import Network
 from vision.ssd.ssd import SSD
 
 logger = logging.getLogger(__name__)
 # Below this share of backbone tensors, a file is for another network, not for this one.
 MIN_MATCHED_BACKBONE = 0.9
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
-_TORCHVISION_BLOCK = re.compile(r"^(\d+)\.conv\.(\d+)\.(?:(\d+)\.)?(\w+)$")
 
 
 @dataclass
@@ -105,28 +105,25 @@ def read_labels(path: str | Path) -> list[str]:
 
 
 def load_base_net(model: SSD, source: str) -> LoadReport | None:
-    """Load a trained MobileNetV2 into the model's backbone.
+    """Load trained weights into the model's backbone.
 
     Args:
         model: the network.
         source: `none`, `imagenet` (torchvision's weights, through its own download), or a file in
-            torchvision's key names (`features.1.conv.0.0.weight`) or the family's.
+            key names that the network knows, such as torchvision's or the family's.
 
     Raises:
         ValueError: the file does not fit, or the download failed.
     """
     if source == "none":
         return None
-    weights = _download_imagenet() if source == "imagenet" else read_state_dict(source)[0]
-    prefix = next(
-        (p for p in ("base_net.", "features.") if any(k.startswith(p) for k in weights)), ""
-    )
-    weights = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    if "1.conv.0.0.weight" in weights:
-        weights = {_family_key(key): value for key, value in weights.items()}
-    fits, report = _match(model.base_net, weights)
-    _check_matched(report.loaded, model.base_net, source)
-    model.base_net.load_state_dict(fits, strict=False)
+    network = model.network
+    weights = _download_imagenet(network) if source == "imagenet" else read_state_dict(source)[0]
+    own_names = network.backbone_names(weights.keys())
+    weights = {own_name: weights[name] for name, own_name in own_names.items()}
+    fits, report = _match(_backbone(model), weights)
+    _check_matched(report.loaded, model, source)
+    model.load_state_dict(fits, strict=False)
     return report
 
 
@@ -150,28 +147,28 @@ def load_pretrained_ssd(model: SSD, path: str | Path, *, class_names: list[str])
     adapted = []
     if old_names is not None and old_names != class_names:
         own = model.state_dict()
-        for name in _score_tensors(model):
+        for name in score_tensors(model):
             if name in weights:
                 new = _adapt_scores(weights[name], own[name], old_names, class_names)
                 if new is not None:
                     weights[name] = new
                     adapted.append(name)
-    fits, report = _match(model, weights)
-    in_backbone = [n.removeprefix("base_net.") for n in report.loaded if n.startswith("base_net.")]
-    _check_matched(in_backbone, model.base_net, path)
+    fits, report = _match(model.state_dict(), weights)
+    _check_matched(report.loaded, model, path)
     model.load_state_dict(fits, strict=False)
     report.adapted = adapted
     report.loaded = [name for name in report.loaded if name not in set(adapted)]
     return report
 
 
-def _score_tensors(model: SSD) -> list[str]:
+def score_tensors(model: SSD) -> list[str]:
     """Name the tensors whose rows are classes: the last convolution of each score head."""
-    names = []
-    for index, head in enumerate(model.classification_headers):
-        last = f".{len(head) - 1}" if isinstance(head, nn.Sequential) else ""
-        names += [f"classification_headers.{index}{last}.{kind}" for kind in ("weight", "bias")]
-    return names
+    names = {module: name for name, module in model.named_modules()}
+    last_layers = [
+        [layer for layer in head.modules() if isinstance(layer, nn.Conv2d)][-1]
+        for head in model.classification_headers
+    ]
+    return [f"{names[layer]}.{kind}" for layer in last_layers for kind in ("weight", "bias")]
 
 
 def _adapt_scores(
@@ -197,9 +194,16 @@ def _adapt_scores(
     return adapted.flatten(0, 1)
 
 
-def _match(module: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], LoadReport]:
-    """Choose what has the name and shape of one of the module's tensors; load nothing yet."""
-    own = module.state_dict()
+def _backbone(model: SSD) -> dict[str, Tensor]:
+    """Return the part of the state dict that is the backbone's."""
+    prefixes = model.network.parts.backbone
+    return {name: x for name, x in model.state_dict().items() if name.startswith(prefixes)}
+
+
+def _match(
+    own: dict[str, Tensor], weights: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Choose what has the name and shape of one of the model's own tensors; load nothing yet."""
     fits = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     return fits, LoadReport(
         loaded=sorted(fits),
@@ -208,9 +212,9 @@ def _match(module: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Ten
     )
 
 
-def _check_matched(loaded: list[str], base_net: nn.Module, source: str | Path) -> None:
+def _check_matched(loaded: list[str], model: SSD, source: str | Path) -> None:
     """Refuse a file that fits too little of the backbone."""
-    needed = [name for name in base_net.state_dict() if "num_batches_tracked" not in name]
+    needed = [name for name in _backbone(model) if "num_batches_tracked" not in name]
     share = len(set(loaded) & set(needed)) / len(needed)
     if share < MIN_MATCHED_BACKBONE:
         raise ValueError(
@@ -219,23 +223,21 @@ def _check_matched(loaded: list[str], base_net: nn.Module, source: str | Path) -
         )
 
 
-def _family_key(key: str) -> str:
-    """Turn torchvision's key of a MobileNetV2 layer into the family's, which nests less."""
-    match = _TORCHVISION_BLOCK.match(key)
-    if match is None:
-        return key
-    block, outer, inner, name = match.groups()
-    if inner is not None:  # a convolution, its BatchNorm and ReLU
-        return f"{block}.conv.{3 * int(outer) + int(inner)}.{name}"
-    projection = 1 if block == "1" else 2  # block 1 has no expansion
-    return f"{block}.conv.{3 * projection + int(outer) - projection}.{name}"
+def _download_imagenet(network: Network) -> dict[str, Tensor]:
+    """Get the network's trained backbone from torchvision, which keeps the file it downloaded.
 
+    Raises:
+        ValueError: the download failed, or the network has no such weights.
+    """
+    from torchvision.models import get_weight
 
-def _download_imagenet() -> dict[str, Tensor]:
-    from torchvision.models import MobileNet_V2_Weights
-
+    if network.imagenet_weights is None:
+        raise ValueError(
+            f"--base-net imagenet: torchvision has no backbone of {network.name}; "
+            "give a file, or none"
+        )
     try:
-        return MobileNet_V2_Weights.IMAGENET1K_V2.get_state_dict(
+        return get_weight(network.imagenet_weights).get_state_dict(
             check_hash=True, weights_only=True, map_location="cpu"
         )
     except (OSError, RuntimeError, HTTPException) as error:

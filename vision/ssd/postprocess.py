@@ -1,15 +1,36 @@
 """From the network's output to detections: score floor, top-k, decoding, NMS."""
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
 from vision.ops.box_coder import decode_boxes
 from vision.ops.nms import PADDING, batched_nms
 
-SCORE_THRESHOLD = 0.01
-IOU_THRESHOLD = 0.45
-CANDIDATES_PER_CLASS = 200
-DETECTIONS_PER_IMAGE = 100
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """How detections are selected.
+
+    Attributes:
+        score_threshold: boxes with a higher score are candidates.
+        iou_threshold: of two boxes of a class with a higher IoU the better one stays.
+        candidates_per_class: boxes per image and class that enter the NMS.
+        detections_per_image: boxes per image that are returned; None returns all.
+    """
+
+    score_threshold: float = 0.01
+    iou_threshold: float = 0.45
+    candidates_per_class: int = 200
+    detections_per_image: int | None = 100
+
+    def changed(
+        self, *, score_threshold: float | None = None, iou_threshold: float | None = None
+    ) -> "PostProcessing":
+        """Return the settings with other thresholds; None leaves one as it is."""
+        given = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
+        return replace(self, **{name: x for name, x in given.items() if x is not None})
 
 
 @torch.no_grad()
@@ -32,10 +53,10 @@ def select_detections(
     priors_cxcywh: Tensor,
     orig_sizes: Tensor,
     *,
-    score_threshold: float = SCORE_THRESHOLD,
-    iou_threshold: float = IOU_THRESHOLD,
-    candidates_per_class: int = CANDIDATES_PER_CLASS,
-    detections_per_image: int | None = DETECTIONS_PER_IMAGE,
+    score_threshold: float = PostProcessing.score_threshold,
+    iou_threshold: float = PostProcessing.iou_threshold,
+    candidates_per_class: int = PostProcessing.candidates_per_class,
+    detections_per_image: int | None = PostProcessing.detections_per_image,
 ) -> list[dict[str, Tensor]]:
     """Turn scores and offsets into detections in original pixels.
 
@@ -50,10 +71,7 @@ def select_detections(
         bbox_regression: [B, P, 4].
         priors_cxcywh: [P, 4] in 0..1.
         orig_sizes: int [B, 2], (height, width) in pixels of the images as they are on disk.
-        score_threshold: boxes with a higher score are candidates.
-        iou_threshold: of two boxes of a class with a higher IoU the better one stays.
-        candidates_per_class: boxes per image and class that enter the NMS.
-        detections_per_image: boxes per image that are returned; None returns all.
+        score_threshold: as the other settings, see PostProcessing.
 
     Returns:
         For each image a dict of `boxes` [N, 4] xyxy, clipped to the image, `scores` [N] and

@@ -1,65 +1,43 @@
-"""The SSD network: a backbone, extra layers, and heads on six feature maps."""
-
-from collections.abc import Sequence
-from typing import NamedTuple
+"""The SSD network: feature maps, and prediction heads on each of them."""
 
 import torch
 from torch import Tensor, nn
 
 from vision.ops.priors import build_priors
-from vision.ssd.config import PriorConfig
-
-
-class SourceLayer(NamedTuple):
-    """A feature map of the backbone: after `base_net[index]`, or inside that block.
-
-    With `split`, the map is what the first `split` layers of the block's `conv` give.
-    """
-
-    index: int
-    split: int | None = None
+from vision.ssd.network import Network
 
 
 class SSD(nn.Module):
-    """Single Shot MultiBox Detector (Liu et al. 2016).
+    """Single Shot MultiBox Detector (Liu et al. 2016): what every network of MODELS is.
 
-    `base_net`, `source_layer_add_ons`, `extras`, `classification_headers` and
-    `regression_headers`, and the indices inside them, are the family's parameter names.
+    A subclass makes its layers, gives `feature_maps` and the two lists of heads, and calls
+    `place_priors` at the end of its `__init__`.
 
     Attributes:
+        network: the value it was built from, with its input size, normalisation and priors.
         num_classes: counts the background, label 0.
-        image_size: input (height, width).
+        classification_headers: one module a feature map.
+        regression_headers: one module a feature map.
         priors_cxcywh: [P, 4] in 0..1; a buffer that is not part of the state dict.
     """
 
-    def __init__(
-        self,
-        base_net: nn.Sequential,
-        extras: nn.ModuleList,
-        classification_headers: nn.ModuleList,
-        regression_headers: nn.ModuleList,
-        *,
-        source_layers: Sequence[SourceLayer],
-        num_classes: int,
-        image_size: tuple[int, int],
-        prior_config: PriorConfig,
-    ):
+    classification_headers: nn.ModuleList
+    regression_headers: nn.ModuleList
+    priors_cxcywh: Tensor
+
+    def __init__(self, network: Network, *, num_classes: int):
         super().__init__()
-        self.base_net = base_net
-        self.source_layer_add_ons = nn.ModuleList()
-        self.extras = extras
-        self.classification_headers = classification_headers
-        self.regression_headers = regression_headers
-        self.source_layers = tuple(source_layers)
+        self.network = network
         self.num_classes = num_classes
-        self.image_size = image_size
-        priors = build_priors(
-            self.feature_map_sizes(),
-            image_size,
-            sizes=prior_config.sizes,
-            aspect_ratios=prior_config.aspect_ratios,
-            strides=prior_config.strides,
-        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Input (height, width)."""
+        return self.network.image_size
+
+    def place_priors(self) -> None:
+        """Lay the priors out on the feature maps, whose sizes the layers decide."""
+        priors = build_priors(self.feature_map_sizes(), self.image_size, self.network.priors)
         self.register_buffer("priors_cxcywh", priors, persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,28 +62,7 @@ class SSD(nn.Module):
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Return the maps [B, C_k, H_k, W_k] that the heads look at, largest first."""
-        maps = []
-        x = images
-        start = 0
-        for source in self.source_layers:
-            for layer in self.base_net[start : source.index]:
-                x = layer(x)
-            block = self.base_net[source.index]
-            if source.split is None:
-                x = block(x)
-                maps.append(x)
-            else:
-                # The block has stride 2, so there is no residual connection to keep.
-                x = block.conv[: source.split](x)
-                maps.append(x)
-                x = block.conv[source.split :](x)
-            start = source.index + 1
-        for layer in self.base_net[start:]:
-            x = layer(x)
-        for extra in self.extras:
-            x = extra(x)
-            maps.append(x)
-        return maps
+        raise NotImplementedError
 
     @torch.no_grad()
     def feature_map_sizes(self) -> list[tuple[int, int]]:

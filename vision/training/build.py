@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
@@ -25,11 +26,11 @@ from vision.runs.saver import NoSaver, RunSaver
 from vision.runs.weights import load_base_net, load_pretrained_ssd
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
+from vision.ssd.network import Network, Normalization
 from vision.ssd.ssd import SSD
 from vision.training.data import DataSplit, TrainingData, check_classes, open_sources, shared_loader
 from vision.training.resume import RunStart
 from vision.training.saved_args import saved_arguments
-from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_eval_transform, build_train_transform
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def build_network(
     class_names: list[str],
     *,
     options: StepOptions,
-    has_checkpoint: bool = False,
+    resumed: RunStart | None = None,
 ) -> SSD:
     """Build the network on its device, with its initial weights.
 
@@ -94,15 +95,19 @@ def build_network(
         args: of the run.
         class_names: of labels 1..C.
         options: say the device; their number format is logged.
-        has_checkpoint: weights will be restored, so none are read.
+        resumed: a run that goes on keeps its priors and normalisation, and gets the weights of
+            its checkpoint later.
     """
+    saved = resumed.saved_numbers if resumed else None
     model = build_model(
         args.net,
         num_classes=len(class_names) + 1,
         image_size=args.image_size,
         width_mult=args.mb2_width_mult,
         prior_sizes=args.prior_sizes,
+        saved=saved,
     )
+    has_checkpoint = resumed is not None and resumed.checkpoint is not None
     if args.pretrained_ssd and not has_checkpoint:
         report = load_pretrained_ssd(model, args.pretrained_ssd, class_names=class_names)
         logger.info("%s: %s", args.pretrained_ssd, report)
@@ -131,17 +136,22 @@ def build_loss(args: TrainArguments, model: SSD) -> MultiBoxLoss:
 
 
 def build_train_loader(
-    args: TrainArguments, split: DataSplit, *, cache_folder: str | None = None
+    args: TrainArguments,
+    split: DataSplit,
+    *,
+    normalization: Normalization,
+    cache_folder: Path | None = None,
 ) -> DetectionLoader:
     """Make the augmented training batches.
 
     Args:
         args: of the run.
         split: the images.
+        normalization: of the network; augmentation fills with its mean.
         cache_folder: where --cache disk keeps decoded images; None: no cache.
     """
     transform = build_train_transform(
-        args.augmentation, image_size=args.image_size, mean=PIXEL_MEAN
+        args.augmentation, image_size=args.image_size, mean=normalization.mean
     )
     dataset = CocoDetection(split.sources, transform=transform, seed=args.seed)
     if len(dataset) < 2:
@@ -225,12 +235,15 @@ def build_validator(
     )
 
 
-def describe_run(start: RunStart, data: TrainingData, options: StepOptions) -> dict:
+def describe_run(
+    start: RunStart, data: TrainingData, network: Network, options: StepOptions
+) -> dict:
     """Return what config.json and each checkpoint say of the run."""
     resumed = start.config or {}
     return {
         "arguments": saved_arguments(start.args),
         "classes": start.classes or [asdict(item) for item in data.train.categories],
+        **network.as_numbers(),
         "versions": versions(),
         "machine": machine(options.device, options.precision),
         "data": {"train": data.train.fingerprint(), "val": data.val.fingerprint()},

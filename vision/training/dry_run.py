@@ -40,7 +40,7 @@ def dry_run(args: TrainArguments, *, picture: Path) -> list[str]:
     data = open_data(args)
     model = build_network(args, data.class_names, options=options)
     loss_fn = build_loss(args, model)
-    loader = build_train_loader(args, data.train)
+    loader = build_train_loader(args, data.train, normalization=model.network.normalization)
     steps = loader.num_batches
     state = build_state(args, model, steps_per_epoch=steps, total_steps=args.epochs * steps)
     images, targets = next(iter(loader))

@@ -17,6 +17,7 @@ from vision.engine.step import StepOptions, train_step
 from vision.evaluation.validator import Validator
 from vision.ops.box_coder import cxcywh_to_xyxy, encode_boxes
 from vision.ssd.loss import MultiBoxLoss
+from vision.ssd.network import Normalization
 from vision.training.build import (
     build_loss,
     build_network,
@@ -26,7 +27,6 @@ from vision.training.build import (
     prepare_machine,
 )
 from vision.training.data import DataSplit, shared_loader
-from vision.transforms.normalize import PIXEL_MEAN
 from vision.transforms.presets import build_train_transform
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def overfit(args: TrainArguments, *, max_steps: int = MAX_STEPS, rounds: int = 5
     data = open_data(args)
     model = build_network(args, data.class_names, options=options)
     loss_fn = build_loss(args, model)
-    loader = build_fixed_loader(args, data.train)
+    loader = build_fixed_loader(args, data.train, normalization=model.network.normalization)
     validator = build_validator(
         args, data.train, loss_fn, device=options.device, num_images=args.overfit
     )
@@ -82,9 +82,11 @@ def step_options(args: TrainArguments) -> StepOptions:
     return dataclasses.replace(options, precision="fp32") if args.precision == "auto" else options
 
 
-def build_fixed_loader(args: TrainArguments, split: DataSplit) -> DetectionLoader:
+def build_fixed_loader(
+    args: TrainArguments, split: DataSplit, *, normalization: Normalization
+) -> DetectionLoader:
     """Make batches of the first images with boxes, not augmented."""
-    transform = build_train_transform("none", image_size=args.image_size, mean=PIXEL_MEAN)
+    transform = build_train_transform("none", image_size=args.image_size, mean=normalization.mean)
     chosen = split.images_with_boxes(args.overfit)
     dataset = CocoDetection(
         split.sources, transform=transform, seed=args.seed, image_indices=chosen
@@ -162,7 +164,7 @@ class PerfectPredictions(torch.nn.Module):
 
     def __init__(self, model, loss_fn: MultiBoxLoss, loader: DetectionLoader):
         super().__init__()
-        self.image_size, self.num_classes = model.image_size, model.num_classes
+        self.network, self.num_classes = model.network, model.num_classes
         self.register_buffer("priors_cxcywh", model.priors_cxcywh)
         self._loss_fn = loss_fn
         self._items = loader.dataset

@@ -75,6 +75,12 @@ class RunStart:
         return self.config["classes"] if self.config else None
 
     @property
+    def saved_numbers(self) -> dict | None:
+        """What a resumed network's priors and normalisation are read from, unless overridden."""
+        overridden = {"net", "prior_sizes"} & self.changes.keys()
+        return None if overridden else self.config
+
+    @property
     def is_finished(self) -> bool:
         """Whether a resumed run has no epoch left to do."""
         return self.config is not None and self.epoch >= self.args.epochs
