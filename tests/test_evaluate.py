@@ -26,7 +26,7 @@ from vision.evaluation.inference import Inference, merge_inference
 from vision.nn.cpu.fold import fold_batch_norm
 from vision.ops.box_coder import encode_boxes
 from vision.ssd.loss import MultiBoxLoss
-from vision.ssd.models import build_model
+from vision.ssd.models import MODELS, build_model
 from vision.transforms.presets import build_eval_transform
 
 SIZE = (96, 96)
@@ -97,6 +97,7 @@ class Oracle(nn.Module):
 
     def __init__(self, loader: DetectionLoader, *, num_classes: int = 4):
         super().__init__()
+        self.network = MODELS["mb2-ssd-lite"]
         self.num_classes = num_classes
         self.targets = [loader.dataset[i][1] for i in range(len(loader.dataset))]
         self.priors_cxcywh = torch.full((8, 4), 0.5)
