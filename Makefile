@@ -9,9 +9,9 @@ READY = $(VENV)/.ready
 
 .PHONY: demo test check bench clean-demo
 
-$(READY): requirements.txt requirements-dev.txt
+$(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@
 
 demo: $(READY)

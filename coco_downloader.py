@@ -10,6 +10,10 @@ Exit status: 0 all there, 1 something failed (what there is stays: run the same 
 2 wrong usage, 130 interrupted.
 """
 
+from vision.installed import require
+
+require("requests", "tqdm", "urllib3")
+
 import argparse
 import errno
 import logging

@@ -12,6 +12,10 @@ Prints the twelve COCO numbers and a line for each class; --output-dir DIR gets 
 detections.json (COCO's results format, in the ids of the annotation file).
 """
 
+from vision.installed import require
+
+require("cv2", "msgspec", "numpy", "pycocotools", "torch", "torchvision", "tqdm", "yaml")
+
 import argparse
 import json
 import logging

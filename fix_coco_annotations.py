@@ -11,6 +11,10 @@ Run again, it changes nothing; interrupted, run it again. Exit 1: nothing was ch
 that the message names, and in those after it.
 """
 
+from vision.installed import require
+
+require("msgspec", "numpy")
+
 import argparse
 import logging
 import sys

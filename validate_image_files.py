@@ -10,6 +10,10 @@ annotations of the folder where there are any. No image is ever rewritten. Exit 
 sound; 1: something was found.
 """
 
+from vision.installed import require
+
+require("PIL", "cv2", "msgspec", "numpy", "skimage", "tqdm")
+
 import argparse
 import functools
 import logging
