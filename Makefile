@@ -7,7 +7,7 @@ RECIPE = --image-size 192x256 --mb2-width-mult 0.5 --augmentation light \
   --lr 0.004 --batch-size 8 --epochs 40 --eval-every 10
 READY = $(VENV)/.ready
 
-.PHONY: demo test check bench clean-demo
+.PHONY: demo test check docs bench clean-demo
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+# What the documents take from the program.
+docs: $(READY)
+	$(BIN)/python -m docs.flags_page
 
 bench: $(READY)
 	PYTHONPATH=. $(BIN)/python benchmarks/run_quick.py

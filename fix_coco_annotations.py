@@ -27,7 +27,7 @@ from vision.repair.coco_rewrite import write_repair
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         fix_annotations(arguments.path, dry_run=arguments.dry_run)
@@ -40,11 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this script."""
     parser = FamilyParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=Path, required=True, help="folder that holds annotations/")
     parser.add_argument("--dry-run", action="store_true", help="report, and write nothing")
-    return parser.parse_args(argv)
+    return parser
 
 
 def fix_annotations(root: Path, *, dry_run: bool) -> None:

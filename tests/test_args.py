@@ -7,16 +7,11 @@ import pytest
 from vision.args import (
     DEFAULT_LR,
     DEFAULT_WEIGHT_DECAY,
-    TABLE_END,
-    TABLE_START,
     build_train_parser,
     default_workers,
-    flag_table,
     parse_train_args,
-    write_flag_table,
 )
 from vision.engine.optim import OPTIMIZERS
-from vision.ssd.models import MODELS
 from vision.training.saved_args import NOT_SAVED, resume_arguments, saved_arguments
 
 NEEDED = ["--datasets", "data", "--checkpoint-folder", "run"]
@@ -236,33 +231,6 @@ def test_a_flag_with_its_saved_value_is_no_override(argv):
     saved = saved_arguments(parse("--lr=1e-2", "--batch_size=16"))
     args, given = parse_train_args(["--resume", "run", *argv])
     assert resume_arguments(saved, args, given)[1] == {}
-
-
-# ---- the table in the README
-
-
-def test_the_table_has_a_row_a_flag_and_three_cells_a_row():
-    lines = flag_table().splitlines()
-    for line in lines:
-        assert line.replace("\\|", "").count("|") == 4, line
-    flags = [a.option_strings[0] for a in build_train_parser()._actions if a.dest != "help"]
-    assert [line.split("`")[1].split()[0] for line in lines[2:]] == flags
-    net = next(line for line in lines if line.startswith("| `--net "))
-    assert all(name in net for name in MODELS)
-    for flag, default in (("epochs", "30"), ("milestones", "20.0 26.0"), ("momentum", "0.9")):
-        row = next(line for line in lines if line.startswith(f"| `--{flag} "))
-        assert row.split("|")[-3].strip() == default
-
-
-def test_the_table_is_written_between_its_marks(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{TABLE_START}\n| --old |\n{TABLE_END}\nafter\n")
-    write_flag_table(readme)
-    text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "--old" not in text
-    assert flag_table() in text
-    write_flag_table(readme)
-    assert readme.read_text() == text
 
 
 @pytest.mark.parametrize(
