@@ -38,6 +38,7 @@ check: $(READY)
 # What the documents take from the program.
 docs: $(READY)
 	$(BIN)/python -m docs.flags_page
+	$(BIN)/python -m docs.networks_table
 
 bench: $(READY)
 	PYTHONPATH=. $(BIN)/python benchmarks/run_quick.py
