@@ -19,7 +19,7 @@ HEAD = """\
 
 `make docs` writes this page from the scripts' own parsers. Where a flag has more than one spelling,
 all do the same, and underscores are taken for hyphens (`--batch_size`): most of these are what
-[pytorch-ssd](https://github.com/qfgaohao/pytorch-ssd) and its forks call the flag.
+[pytorch-ssd](https://github.com/qfgaohao/pytorch-ssd) and its forks, "the family", call the flag.
 """
 PARSERS = {
     "train_ssd.py": build_train_parser,
