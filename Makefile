@@ -7,11 +7,11 @@ RECIPE = --image-size 192x256 --mb2-width-mult 0.5 --augmentation light \
   --lr 0.004 --batch-size 8 --epochs 40 --eval-every 10
 READY = $(VENV)/.ready
 
-.PHONY: demo test check bench clean-demo
+.PHONY: demo test check docs bench clean-demo
 
-$(READY): requirements.txt requirements-dev.txt
+$(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@
 
 demo: $(READY)
@@ -34,6 +34,11 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+# What the documents take from the program.
+docs: $(READY)
+	$(BIN)/python -m docs.flags_page
+	$(BIN)/python -m docs.networks_table
 
 bench: $(READY)
 	PYTHONPATH=. $(BIN)/python benchmarks/run_quick.py

@@ -10,6 +10,10 @@ Exit status: 0 all there, 1 something failed (what there is stays: run the same 
 2 wrong usage, 130 interrupted.
 """
 
+from vision.installed import require
+
+require("requests", "tqdm", "urllib3")
+
 import argparse
 import errno
 import logging
@@ -75,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this script."""
     parser = FamilyParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--path", default="coco-data", help="folder for everything (default %(default)s)")
@@ -114,6 +119,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "hour without network (default %(default)s)",
     )
     add("--keep-zips", action="store_true", help="keep the archives after unpacking")
+    return parser
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = build_parser()
     args = parser.parse_args(argv)
     args.splits = [split.strip() for split in args.splits.split(",") if split.strip()]
     args.base_url = args.base_url.rstrip("/")

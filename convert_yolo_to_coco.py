@@ -9,6 +9,10 @@ the images of each split. Splits are splits/*.txt, or those of data.yaml, or the
 images/train and train/images.
 """
 
+from vision.installed import require
+
+require("cv2", "msgspec", "numpy", "tqdm", "yaml")
+
 import argparse
 import functools
 import logging

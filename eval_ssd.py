@@ -14,6 +14,10 @@ detections.json (COCO's results format, in the ids of the annotation file; of a 
 those that convert_yolo_to_coco.py gives).
 """
 
+from vision.installed import require
+
+require("cv2", "msgspec", "numpy", "pycocotools", "torch", "torchvision", "tqdm", "yaml")
+
 import argparse
 import json
 import logging

@@ -11,6 +11,10 @@ Run again, it changes nothing; interrupted, run it again. Exit 1: nothing was ch
 that the message names, and in those after it.
 """
 
+from vision.installed import require
+
+require("msgspec", "numpy")
+
 import argparse
 import logging
 import sys
@@ -25,7 +29,7 @@ from vision.repair.coco_rewrite import write_repair
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         fix_annotations(arguments.path, dry_run=arguments.dry_run)
@@ -38,11 +42,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this script."""
     parser = FamilyParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=Path, required=True, help="folder that holds annotations/")
     parser.add_argument("--dry-run", action="store_true", help="report, and write nothing")
-    return parser.parse_args(argv)
+    return parser
 
 
 def fix_annotations(root: Path, *, dry_run: bool) -> None:

@@ -8,6 +8,10 @@
 Writes photo_detections.jpg and so on into --output-dir, and prints a line for each image.
 """
 
+from vision.installed import require
+
+require("cv2", "numpy", "torch", "torchvision")
+
 import argparse
 from collections import Counter
 from functools import partial

@@ -14,6 +14,10 @@ Checkpoints, config.json, labels.txt and metrics.jsonl go to the checkpoint fold
 done; 1: failed, in one line; 2: wrong usage; 128 + signal: stopped, saved, ready for --resume.
 """
 
+from vision.installed import require
+
+require("cv2", "msgspec", "numpy", "torch", "torchvision", "tqdm", "yaml")
+
 import os
 from contextlib import ExitStack
 from functools import partial

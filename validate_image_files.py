@@ -10,6 +10,10 @@ annotations of the folder where there are any. No image is ever rewritten. Exit 
 sound; 1: something was found.
 """
 
+from vision.installed import require
+
+require("PIL", "cv2", "msgspec", "numpy", "skimage", "tqdm")
+
 import argparse
 import functools
 import logging
@@ -37,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = FamilyParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=Path, required=True, help="the folder of images")
     parser.add_argument(
-        "--workers", type=int, default=_num_cores(), help="processes (default: all cores)"
+        "--workers", type=int, default=_num_cores(), help="processes; default: all cores"
     )
     parser.add_argument("--dry-run", action="store_true", help="report only, move nothing")
     parser.add_argument("--restore", action="store_true", help="move the files in _invalid back")

@@ -162,7 +162,7 @@ def checkout(tmp_path) -> Path:
     """A copy of the repository without an environment."""
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / "vision", folder / "vision")
-    for path in [*ROOT.glob("*.py"), ROOT / "setup_coco", ROOT / "requirements.txt"]:
+    for path in [*ROOT.glob("*.py"), ROOT / "setup_coco", ROOT / "pyproject.toml"]:
         shutil.copy(path, folder)
     return folder
 

@@ -1,3 +1,3 @@
-"""Train, evaluate and run MobileNetV2-SSD detectors."""
+"""Train, evaluate and run SSD object detectors."""
 
 __version__ = "0.1.0"
