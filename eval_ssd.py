@@ -41,7 +41,7 @@ from vision.evaluation.coco_eval import EVALUATORS
 from vision.evaluation.coco_results import detections_json, explain_nothing_found, metrics_table
 from vision.evaluation.evaluate import EvaluationResult, evaluate
 from vision.files.atomic_file import write_atomically
-from vision.nn.cpu.fold import fold_batch_norm
+from vision.nn.cpu.optimize import optimize_for_inference
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
 from vision.training.data import shared_loader
@@ -140,7 +140,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
         torch.get_num_threads(), args.workers,
     )  # fmt: skip
     result = evaluate(
-        fold_batch_norm(model).to(device, memory_format=torch.channels_last),
+        optimize_for_inference(model).to(device, memory_format=torch.channels_last),
         loader,
         ground_truth=relabel(ground_truth_from_index(index), categories),
         class_names=class_names,

@@ -27,6 +27,7 @@ from vision.engine.ema import ModelEma  # noqa: E402
 from vision.engine.optim import Schedule, build_optimizer, parameter_groups  # noqa: E402
 from vision.engine.state import TrainingState  # noqa: E402
 from vision.engine.step import StepOptions, train_step  # noqa: E402
+from vision.nn.cpu.optimize import optimize_for_training  # noqa: E402
 from vision.runs.checkpoint import epoch_path  # noqa: E402
 from vision.runs.checkpoint_writer import CheckpointWriter  # noqa: E402
 from vision.ssd.loss import MultiBoxLoss  # noqa: E402
@@ -37,6 +38,7 @@ def make_step(batch_size: int) -> tuple[TrainingState, Callable[[], None]]:
     """Return a state, and a function that takes a training step with it."""
     torch.manual_seed(0)
     model = build_model("mb2-ssd-lite", num_classes=81).to(memory_format=torch.channels_last)
+    optimize_for_training(model)
     groups = parameter_groups(model, lr=0.002, base_net_lr=None, extra_layers_lr=None)
     state = TrainingState(
         model,

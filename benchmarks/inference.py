@@ -26,7 +26,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from vision.deploy.load_predictor import DTYPES, Resize
 from vision.deploy.predictor import Predictor
 from vision.engine.cpu_memory import keep_freed_memory
-from vision.nn.cpu.fold import fold_batch_norm
+from vision.nn.cpu.optimize import optimize_for_inference
 from vision.ssd.models import build_model
 from vision.transforms.normalize import normalize_images
 
@@ -96,7 +96,7 @@ def our_tasks(batch_size: int, threads: int, keep: bool) -> dict[str, Callable[[
     pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     tasks: dict[str, Callable] = {}
     for name in DTYPES_OF_CPU:
-        folded = fold_batch_norm(model).to(DTYPES[name], memory_format=torch.channels_last)
+        folded = optimize_for_inference(model).to(DTYPES[name], memory_format=torch.channels_last)
         inputs = images.to(DTYPES[name], memory_format=torch.channels_last)
         tasks[name] = torch.inference_mode()(lambda network=folded, x=inputs: network(x))
     for name in DTYPES_OF_CPU:

@@ -22,7 +22,7 @@ from torchvision.ops import nms
 
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.precision import autocast, choose_precision
-from vision.nn.cpu.fold import fold_batch_norm
+from vision.nn.cpu.optimize import optimize_for_inference
 from vision.ops.box_coder import decode_boxes
 from vision.ssd.models import build_model
 from vision.ssd.postprocess import PostProcessing, postprocess
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed_memory()
     torch.manual_seed(0)
     model = build_model("mb2-ssd-lite", num_classes=NUM_CLASSES)
-    network = fold_batch_norm(model).to(memory_format=torch.channels_last)
+    network = optimize_for_inference(model).to(memory_format=torch.channels_last)
     images = torch.randn(args.batch_size, 3, 300, 300).to(memory_format=torch.channels_last)
     precision = choose_precision("auto", CPU)
     orig_sizes = torch.tensor([[480, 640]] * args.batch_size)

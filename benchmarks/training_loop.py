@@ -42,6 +42,7 @@ from vision.engine.optim import Schedule, build_optimizer, parameter_groups
 from vision.engine.precision import choose_precision
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
+from vision.nn.cpu.optimize import optimize_for_training
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
 from vision.transforms.presets import build_train_transform
@@ -59,6 +60,7 @@ def build(num_classes: int) -> tuple[TrainingState, MultiBoxLoss]:
     torch.manual_seed(0)
     model = build_model("mb2-ssd-lite", num_classes=num_classes, image_size=(300, 300)).train()
     model.to(memory_format=torch.channels_last)
+    optimize_for_training(model)
     groups = parameter_groups(model, lr=1e-3, base_net_lr=None, extra_layers_lr=None)
     optimizer = build_optimizer("sgd", groups, momentum=0.9, weight_decay=5e-4)
     scaler = torch.amp.GradScaler("cpu", enabled=False)

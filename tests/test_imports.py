@@ -78,6 +78,19 @@ def test_packages_import_downward_only(package):
         assert not wrong, f"{relative(path)} imports {wrong}"
 
 
+def test_networks_know_nothing_of_their_cpu_forms():
+    plain = [*(ROOT / "vision/nn").glob("*.py"), *(ROOT / "vision/ssd").rglob("*.py")]
+    users = [path for path in plain if any("nn.cpu" in name for name in imported(path))]
+    assert len(plain) > 5 and not users
+
+
+def test_the_cpu_forms_have_one_door():
+    for path in [*modules(), *ROOT.glob("*.py")]:
+        if path.parent != ROOT / "vision/nn/cpu":
+            inner = {name for name in imported(path) if name.startswith("vision.nn.cpu.")}
+            assert all(name.startswith("vision.nn.cpu.optimize") for name in inner), relative(path)
+
+
 def test_every_package_is_in_the_table():
     folders = {path.parent.name for path in (ROOT / "vision").glob("*/__init__.py")}
     assert folders == ALLOWED.keys()

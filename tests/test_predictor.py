@@ -10,7 +10,7 @@ from small_networks import build_small
 from torch import nn
 
 from vision.deploy.predictor import Predictor
-from vision.nn.cpu.fold import fold_batch_norm
+from vision.nn.cpu.optimize import optimize_for_inference
 from vision.ssd.models import MODELS
 from vision.ssd.postprocess import postprocess
 from vision.transforms.normalize import normalize_images
@@ -65,7 +65,7 @@ def test_folding_leaves_no_batch_norm_and_the_same_output(name):
     model = trained(name)
     images = torch.rand(2, 3, *model.image_size) * 2 - 1
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    folded = fold_batch_norm(model)
+    folded = optimize_for_inference(model)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
         expected, result = model(images), folded(images)

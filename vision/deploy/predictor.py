@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.nn.cpu.fold import fold_batch_norm
+from vision.nn.cpu.optimize import optimize_for_inference
 from vision.ssd.postprocess import postprocess
 from vision.ssd.ssd import SSD
 
@@ -58,7 +58,7 @@ class Predictor:
         self._resize = resize
         self._normalize = normalize
         self._priors_cxcywh = model.priors_cxcywh.to(self.device)  # these stay float32
-        self._model = fold_batch_norm(model).to(
+        self._model = optimize_for_inference(model).to(
             self.device, dtype, memory_format=torch.channels_last
         )
 

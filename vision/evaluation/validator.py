@@ -9,7 +9,7 @@ from vision.engine.cpu_memory import give_back_freed_memory
 from vision.engine.signals import Interruptible, StopSignals
 from vision.evaluation.coco_boxes import GroundTruth
 from vision.evaluation.evaluate import EvaluationResult, evaluate
-from vision.nn.cpu.fold import fold_batch_norm
+from vision.nn.cpu.optimize import optimize_for_inference
 from vision.ssd.loss import MultiBoxLoss
 
 
@@ -61,7 +61,7 @@ class Validator:
         if self._device.type == "cpu":
             give_back_freed_memory()
         return evaluate(
-            fold_batch_norm(model),
+            optimize_for_inference(model),
             self._loader if signals is None else Interruptible(self._loader, signals),
             ground_truth=self._ground_truth,
             class_names=self._class_names,

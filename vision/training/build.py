@@ -20,6 +20,7 @@ from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions
 from vision.evaluation.coco_boxes import ground_truth_from_index
 from vision.evaluation.validator import Validator
+from vision.nn.cpu.optimize import optimize_for_training
 from vision.nn.sync_batch_norm import synchronize_batch_norm
 from vision.runs.run_folder import METRICS
 from vision.runs.saver import NoSaver, RunSaver
@@ -115,6 +116,7 @@ def build_network(
         logger.info("%s: %s", args.base_net, load_base_net(model, args.base_net))
     freeze(model, base_net=args.freeze_base_net, all_but_heads=args.freeze_net)
     model.to(options.device, memory_format=torch.channels_last)
+    optimize_for_training(model)
     if args.sync_bn and distributed.world_size() > 1:
         synchronize_batch_norm(model)
     logger.info(

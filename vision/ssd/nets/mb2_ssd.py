@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from vision.nn.layers import ConvSequential, conv_bn_relu
+from vision.nn.layers import conv_bn_relu
 from vision.nn.mobilenet_v2 import build_mobilenet_v2_features, width_of
 from vision.ops.priors import growing_sizes
 from vision.ssd.family import FamilySSD, init_xavier
@@ -17,7 +17,7 @@ def build(network: Network, num_classes: int) -> FamilySSD:
     base_net = build_mobilenet_v2_features(width_mult=network.width_mult)
     channels = [*source_channels(base_net), 512, 256, 256, 128]
     extras = nn.ModuleList(
-        ConvSequential(
+        nn.Sequential(
             *conv_bn_relu(in_channels, out_channels // 2, kernel=1),
             *conv_bn_relu(out_channels // 2, out_channels, kernel=3, stride=2),
         )

@@ -6,27 +6,33 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vision.nn.cpu import fused_norm, onednn
-from vision.nn.layers import ConvSequential, InvertedResidual, conv_bn_relu
+from vision.nn.cpu import fused_batch_norm
+from vision.nn.cpu.operator_probes import are_usable
+from vision.nn.cpu.optimize import optimize_for_training
+from vision.nn.cpu.private_operators import convolve
+from vision.nn.cpu.training_layers import FusedSequential
+from vision.nn.layers import InvertedResidual, conv_bn_relu
 from vision.nn.sync_batch_norm import SyncBatchNorm2d
 
 needs_onednn = pytest.mark.skipif(
-    not onednn.is_usable(torch.zeros(1)), reason="fused layers are for x86 CPUs with oneDNN"
+    not are_usable(convolve, device=torch.device("cpu"), dtype=torch.float32),
+    reason="fused layers are for x86 CPUs with oneDNN",
 )
 SHAPES = [(2, 1, 1), (1, 1, 2), (3, 5, 4), (16, 19, 19)]  # B, H, W
 
 
-def build(kind: str) -> ConvSequential:
+def build(kind: str) -> FusedSequential:
     """An expansion, or a depthwise convolution, with its norm away from the initial state."""
     torch.manual_seed(0)
     if kind == "expand":
         layers = conv_bn_relu(8, 48, kernel=1)
     else:
-        layers = ConvSequential(
+        layers = nn.Sequential(
             nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), nn.ReLU6(inplace=True)
         )
     nn.init.uniform_(layers[1].weight, 0.5, 3)
     nn.init.normal_(layers[1].bias, 1)
+    optimize_for_training(layers)
     return layers.to(memory_format=torch.channels_last)
 
 
@@ -46,7 +52,7 @@ def run(layers: nn.Module, x: Tensor, *, bfloat16: bool = False) -> dict[str, Te
     return found | {name: parameter.grad for name, parameter in layers.named_parameters()}
 
 
-def plain(layers: ConvSequential) -> nn.Sequential:
+def plain(layers: FusedSequential) -> nn.Sequential:
     return nn.Sequential(*copy.deepcopy(layers))
 
 
@@ -127,14 +133,15 @@ def test_statistics_move_as_torchs_over_several_steps():
 def test_a_training_block_is_made_of_fused_layers(monkeypatch):
     called = []
     for name in ("norm_relu6", "expand_norm_relu6"):
-        original = getattr(fused_norm, name)
+        original = getattr(fused_batch_norm, name)
 
         def spy(*args, name=name, original=original):
             called.append(name)
             return original(*args)
 
-        monkeypatch.setattr(f"vision.nn.layers.{name}", spy)
+        monkeypatch.setattr(f"vision.nn.cpu.training_layers.{name}", spy)
     block = InvertedResidual(8, 8, stride=1, expand_ratio=6)
+    optimize_for_training(block)
     x = random_images(2, 6, 6)
     block(x)
     assert called == ["expand_norm_relu6", "norm_relu6"]
@@ -149,21 +156,31 @@ def test_a_training_block_is_made_of_fused_layers(monkeypatch):
 def test_a_covariance_that_costs_more_than_the_map_is_not_taken():
     many, few = random_images(2, 5, 5), random_images(1, 1, 7)
     layers = build("expand")
-    assert fused_norm.can_expand(many, *layers[:2])
-    assert not fused_norm.can_expand(few, *layers[:2])  # 7 pixels of 8 channels
+    assert fused_batch_norm.can_expand(many, *layers[:2])
+    assert not fused_batch_norm.can_expand(few, *layers[:2])  # 7 pixels of 8 channels
     wide = conv_bn_relu(256, 512, kernel=1)
-    assert not fused_norm.can_expand(torch.zeros(2, 256, 20, 20), *wide[:2])
-    assert not fused_norm.can_expand(many, *conv_bn_relu(8, 8, kernel=1)[:2])
-    assert not fused_norm.can_expand(many, *conv_bn_relu(8, 16, kernel=3)[:2])
+    assert not fused_batch_norm.can_expand(torch.zeros(2, 256, 20, 20), *wide[:2])
+    assert not fused_batch_norm.can_expand(many, *conv_bn_relu(8, 8, kernel=1)[:2])
+    assert not fused_batch_norm.can_expand(many, *conv_bn_relu(8, 16, kernel=3)[:2])
 
 
-@pytest.mark.parametrize("how", ["eval", "synchronized", "float64"])
+@pytest.mark.parametrize(
+    "how", ["eval", "frozen", "synchronized", "float64", "hook", "no momentum", "no statistics"]
+)
 def test_where_it_does_not_apply_torchs_layers_run(how):
     layers, x = build("expand"), random_images(2, 5, 5)
     if how == "eval":
         layers.eval()
+    elif how == "frozen":
+        layers[1].eval().requires_grad_(False)
     elif how == "float64":
         layers, x = layers.double(), x.double()
+    elif how == "hook":
+        layers[1].register_forward_hook(_double)
+    elif how == "no momentum":
+        layers[1].momentum = None
+    elif how == "no statistics":
+        layers[1] = nn.BatchNorm2d(48, track_running_stats=False)
     else:
         synchronized = SyncBatchNorm2d(48)
         synchronized.load_state_dict(layers[1].state_dict())
@@ -171,6 +188,10 @@ def test_where_it_does_not_apply_torchs_layers_run(how):
     ours, torchs = run(layers, x), run(plain(layers), x)
     for name, value in ours.items():
         torch.testing.assert_close(value, torchs[name], rtol=0, atol=0)
+
+
+def _double(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    return 2 * output
 
 
 def test_one_value_a_channel_is_still_refused():

@@ -1,29 +1,11 @@
-"""oneDNN's convolution with ReLU6 in the same pass, which torch keeps for its own compiler."""
+"""Operators that torch keeps for itself: one function for each.
 
-import functools
-import platform
+torch promises nothing about them: another version may lack one, take other arguments or compute
+something else. So call them only where `operator_probes.are_usable` says yes.
+"""
 
 import torch
 from torch import Tensor
-
-
-def is_usable(x: Tensor) -> bool:
-    """Tell whether the functions below take this tensor; they were measured on x86 only."""
-    return (
-        x.dtype in (torch.float32, torch.bfloat16)
-        and x.device.type == "cpu"
-        and torch.backends.mkldnn.enabled
-        and _is_built()
-    )
-
-
-@functools.cache
-def _is_built() -> bool:
-    return (
-        platform.machine() in ("x86_64", "AMD64")
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    )
 
 
 def convolve(
@@ -76,4 +58,34 @@ def pack_weight(
     """
     return torch._C._nn.mkldnn_reorder_conv2d_weight(
         weight.to_mkldnn(), padding, stride, dilation, groups, input_shape
+    )
+
+
+def convolution_1x1_backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, weight [K, C, 1, 1] and the bias, in one pass over grad_y."""
+    return torch.ops.aten.convolution_backward(
+        grad_y, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True] * 3
+    )
+
+
+def relu6_backward(grad_y: Tensor, y: Tensor) -> Tensor:
+    """Return the gradient of ReLU6's input, from its output y."""
+    return torch.ops.aten.hardtanh_backward(grad_y, y, 0.0, 6.0)
+
+
+def batch_norm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance (over N, not N - 1) of [B, C, H, W], float32 [C] each."""
+    running_mean = torch.zeros(x.shape[1], dtype=torch.float32)  # wanted, but not moved
+    running_variance = torch.ones_like(running_mean)
+    return torch.ops.aten.batch_norm_update_stats(x, running_mean, running_variance, 0.0)
+
+
+def batch_norm_backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor, mean: Tensor, invstd: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, weight and bias of BatchNorm in training."""
+    return torch.ops.aten.native_batch_norm_backward(
+        grad_y, x, weight, None, None, mean, invstd, True, eps, [True, True, True]
     )

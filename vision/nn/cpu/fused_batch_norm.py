@@ -1,4 +1,4 @@
-"""BatchNorm and ReLU6 with fewer passes over memory, for training on CPUs.
+"""BatchNorm2d and ReLU6 as one operation, for training on CPUs.
 
 A training step of MobileNetV2 on a CPU waits for memory more than for arithmetic, and the widest
 maps are read and written most by BatchNorm and ReLU6. Both functions here compute what
@@ -9,34 +9,55 @@ rounding; but NaN leaves ReLU6 as 0 or 6, and shows in the gradients.
 import torch
 from torch import Tensor, nn
 
-from vision.nn.cpu import onednn
+from vision.nn.cpu.autocast import autocast_dtype
+from vision.nn.cpu.operator_probes import are_usable
+from vision.nn.cpu.private_operators import (
+    add_convolution_,
+    batch_norm_backward,
+    batch_norm_statistics,
+    convolution_1x1_backward,
+    convolve,
+    relu6_backward,
+)
 
 # Over so many input channels, their covariance costs more than looking at the expanded map.
 MAX_COVARIANCE_CHANNELS = 128
 
 
-def can_fuse(x: Tensor, norm: nn.Module) -> bool:
-    """Tell whether the functions below can stand in for this BatchNorm and a ReLU6 behind it."""
-    return (
-        type(norm) is nn.BatchNorm2d
-        and norm.training
-        and torch.is_grad_enabled()
-        and x.numel() > x.shape[1]  # one value a channel has no variance: BatchNorm2d says so
-        and onednn.is_usable(x)
-    )
+def can_fuse(x: Tensor, norm: nn.BatchNorm2d) -> bool:
+    """Tell whether `norm_relu6` can stand in for this BatchNorm and a ReLU6 behind it."""
+    operators = convolve, relu6_backward, batch_norm_statistics, batch_norm_backward
+    return _is_training(x, norm) and are_usable(*operators, device=x.device, dtype=x.dtype)
 
 
-def can_expand(x: Tensor, conv: nn.Module, norm: nn.Module) -> bool:
-    """Tell whether `expand_norm_relu6` can stand in, and is the faster way."""
+def can_expand(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    """Tell whether `expand_norm_relu6` can stand in for all three, and is the faster way."""
+    operators = convolve, relu6_backward, convolution_1x1_backward, add_convolution_
     return (
-        isinstance(conv, nn.Conv2d)
-        and conv.kernel_size == conv.stride == (1, 1)
+        conv.kernel_size == conv.stride == (1, 1)
         and conv.padding == (0, 0)
         and conv.groups == 1
         and conv.bias is None
+        and conv.weight.dtype == torch.float32
         and conv.in_channels < conv.out_channels
         and conv.in_channels <= min(MAX_COVARIANCE_CHANNELS, x.numel() // x.shape[1])
-        and can_fuse(x, norm)
+        and _is_training(x, norm)
+        and are_usable(*operators, device=x.device, dtype=autocast_dtype(x))
+    )
+
+
+def _is_training(x: Tensor, norm: nn.BatchNorm2d) -> bool:
+    """Tell whether this BatchNorm has what the functions below need, and uses the batch of x."""
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.training
+        and norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and norm.weight.dtype == torch.float32
+        and torch.is_grad_enabled()
+        and x.ndim == 4
+        and x.numel() > x.shape[1]  # one value a channel has no variance: BatchNorm2d says so
     )
 
 
@@ -57,6 +78,7 @@ def expand_norm_relu6(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tenso
     ReLU6 part of its last instruction, and the wide map is written once, and never read by
     BatchNorm in either direction.
     """
+    x = x.to(autocast_dtype(x))
     with torch.autocast("cpu", enabled=False):
         y, mean, variance = _ExpandNormReLU6.apply(x, conv.weight, norm.weight, norm.bias, norm.eps)
     _move_statistics(norm, mean, variance, x)
@@ -77,12 +99,11 @@ class _NormReLU6(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float):
         """Return relu6(norm(x)) [B, C, H, W], and the mean and variance of x, [C] each."""
-        unused = torch.zeros_like(weight), torch.ones_like(weight)
-        mean, variance = torch.ops.aten.batch_norm_update_stats(x, *unused, 0.0)
+        mean, variance = batch_norm_statistics(x)
         invstd = torch.rsqrt(variance + eps)
         scale = weight * invstd
         # As a depthwise 1x1 convolution.
-        y = onednn.convolve(
+        y = convolve(
             x,
             scale.to(x.dtype)[:, None, None, None],
             bias - mean * scale,
@@ -98,11 +119,8 @@ class _NormReLU6(torch.autograd.Function):
     def backward(ctx, grad_y: Tensor, *_):
         """Return the gradients of x, weight and bias."""
         x, y, weight, mean, invstd = ctx.saved_tensors
-        grad = torch.ops.aten.hardtanh_backward(grad_y, y, 0.0, 6.0)
-        grads = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, None, None, mean, invstd, True, ctx.eps, [True, True, True]
-        )
-        return *grads, None
+        grad = relu6_backward(grad_y, y)
+        return *batch_norm_backward(grad, x, weight, mean, invstd, ctx.eps), None
 
 
 class _ExpandNormReLU6(torch.autograd.Function):
@@ -122,7 +140,7 @@ class _ExpandNormReLU6(torch.autograd.Function):
         invstd = torch.rsqrt(variance + eps)
         scale = weight * invstd
         scaled = (w * scale[:, None]).to(x.dtype)[:, :, None, None]
-        y = onednn.convolve(x, scaled, bias - mean * scale, relu6=True)
+        y = convolve(x, scaled, bias - mean * scale, relu6=True)
         ctx.save_for_backward(x, y, kernel, scaled, weight, pixel_mean, mean, w_covariance, invstd)
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
@@ -132,10 +150,8 @@ class _ExpandNormReLU6(torch.autograd.Function):
         """Return the gradients of x, kernel, weight and bias."""
         x, y, kernel, scaled, weight, pixel_mean, mean, w_covariance, invstd = ctx.saved_tensors
         w, count = kernel.flatten(1), x.numel() // x.shape[1]
-        grad = torch.ops.aten.hardtanh_backward(grad_y, y, 0.0, 6.0)
-        grad_x, grad_scaled, grad_bias = torch.ops.aten.convolution_backward(
-            grad, x, scaled, [len(w)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True] * 3
-        )
+        grad = relu6_backward(grad_y, y)
+        grad_x, grad_scaled, grad_bias = convolution_1x1_backward(grad, x, scaled)
         grad_scaled, grad_bias = grad_scaled.flatten(1).float(), grad_bias.float()
         # y's way back to the statistics: through scale and mean to variance, then to the pixels.
         grad_scale = (grad_scaled * w).sum(dim=1) - grad_bias * mean
@@ -147,5 +163,5 @@ class _ExpandNormReLU6(torch.autograd.Function):
         # d variance / d pixel = 2 w (w . centred) / count: for all channels together, a matrix.
         matrix = w.mT @ (w * (2 / count * grad_variance)[:, None])  # [C, C]
         offset = w.mT @ grad_mean / count - matrix @ pixel_mean
-        onednn.add_convolution_(grad_x, x, matrix[:, :, None, None], offset)
+        add_convolution_(grad_x, x, matrix[:, :, None, None], offset)
         return grad_x, grad_w.view_as(kernel), grad_scale * invstd, grad_bias, None
