@@ -310,19 +310,25 @@ def parse_train_args(argv: Sequence[str] | None, **kwargs) -> tuple[TrainArgumen
     absent = object()
     namespace = argparse.Namespace(**dict.fromkeys(FLAGS, absent))
     values = vars(parser.parse_args(argv, namespace))
-    given = {name: _as_tuple(x) for name, x in values.items() if x is not absent}
-    args = TrainArguments(**given)
-    problem = wrong_mode(args)
-    if problem is None and not args.resume:
+    given = {name: value for name, value in values.items() if value is not absent}
+    args = TrainArguments(
+        **{name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+    )
+    if not args.resume:
         args = args.resolved()
-        problem = wrong_value(args)
+    problem = find_problem(args)
     if problem:
         parser.error(problem)
     return args, set(given)
 
 
-def wrong_mode(args: TrainArguments) -> str | None:
-    """Say what does not go together with --resume, or only with it; None if all is well."""
+def find_problem(args: TrainArguments) -> str | None:
+    """Say which flag cannot work, by its value or beside others; None if all is well."""
+    for name, field in FLAGS.items():
+        limits, value = field.metadata["limits"], getattr(args, name)
+        numbers = value if isinstance(value, tuple) else [value]
+        if limits and not all(limits.holds(number) for number in numbers if number is not None):
+            return f"{flag_of(name)} must be {limits.words}"
     if args.resume:
         if args.dry_run or args.overfit:
             return "--dry-run and --overfit look at a new run; leave out --resume"
@@ -333,24 +339,10 @@ def wrong_mode(args: TrainArguments) -> str | None:
         return "--force-override needs --resume RUN"
     elif not args.checkpoint_folder and not args.dry_run and not args.overfit:
         return "--checkpoint-folder RUN is needed (or --resume RUN)"
-    return None
-
-
-def wrong_value(args: TrainArguments) -> str | None:
-    """Say which flag has a value that cannot work, alone or with others; None if all is well."""
-    if not args.datasets:
+    elif not args.datasets:
         return "--datasets ROOT is needed (or --resume RUN)"
-    for name, field in FLAGS.items():
-        limits, value = field.metadata["limits"], getattr(args, name)
-        numbers = value if isinstance(value, tuple) else [value]
-        if limits and not all(limits.holds(number) for number in numbers if number is not None):
-            return f"{flag_of(name)} must be {limits.words}"
     if args.dataset_type == "coco" and (args.train_split or args.val_split or args.strict_labels):
         return "--train-split, --val-split, --strict-labels: of YOLO data, not --dataset-type coco"
     if args.tensorboard and find_spec("tensorboard") is None:
         return "--tensorboard needs a package that is not installed: pip install tensorboard"
     return None
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value

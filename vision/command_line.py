@@ -2,10 +2,12 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+_FLAG = re.compile(r"^--[^=]*")  # in `--batch_size=8` what stands before the value
 Explain = Callable[[Exception], str | None]
 
 
@@ -16,8 +18,9 @@ class FamilyParser(argparse.ArgumentParser):
     """
 
     def parse_known_args(self, args=None, namespace=None):
-        args = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args([_with_hyphens(arg) for arg in args], namespace)
+        args = sys.argv[1:] if args is None else args
+        with_hyphens = [_FLAG.sub(lambda match: match[0].replace("_", "-"), arg) for arg in args]
+        return super().parse_known_args(with_hyphens, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2 and one line."""
@@ -55,10 +58,3 @@ def run_script(work: Callable[[], int | None], *, explain: Explain | None = None
             raise
     print(f"error: {line}", file=sys.stderr)
     return 1
-
-
-def _with_hyphens(arg: str) -> str:
-    if not arg.startswith("--"):
-        return arg
-    name, equals, value = arg.partition("=")
-    return name.replace("_", "-") + equals + value

@@ -9,8 +9,8 @@ from vision.args import (
     FREE,
     NOT_SAVED,
     TrainArguments,
+    find_problem,
     image_size,
-    wrong_value,
 )
 from vision.command_line import flag_of
 
@@ -20,7 +20,8 @@ MAY_CHANGE = {name for name in SAVED if FLAGS[name].metadata["resume"] in (FREE,
 
 def saved_arguments(args: TrainArguments) -> dict:
     """Return what config.json keeps, as JSON has it: lists, no tuples."""
-    return {name: _as_json(getattr(args, name)) for name in SAVED}
+    values = {name: getattr(args, name) for name in SAVED}
+    return {name: list(x) if isinstance(x, tuple) else x for name, x in values.items()}
 
 
 def read_saved_arguments(saved: dict) -> TrainArguments:
@@ -70,9 +71,9 @@ def resume_arguments(
         raise ValueError(
             f"{lines}. Leave out what differs, start a new run, or add --force-override"
         )
-    problem = wrong_value(merged)
-    if problem:
-        raise ValueError(problem)
+    problem = find_problem(merged)
+    if problem or not merged.datasets:
+        raise ValueError(problem or "config.json names no --datasets; it was edited or is damaged")
     return merged, changes
 
 
@@ -105,10 +106,6 @@ def check_same_run(config: dict, path: Path, checkpoint: dict) -> None:
                 f"{path}: a checkpoint of another run, with {flag_of(name)} {other} "
                 f"instead of {mine}"
             )
-
-
-def _as_json(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _read_value(name: str, value: object) -> object:
