@@ -183,9 +183,15 @@ def test_the_log_says_it_once(broken, caplog):
     assert torch.__version__ in named[0] and "plain, slower layers run" in named[0]
 
 
-def test_a_probe_leaves_random_numbers_and_autocast_alone(operator):
+def test_a_probe_is_alone_with_its_numbers(operator):
+    """Whatever is set around it; and training draws the same random numbers after it."""
     state = torch.get_rng_state()
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+    around = (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.inference_mode(),
+        torch.device("meta"),
+    )
+    with around[0], around[1], around[2]:
         assert are_usable(operator, device=CPU, dtype=torch.float32)
         assert torch.is_autocast_enabled("cpu")
     assert torch.equal(torch.get_rng_state(), state)

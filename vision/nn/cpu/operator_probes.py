@@ -30,14 +30,14 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 
 
 def are_usable(*operators: Callable, device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether the plain path can be left for these functions of this file.
+    """Tell whether private operators can be called instead of taking the plain path.
 
     The plain path is for other devices and number types, for machines other than x86 (nothing was
     measured there), and for torch.export, torch.jit.trace and torch.compile, whose result must not
     hold private operators.
 
     Args:
-        operators: `convolve` and other functions of this file.
+        operators: `convolve` and other functions of `private_operators`.
         device: of the tensors.
         dtype: of the activations.
     """
@@ -81,18 +81,21 @@ def _error(found: Tensor, exact: Tensor) -> float:
 
 
 def _draw(*shape: int, dtype: torch.dtype) -> Tensor:
-    """Return numbers between -1 and 1 without touching torch's random numbers."""
+    """Return [B, C, H, W] between -1 and 1 without touching torch's random numbers."""
     size = torch.Size(shape).numel()
-    values = torch.arange(size, dtype=torch.float32).square_().mul_(0.37).sin_()
-    memory_format = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-    return values.view(shape).to(dtype).contiguous(memory_format=memory_format)
+    values = torch.arange(size, dtype=torch.float32, device="cpu").square_().mul_(0.37).sin_()
+    return values.view(shape).to(dtype, memory_format=torch.channels_last)
+
+
+def _ramp(first: float, last: float) -> Tensor:
+    return torch.linspace(first, last, 16, dtype=torch.float32, device="cpu")
 
 
 Pairs = Sequence[tuple[Tensor, Tensor]]  # what an operator gives, and the same in float64
 
 
 def _probe_convolve(dtype: torch.dtype) -> Pairs:
-    x, bias = _draw(2, 16, 5, 5, dtype=dtype), torch.linspace(-2, 8, 16)
+    x, bias = _draw(2, 16, 5, 5, dtype=dtype), _ramp(-2, 8)
     dense, depthwise = _draw(16, 16, 3, 3, dtype=dtype), _draw(16, 1, 1, 1, dtype=dtype)
     geometry = {"stride": (2, 2), "padding": (1, 1)}
     return [
@@ -109,7 +112,7 @@ def _probe_convolve(dtype: torch.dtype) -> Pairs:
 
 def _probe_add_convolution(dtype: torch.dtype) -> Pairs:
     x, weight = _draw(2, 16, 5, 5, dtype=dtype), _draw(16, 16, 1, 1, dtype=dtype)
-    total, bias = torch.full_like(x, 2), torch.linspace(-2, 2, 16)
+    total, bias = torch.full_like(x, 2), _ramp(-2, 2)
     exact = total.double() + F.conv2d(x.double(), weight.double(), bias.double())
     add_convolution_(total, x, weight, bias)
     return [(total, exact)]
@@ -148,7 +151,7 @@ def _probe_batch_norm_statistics(dtype: torch.dtype) -> Pairs:
 
 def _probe_batch_norm_backward(dtype: torch.dtype) -> Pairs:
     grad, x = _draw(2, 16, 5, 5, dtype=dtype), _draw(2, 16, 5, 5, dtype=dtype)
-    grad, weight, eps = grad.flip(0), torch.linspace(0.5, 2, 16), 1e-5
+    grad, weight, eps = grad.flip(0), _ramp(0.5, 2), 1e-5
     variance, mean = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0, keepdim=True)
     invstd = torch.rsqrt(variance + eps)
     normalized = (x - mean) * invstd
