@@ -7,6 +7,7 @@
     python eval_ssd.py --trained-model mb2-ssd-lite.pth --net mb2-ssd-lite \\
         --label-file labels.txt --dataset coco-data --json
     python eval_ssd.py --trained-model runs/cells --dataset finetune_dataset --split test
+    python eval_ssd.py --trained-model torchvision --net ssdlite320-mb3-large --dataset coco-data
     torchrun --nproc_per_node=2 eval_ssd.py --trained-model runs/coco --dataset coco-data
 
 Prints the twelve COCO numbers and a line for each class; --output-dir DIR gets metrics.json and
@@ -67,8 +68,9 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--trained-model", required=True, metavar="RUN_OR_FILE",
-        help="run folder (its best checkpoint), checkpoint, or family state dict")  # fmt: skip
-    add("--net", choices=tuple(MODELS), help="network, for a bare state dict")
+        help="run folder (its best checkpoint), checkpoint, family state dict, or torchvision "
+        "for its COCO weights of --net")  # fmt: skip
+    add("--net", choices=tuple(MODELS), help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
     add("--dataset", "--datasets", required=True, metavar="ROOT",
         help="data set folder")  # fmt: skip

@@ -4,6 +4,8 @@
     python run_ssd_example.py --trained-model runs/coco --output-dir pictures photo.jpg other.png
     python run_ssd_example.py --trained-model runs/coco --output-dir pictures photos/ \\
         --score-threshold 0.5
+    python run_ssd_example.py --trained-model torchvision --net ssdlite320-mb3-large \\
+        --output-dir pictures photo.jpg
 
 Writes photo_detections.jpg and so on into --output-dir, and prints a line for each image.
 """
@@ -49,8 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="image files, or folders of them")
     add("--trained-model", required=True, metavar="RUN_OR_FILE",
-        help="run folder (its best checkpoint), checkpoint, or family state dict")  # fmt: skip
-    add("--net", choices=tuple(MODELS), help="network, for a bare state dict")
+        help="run folder (its best checkpoint), checkpoint, family state dict, or torchvision "
+        "for its COCO weights of --net")  # fmt: skip
+    add("--net", choices=tuple(MODELS), help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
     add("--output-dir", required=True, metavar="DIR", help="gets the pictures")
     add("--limit", type=int, default=0, metavar="N", help="first N images only; 0: all")

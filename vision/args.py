@@ -147,11 +147,11 @@ class TrainArguments:
         None, "sizes of the priors as shares of the image; default: the network's own",
         read=float, nargs=7, metavar="S", group="network")  # fmt: skip
     base_net: str = flag(
-        "none", "trained MobileNetV2 for the backbone",
+        "none", "trained weights for the backbone",
         read=absolute_path, metavar="FILE|imagenet|none", resume=FREE, group="network")  # fmt: skip
     pretrained_ssd: str | None = flag(
-        None, "trained detector to start from",
-        read=absolute_path, metavar="FILE", resume=FREE, group="network")  # fmt: skip
+        None, "trained detector to start from; torchvision: its weights of the network from COCO",
+        read=absolute_path, metavar="FILE|torchvision", resume=FREE, group="network")  # fmt: skip
     freeze_base_net: bool = flag(False, "do not train the backbone", read=bool, group="network")
     freeze_net: bool = flag(False, "train the prediction heads only", read=bool, group="network")
 

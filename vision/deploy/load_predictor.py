@@ -29,7 +29,8 @@ def load_predictor(
     """Load a trained detector; its images go the way of the images in evaluation.
 
     Args:
-        path: a run folder, a checkpoint, or a bare state dict of the family.
+        path: a run folder, a checkpoint, a bare state dict of the family, or `torchvision` for
+            its COCO weights of `net`.
         net: name of the network, for a bare state dict.
         label_file: its class names, for a bare state dict.
         device: auto, cpu, cuda, mps.

@@ -77,8 +77,8 @@ def explain_nothing_found(top_scores: dict[str, float], score_threshold: float) 
         "likely reasons:",
         "  all is background: too few epochs, or a learning rate that is too low or too high; "
         "train_ssd.py --overfit 8 tells whether the network can learn these images",
-        "  other preprocessing: this toolkit feeds RGB, (x - 127) / 128; weights that were trained "
-        "otherwise see noise",
+        "  other preprocessing: images go in as RGB, with the network's own mean and std; weights "
+        "that were trained otherwise see noise",
         "  wrong weights: a backbone alone, or a detector of other classes",
         f"  --score-threshold {score_threshold:g} is too high",
     ]

@@ -32,6 +32,7 @@ def growing_sizes(
     *,
     aspect_ratios: Sequence[Sequence[float]],
     strides: Sequence[float | None] = (),
+    clamp_centers: bool = True,
 ) -> tuple[PriorMap, ...]:
     """Make priors that grow from map to map (Liu et al. 2016, section 2.2).
 
@@ -42,6 +43,7 @@ def growing_sizes(
         sizes: one more than there are maps, growing, as shares of the image's shorter side.
         aspect_ratios: of each map.
         strides: of the first maps, see PriorMap; the others have None.
+        clamp_centers: see PriorMap.
 
     Raises:
         ValueError: the sizes do not grow, or are too few or too many.
@@ -54,7 +56,7 @@ def growing_sizes(
         )
     strides = [*strides, *[None] * (num_maps - len(strides))]
     return tuple(
-        PriorMap(_growing_shapes(*around, ratios), stride)
+        PriorMap(_growing_shapes(*around, ratios), stride, clamp_centers)
         for around, ratios, stride in zip(pairwise(sizes), aspect_ratios, strides, strict=True)
     )
 

@@ -5,9 +5,16 @@ from pathlib import Path
 from torch import Tensor
 
 from vision.runs.checkpoint import BEST, FORMAT, find_newest, load_tensors, read_checkpoint
-from vision.runs.weights import read_labels, read_state_dict, score_tensors
-from vision.ssd.models import build_model, get_network
+from vision.runs.weights import (
+    TORCHVISION,
+    read_coco_weights,
+    read_labels,
+    read_state_dict,
+    score_tensors,
+)
+from vision.ssd.models import MODELS, build_model, get_network
 from vision.ssd.ssd import SSD
+from vision.ssd.torchvision_ssd import NamedClasses
 
 
 def load_for_inference(
@@ -16,12 +23,12 @@ def load_for_inference(
     net: str | None = None,
     label_file: str | Path | None = None,
     image_size: tuple[int, int] | None = None,
-) -> tuple[SSD, list[dict], dict]:
+) -> tuple[SSD | NamedClasses, list[dict], dict]:
     """Load a trained model in evaluation mode, with its averaged weights where it has them.
 
     Args:
-        path: a run folder (its best checkpoint, else its newest), a checkpoint, or a weight file
-            of the family.
+        path: a run folder (its best checkpoint, else its newest), a checkpoint, a weight file
+            of the family, or `torchvision` for its COCO weights of `net`.
         net: network of a weight file that does not say so.
         label_file: its labels.txt; the one beside the file when None.
         image_size: input (height, width), instead of the one trained with.
@@ -34,6 +41,8 @@ def load_for_inference(
         ValueError: not a model, or weights of another network or other classes.
         OSError: cannot be read.
     """
+    if path == TORCHVISION:
+        return (*_load_coco_weights(net, image_size), {})
     path = Path(path)
     checkpoint = _read(path)
     if checkpoint is None:
@@ -88,11 +97,27 @@ def _load_weight_file(
     )
     _check_fit(path, labels, net, model, weights, len(names))
     model.load_state_dict(weights)
-    classes = [
+    return model.eval(), _as_classes(names)
+
+
+def _load_coco_weights(
+    net: str | None, image_size: tuple[int, int] | None
+) -> tuple[NamedClasses, list[dict]]:
+    if net is None:
+        known = " or ".join(name for name, network in MODELS.items() if network.coco_weights)
+        raise ValueError(f"{TORCHVISION}: say which network: --net {known}")
+    weights, names = read_coco_weights(get_network(net))
+    model = build_model(net, num_classes=len(names) + 1, image_size=image_size)
+    model.load_state_dict(weights)
+    labels = [label for label, name in enumerate(names, start=1) if name is not None]
+    return NamedClasses(model, labels).eval(), _as_classes([names[i - 1] for i in labels])
+
+
+def _as_classes(names: list[str]) -> list[dict]:
+    return [
         {"label": i, "category_id": i, "original_category_id": i, "name": name}
         for i, name in enumerate(names, start=1)
     ]
-    return model.eval(), classes
 
 
 def _check_fit(

@@ -2,20 +2,24 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.hub import get_dir
 
 from vision.runs.checkpoint import FORMAT, load_tensors, read_checkpoint
+from vision.ssd.models import MODELS
 from vision.ssd.network import Network
 from vision.ssd.ssd import SSD
 
 logger = logging.getLogger(__name__)
 # Below this share of backbone tensors, a file is for another network, not for this one.
 MIN_MATCHED_BACKBONE = 0.9
+TORCHVISION = "torchvision"  # as a detector's weights: those that torchvision trained on COCO
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 
 
@@ -42,6 +46,32 @@ def _modules_of(names: list[str]) -> str:
     modules = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
     shown = ", ".join(modules[:8]) + (", ..." if len(modules) > 8 else "")
     return f" ({shown})" if shown else ""
+
+
+def read_coco_weights(network: Network) -> tuple[dict[str, Tensor], list[str | None]]:
+    """Get torchvision's weights of this network, trained on COCO; it keeps the file it downloaded.
+
+    Returns:
+        The tensors, and the names of labels 1, 2, ...; None where COCO has no such class.
+
+    Raises:
+        ValueError: the download failed, or torchvision has no weights of this network.
+    """
+    from torchvision.models import get_weight
+
+    if network.coco_weights is None:
+        known = ", ".join(name for name, other in MODELS.items() if other.coco_weights)
+        raise ValueError(f"torchvision has no trained {network.name}, only {known}")
+    trained = get_weight(network.coco_weights)
+    try:
+        weights = trained.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise ValueError(
+            f"torchvision's weights of {network.name} could not be downloaded ({error}); fetch "
+            f"{trained.url} where there is a network, and put it into {get_dir()}/checkpoints"
+        ) from None
+    _, *names = trained.meta["categories"]  # the first is the background
+    return weights, [None if name == "N/A" else name for name in names]
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], list[str] | None]:
@@ -127,7 +157,7 @@ def load_base_net(model: SSD, source: str) -> LoadReport | None:
     return report
 
 
-def load_pretrained_ssd(model: SSD, path: str | Path, *, class_names: list[str]) -> LoadReport:
+def load_pretrained_ssd(model: SSD, source: str | Path, *, class_names: list[str]) -> LoadReport:
     """Start from a trained detector, also one of other classes.
 
     Box regression knows no class and is kept. In the score heads, the background's rows and those
@@ -137,13 +167,17 @@ def load_pretrained_ssd(model: SSD, path: str | Path, *, class_names: list[str])
 
     Args:
         model: the network.
-        path: any file that `read_state_dict` takes.
+        source: any file that `read_state_dict` takes, or `torchvision` for its COCO weights of the
+            same network, through its own download.
         class_names: the model's foreground classes, in the order of their labels.
 
     Raises:
-        ValueError: too little of the backbone matches.
+        ValueError: too little of the backbone matches, or the download failed.
     """
-    weights, old_names = read_state_dict(path)
+    if source == TORCHVISION:
+        weights, old_names = read_coco_weights(model.network)
+    else:
+        weights, old_names = read_state_dict(source)
     adapted = []
     if old_names is not None and old_names != class_names:
         own = model.state_dict()
@@ -154,7 +188,7 @@ def load_pretrained_ssd(model: SSD, path: str | Path, *, class_names: list[str])
                     weights[name] = new
                     adapted.append(name)
     fits, report = _match(model.state_dict(), weights)
-    _check_matched(report.loaded, model, path)
+    _check_matched(report.loaded, model, source)
     model.load_state_dict(fits, strict=False)
     report.adapted = adapted
     report.loaded = [name for name in report.loaded if name not in set(adapted)]
@@ -172,7 +206,7 @@ def score_tensors(model: SSD) -> list[str]:
 
 
 def _adapt_scores(
-    old: Tensor, new: Tensor, old_names: list[str], class_names: list[str]
+    old: Tensor, new: Tensor, old_names: Sequence[str | None], class_names: list[str]
 ) -> Tensor | None:
     """Make a score head's tensor for the new classes, same-named rows kept.
 

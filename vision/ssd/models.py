@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from vision.ssd.nets.mb2_ssd import MB2_SSD
 from vision.ssd.nets.mb2_ssd_lite import MB2_SSD_LITE
+from vision.ssd.nets.ssd300_vgg16 import SSD300_VGG16
+from vision.ssd.nets.ssdlite320_mb3_large import SSDLITE320_MB3_LARGE
 from vision.ssd.network import Network
 from vision.ssd.ssd import SSD
 
@@ -12,6 +14,8 @@ MODELS: dict[str, Network] = {
     for network in (
         MB2_SSD_LITE,
         MB2_SSD,
+        SSDLITE320_MB3_LARGE,
+        SSD300_VGG16,
     )
 }
 
