@@ -5,6 +5,8 @@ BatchNorm; a block of stride 1 that changes the number of channels has a convolu
 shortcut; and of LARGE's last three blocks, the second has stride 2 and expands to 672.
 """
 
+import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -51,6 +53,8 @@ SMALL = (
     BlockSpec(5, 576, 96, True, True, 1),
     BlockSpec(5, 576, 96, True, True, 1),
 )
+# torchvision's names: features.4.block.1.0.weight, features.0.1.bias.
+_TORCHVISION_LAYER = re.compile(r"^features\.(\d+)\.(?:block\.(\d+)\.)?([01])\.(\w+)$")
 
 
 class SqueezeExcite(nn.Module):
@@ -85,7 +89,7 @@ class Block(nn.Module):
     def __init__(self, in_channels: int, spec: BlockSpec):
         super().__init__()
         kernel, expanded, out_channels, has_se, hard_swish, stride = spec
-        self.stride = stride
+        self.stride, self.out_channels = stride, out_channels
         self.se = SqueezeExcite(out_channels) if has_se else None
         self.conv1 = nn.Conv2d(in_channels, expanded, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(expanded)
@@ -112,6 +116,10 @@ class Block(nn.Module):
         return y + self.shortcut(x) if self.stride == 1 else y
 
 
+def _activation(hard_swish: bool) -> nn.Module:
+    return nn.Hardswish(inplace=True) if hard_swish else nn.ReLU(inplace=True)
+
+
 def build_mobilenet_v3_features(blocks: tuple[BlockSpec, ...]) -> nn.Sequential:
     """Build the feature layers of LARGE or SMALL: three of the stem, the blocks, three at the end.
 
@@ -134,5 +142,46 @@ def build_mobilenet_v3_features(blocks: tuple[BlockSpec, ...]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _activation(hard_swish: bool) -> nn.Module:
-    return nn.Hardswish(inplace=True) if hard_swish else nn.ReLU(inplace=True)
+def from_torchvision_names(names: Collection[str]) -> dict[str, str]:
+    """Name torchvision's tensors of a MobileNetV3 as ours: {name in the file: name here}.
+
+    Squeeze and excite is left out: it stands in another place there. Of LARGE's 14th block the
+    channels differ, so those tensors do not fit either.
+    """
+    layers = [match for name in names if (match := _TORCHVISION_LAYER.match(name))]
+    last = max((int(match[1]) for match in layers), default=0)
+    # The convolutions of a block; the first blocks have no expansion, so count from the end.
+    convolutions: dict[str, set[int]] = {}
+    for block, convolution, *_ in (match.groups() for match in layers):
+        if convolution is not None:
+            convolutions.setdefault(block, set()).add(int(convolution))
+    found = {}
+    for match in layers:
+        block, convolution, is_norm, kind = match.groups()
+        if convolution is None:
+            index = int(is_norm) + (0 if block == "0" else last + 2)
+            found[match[0]] = f"{index}.{kind}"
+        else:
+            after = sum(other > int(convolution) for other in convolutions[block])
+            layer = "bn" if is_norm == "1" else "conv"
+            found[match[0]] = f"{int(block) + 2}.{layer}{3 - after}.{kind}"
+    return found
+
+
+def from_bneck_names(names: Collection[str]) -> dict[str, str]:
+    """Name the tensors of the family's own MobileNetV3 classifiers as ours.
+
+    They have `conv1`, `bn1`, then `bneck.<block>.`, then `conv2` and `bn2`, and a classifier.
+    """
+    blocks = {int(name.split(".")[1]) for name in names if name.startswith("bneck.")}
+    end = len(blocks) + 3
+    indices = {"conv1": 0, "bn1": 1, "conv2": end, "bn2": end + 1}
+    found = {}
+    for name in names:
+        layer, _, rest = name.partition(".")
+        if layer == "bneck":
+            block, _, rest = rest.partition(".")
+            found[name] = f"{int(block) + 3}.{rest}"
+        elif layer in indices:
+            found[name] = f"{indices[layer]}.{rest}"
+    return found

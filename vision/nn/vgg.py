@@ -1,6 +1,6 @@
 """VGG16's feature layers as SSD uses them (Simonyan 2015; Liu et al. 2016, section 3)."""
 
-from torch import nn
+from torch import Tensor, nn
 
 # Output channels of the 3x3 convolutions, stage by stage; each stage ends in a pooling layer.
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -26,6 +26,20 @@ def build_vgg16_features() -> nn.Sequential:
     layers += _conv_relu(channels, 1024, padding=6, dilation=6)
     layers += _conv_relu(1024, 1024, kernel=1)
     return nn.Sequential(*layers)
+
+
+def conv6_from_fc6(weight: Tensor) -> Tensor:
+    """Turn fc6's weight [4096, 512 * 7 * 7] into conv6's, [1024, 512, 3, 3].
+
+    Every fourth output, and every third row and column of the 7x7 window, which the dilation
+    spreads out again (Liu et al. 2016, section 3).
+    """
+    return weight.unflatten(1, (-1, 7, 7))[::4, :, ::3, ::3].clone()
+
+
+def conv7_from_fc7(weight: Tensor) -> Tensor:
+    """Turn fc7's weight [4096, 4096] into conv7's, [1024, 1024, 1, 1]."""
+    return weight[::4, ::4, None, None].clone()
 
 
 def _conv_relu(

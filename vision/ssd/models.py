@@ -2,8 +2,14 @@
 
 from collections.abc import Mapping
 
+from vision.ssd.nets.mb1_ssd import MB1_SSD
+from vision.ssd.nets.mb1_ssd_lite import MB1_SSD_LITE
 from vision.ssd.nets.mb2_ssd import MB2_SSD
 from vision.ssd.nets.mb2_ssd_lite import MB2_SSD_LITE
+from vision.ssd.nets.mb3_large_ssd_lite import MB3_LARGE_SSD_LITE
+from vision.ssd.nets.mb3_small_ssd_lite import MB3_SMALL_SSD_LITE
+from vision.ssd.nets.sq_ssd_lite import SQ_SSD_LITE
+from vision.ssd.nets.vgg16_ssd import VGG16_SSD
 from vision.ssd.network import Network
 from vision.ssd.ssd import SSD
 
@@ -12,6 +18,12 @@ MODELS: dict[str, Network] = {
     for network in (
         MB2_SSD_LITE,
         MB2_SSD,
+        MB1_SSD,
+        MB1_SSD_LITE,
+        MB3_LARGE_SSD_LITE,
+        MB3_SMALL_SSD_LITE,
+        SQ_SSD_LITE,
+        VGG16_SSD,
     )
 }
 
