@@ -17,8 +17,6 @@ from vision.ssd.network import Network
 from vision.ssd.ssd import SSD
 
 logger = logging.getLogger(__name__)
-# Below this share of backbone tensors, a file is for another network, not for this one.
-MIN_MATCHED_BACKBONE = 0.9
 TORCHVISION = "torchvision"  # as a detector's weights: those that torchvision trained on COCO
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 
@@ -109,8 +107,11 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], list[str] | No
     weights = {_WRAPPERS.sub("", str(k)): v for k, v in content.items() if isinstance(v, Tensor)}
     if not weights:
         raise ValueError(f"{path}: no weights found in it")
-    for name, tensor in weights.items():
+    for name, tensor in list(weights.items()):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            if name.startswith("classifier."):  # torchvision's VGG16 for SSD comes without one
+                del weights[name]
+                continue
             raise ValueError(f"{path}: the tensor {name} is not finite; the file is of no use")
     return weights, class_names
 
@@ -149,6 +150,7 @@ def load_base_net(model: SSD, source: str) -> LoadReport | None:
         return None
     network = model.network
     weights = _download_imagenet(network) if source == "imagenet" else read_state_dict(source)[0]
+    weights = network.adapt_backbone(weights)
     own_names = network.backbone_names(weights.keys())
     weights = {own_name: weights[name] for name, own_name in own_names.items()}
     fits, report = _match(_backbone(model), weights)
@@ -250,7 +252,7 @@ def _check_matched(loaded: list[str], model: SSD, source: str | Path) -> None:
     """Refuse a file that fits too little of the backbone."""
     needed = [name for name in _backbone(model) if "num_batches_tracked" not in name]
     share = len(set(loaded) & set(needed)) / len(needed)
-    if share < MIN_MATCHED_BACKBONE:
+    if share < model.network.min_matched_backbone:
         raise ValueError(
             f"{source}: only {int(100 * share)}% of the backbone's tensors fit this network; "
             "is it for another network or width?"

@@ -2,10 +2,16 @@
 
 from collections.abc import Mapping
 
+from vision.ssd.nets.mb1_ssd import MB1_SSD
+from vision.ssd.nets.mb1_ssd_lite import MB1_SSD_LITE
 from vision.ssd.nets.mb2_ssd import MB2_SSD
 from vision.ssd.nets.mb2_ssd_lite import MB2_SSD_LITE
+from vision.ssd.nets.mb3_large_ssd_lite import MB3_LARGE_SSD_LITE
+from vision.ssd.nets.mb3_small_ssd_lite import MB3_SMALL_SSD_LITE
+from vision.ssd.nets.sq_ssd_lite import SQ_SSD_LITE
 from vision.ssd.nets.ssd300_vgg16 import SSD300_VGG16
 from vision.ssd.nets.ssdlite320_mb3_large import SSDLITE320_MB3_LARGE
+from vision.ssd.nets.vgg16_ssd import VGG16_SSD
 from vision.ssd.network import Network
 from vision.ssd.ssd import SSD
 
@@ -14,6 +20,12 @@ MODELS: dict[str, Network] = {
     for network in (
         MB2_SSD_LITE,
         MB2_SSD,
+        MB1_SSD,
+        MB1_SSD_LITE,
+        MB3_LARGE_SSD_LITE,
+        MB3_SMALL_SSD_LITE,
+        SQ_SSD_LITE,
+        VGG16_SSD,
         SSDLITE320_MB3_LARGE,
         SSD300_VGG16,
     )

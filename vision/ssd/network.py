@@ -75,6 +75,10 @@ class Network:
         parts: which parameters are backbone, extra layers and heads.
         backbone_names: from the names in a backbone file to those in the network's state dict, as
             `family_backbone_names` does.
+        adapt_backbone: changes a backbone file's tensors before they are named, where some have to
+            be made of others.
+        min_matched_backbone: share of the backbone's tensors that a file has to fill; with less it
+            is a file for another network.
         imagenet_weights: torchvision's name of a trained backbone, which --base-net imagenet loads.
         coco_weights: torchvision's name of the trained detector, which --pretrained-ssd torchvision
             loads.
@@ -91,6 +95,8 @@ class Network:
     priors: tuple[PriorMap, ...]
     parts: Parts = FAMILY_PARTS
     backbone_names: Callable[[Collection[str]], dict[str, str]] = family_backbone_names
+    adapt_backbone: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
+    min_matched_backbone: float = 0.9
     imagenet_weights: str | None = None
     coco_weights: str | None = None
     postprocessing: PostProcessing = field(default_factory=PostProcessing)
