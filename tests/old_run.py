@@ -239,7 +239,7 @@ def _infer(run: Path) -> dict:
         "classes": classes,
         "cls_logits": [round(x, 6) for x in logits[:, rows].flatten().tolist()],
         "bbox_regression": [round(x, 6) for x in offsets[:, rows].flatten().tolist()],
-        "priors_cxcywh": [round(x, 7) for x in model.priors_cxcywh[rows].flatten().tolist()],
+        "priors_cxcywh": [round(x, 7) for x in model.priors_cxcywh.flatten().tolist()],
     }
 
 
