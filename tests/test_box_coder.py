@@ -2,6 +2,7 @@
 
 import math
 
+import golden_facts
 import torch
 
 from vision.ops.box_coder import cxcywh_to_xyxy, decode_boxes, encode_boxes, xyxy_to_cxcywh
@@ -27,6 +28,12 @@ def test_round_trip_of_a_batch():
     corners = torch.rand(3, 50, 2, 2, generator=generator).sort(dim=2).values
     boxes = corners.flatten(2) + torch.tensor([0, 0, 0.01, 0.01])
     torch.testing.assert_close(decode_boxes(encode_boxes(boxes, priors), priors), boxes)
+
+
+def test_golden_boxes():
+    output = golden_facts.output()
+    decoded = decode_boxes(output.bbox_regression, golden_facts.priors())[output.has_box]
+    torch.testing.assert_close(decoded, output.boxes, atol=1e-5, rtol=0)
 
 
 def test_a_wild_size_offset_stays_finite():

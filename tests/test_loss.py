@@ -1,9 +1,8 @@
 """The MultiBox loss: golden values, mining by hand, empty images, crowds."""
 
-import json
 import math
 
-import numpy as np
+import golden_facts
 import pytest
 import torch
 
@@ -30,29 +29,16 @@ def loss_fn():
     return MultiBoxLoss(PRIORS, image_size=(100, 100))
 
 
-def test_golden_loss(shared):
-    golden = shared / "golden"
-    forward, matching = np.load(golden / "forward.npz"), np.load(golden / "matching.npz")
-    counts = matching["num_boxes"].tolist()
-    boxes = torch.from_numpy(matching["gt_boxes"]).split(counts)
-    labels = torch.from_numpy(matching["gt_labels"]).split(counts)
+def test_golden_loss():
+    golden, output = golden_facts.matching(), golden_facts.output()
     targets = [
-        {"boxes": b * 300, "labels": x, "iscrowd": torch.zeros(len(x), dtype=torch.bool)}
-        for b, x in zip(boxes, labels, strict=True)
+        {"boxes": boxes * 300, "labels": x, "iscrowd": torch.zeros(len(x), dtype=torch.bool)}
+        for boxes, x in zip(golden.boxes, golden.labels, strict=True)
     ]
-    priors = torch.from_numpy(np.load(golden / "priors_cxcywh.npy"))
-    losses = MultiBoxLoss(priors, image_size=(300, 300))(
-        torch.from_numpy(forward["cls_logits"]),
-        torch.from_numpy(forward["bbox_regression"]),
-        targets,
-    )
-    expected = json.loads((golden / "loss.json").read_text())
-    assert losses["num_pos"] == expected["num_pos"]
-    for ours, theirs in (
-        ("loss_classification", "classification_loss"),
-        ("loss_regression", "regression_loss"),
-    ):
-        assert losses[ours].item() == pytest.approx(expected[theirs], rel=1e-5)
+    loss_fn = MultiBoxLoss(golden_facts.priors(), image_size=(300, 300))
+    losses = loss_fn(output.cls_logits, output.bbox_regression, targets)
+    for name, expected in golden_facts.FACTS["loss"].items():
+        assert losses[name].item() == pytest.approx(expected, rel=1e-5), name
 
 
 def test_one_positive_by_hand(loss_fn):

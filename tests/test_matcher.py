@@ -1,6 +1,6 @@
 """Matching: by hand, contested priors, crowds, empty images, golden labels."""
 
-import numpy as np
+import golden_facts
 import torch
 
 from vision.ops import matcher
@@ -83,20 +83,13 @@ def test_images_in_pieces_and_at_once_match_alike(monkeypatch):
         assert torch.equal(a, b)
 
 
-def test_golden_matching(shared):
-    golden = np.load(shared / "golden/matching.npz")
-    priors = torch.from_numpy(np.load(shared / "golden/priors_cxcywh.npy"))
-    counts = golden["num_boxes"].tolist()
+def test_golden_matching():
+    golden, priors = golden_facts.matching(), golden_facts.priors()
     targets = [
         {"boxes": boxes, "labels": labels}
-        for boxes, labels in zip(
-            torch.from_numpy(golden["gt_boxes"]).split(counts),
-            torch.from_numpy(golden["gt_labels"]).split(counts),
-            strict=True,
-        )
+        for boxes, labels in zip(golden.boxes, golden.labels, strict=True)
     ]
     prior_labels, matched = match_priors(*pad_targets(targets), priors)
-    assert torch.equal(prior_labels, torch.from_numpy(golden["prior_labels"]))
-    positive = prior_labels > 0
-    difference = encode_boxes(matched, priors) - torch.from_numpy(golden["prior_targets"])
-    assert difference[positive].abs().max() <= 1e-5
+    assert torch.equal(prior_labels, golden.prior_labels)
+    encoded = encode_boxes(matched, priors)[prior_labels > 0]
+    torch.testing.assert_close(encoded, golden.positive_targets, atol=1e-5, rtol=0)

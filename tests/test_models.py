@@ -1,5 +1,6 @@
 """The networks: the family's keys and output, any size and width."""
 
+import golden_facts
 import numpy as np
 import pytest
 import torch
@@ -10,11 +11,16 @@ from vision.ssd.models import MODELS, build_model
 from vision.ssd.network import Network
 
 
+def test_keys_and_shapes_are_the_originals():
+    weights = build_model("mb2-ssd-lite", num_classes=4).state_dict()
+    found = [(key, tuple(tensor.shape)) for key, tensor in weights.items()]
+    assert found == list(golden_facts.keys_and_shapes().items())
+
+
 def test_golden_weights_and_forward_pass(shared):
     model = build_model("mb2-ssd-lite", num_classes=4)
     weights = torch.load(shared / "golden/upstream_mb2_ssd_lite.pth", weights_only=True)
     model.load_state_dict(weights, strict=True)
-    assert list(model.state_dict()) == list(weights)
     golden = np.load(shared / "golden/forward.npz")
     images = (torch.from_numpy(golden["input_uint8"]).permute(0, 3, 1, 2).float() - 127) / 128
     with torch.inference_mode():
@@ -59,6 +65,21 @@ def test_too_small_an_image_is_refused_and_the_least_is_not(name):
     assert len(build_small(name).priors_cxcywh) > 0
 
 
+@pytest.mark.parametrize("name", ["mb2-ssd-lite", "mb2-ssd"])
+@pytest.mark.parametrize(
+    ("image_size", "num_cells"),
+    [
+        ((96, 96), 36 + 9 + 4 + 1 + 1 + 1),
+        ((300, 300), 361 + 100 + 25 + 9 + 4 + 1),
+        ((320, 320), 400 + 100 + 25 + 9 + 4 + 1),
+        ((256, 384), 384 + 96 + 24 + 6 + 2 + 1),
+        ((512, 512), 1024 + 256 + 64 + 16 + 4 + 1),
+    ],
+)
+def test_number_of_priors(name, image_size, num_cells):
+    assert build_small(name, image_size=image_size).priors_cxcywh.shape == (6 * num_cells, 4)
+
+
 @pytest.mark.parametrize("width_mult", [0.35, 0.5, 0.75, 1.4])
 def test_any_width(width_mult):
     model = build_model("mb2-ssd-lite", num_classes=3, image_size=(96, 96), width_mult=width_mult)
@@ -68,11 +89,13 @@ def test_any_width(width_mult):
     assert cls_logits.shape[1] == len(model.priors_cxcywh)
 
 
-def test_output_is_the_same_in_train_and_eval_format():
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_output_has_the_same_format_in_training_and_evaluation(mode):
     model = build_model("mb2-ssd-lite", num_classes=3, image_size=(96, 96), width_mult=0.25)
-    images = torch.zeros(2, 3, 96, 96)
-    shapes = [[x.shape for x in getattr(model, mode)()(images)] for mode in ("train", "eval")]
-    assert shapes[0] == shapes[1]
+    output = getattr(model, mode)()(torch.zeros(2, 3, 96, 96))
+    assert [type(x) for x in output] == [torch.Tensor] * 2
+    # 52 cells of 6 priors, for 2 classes and the background, and for 4 offsets
+    assert [x.shape for x in output] == [(2, 312, 3), (2, 312, 4)]
 
 
 def test_priors_are_no_part_of_the_state_dict():

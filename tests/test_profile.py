@@ -23,11 +23,19 @@ def test_one_line_names_the_limit_and_a_flag(shares, precision, words):
     assert ("bf16 where" in line) == (precision == "fp32")
 
 
-@pytest.mark.parametrize("num_steps", [1, 5, 12])
-def test_a_trace_is_written_for_an_epoch_of_any_length(num_steps, tmp_path):
+@pytest.mark.parametrize(
+    ("num_steps", "traced"), [(1, []), (2, []), (5, [3, 4, 5]), (12, [3, 4, 5, 6, 7])]
+)
+def test_the_trace_has_what_there_was_of_five_steps(num_steps, traced, tmp_path, caplog):
+    caplog.set_level("INFO")
     profiler = StepProfiler(tmp_path, precision="fp32")
     for _ in range(num_steps):
         profiler.after_step()
     profiler.after_epoch({"data_wait": 0.0, "step_share": 1.0, "eval_share": 0.0})
-    if num_steps > 3:
-        assert json.loads(profiler.path.read_text())["traceEvents"]
+    assert "compute limits this run: 100%" in caplog.text
+    assert profiler.path.exists() == bool(traced) == (str(profiler.path) in caplog.text)
+    assert [path for path in tmp_path.iterdir() if path != profiler.path] == []
+    if traced:
+        events = json.loads(profiler.path.read_text())["traceEvents"]
+        steps = {event["name"] for event in events if "ProfilerStep#" in event.get("name", "")}
+        assert steps == {f"ProfilerStep#{step}" for step in traced}

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+from vision.datasets import threads
 from vision.datasets.threads import map_in_threads
 
 
@@ -61,8 +62,33 @@ def test_a_forked_process_has_threads_of_its_own(two_threads):
     child.join()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
-def test_each_thread_has_its_core_if_there_are_as_many(two_threads):
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [({2, 5}, [{2}, {5}]), ({2, 5, 7}, []), ({2}, [])],
+    ids=["as many", "more", "fewer"],
+)
+def test_threads_ask_for_a_core_each_if_there_are_as_many(
+    two_threads, monkeypatch, cores, expected
+):
+    asked = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores, raising=False)
+    monkeypatch.setattr(
+        os, "sched_setaffinity", lambda pid, chosen: asked.append(chosen), raising=False
+    )
+    threads._pool.cache_clear()
+    barrier = threading.Barrier(2, timeout=30)
+    list(map_in_threads(lambda item: barrier.wait(), range(2)))
+    assert sorted(asked, key=min) == expected
+    threads._pool.cache_clear()
+
+
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+@pytest.mark.skipif(num_cores() < 2, reason="needs Linux and two cores")
+def test_each_thread_has_its_core_and_the_process_keeps_all(two_threads):
+    threads._pool.cache_clear()
     ours = os.sched_getaffinity(0)
     torch.set_num_threads(len(ours))
     barrier = threading.Barrier(len(ours), timeout=30)
@@ -71,7 +97,6 @@ def test_each_thread_has_its_core_if_there_are_as_many(two_threads):
         barrier.wait()
         return os.sched_getaffinity(0)
 
-    if len(ours) > 1:
-        found = list(map_in_threads(cores, ours))
-        assert all(len(cores) == 1 for cores in found) and set.union(*found) == ours
+    found = list(map_in_threads(cores, ours))
+    assert all(len(cores) == 1 for cores in found) and set.union(*found) == ours
     assert os.sched_getaffinity(0) == ours

@@ -1,7 +1,6 @@
 """Drawing: the pixels where a box is, and nothing else."""
 
 import numpy as np
-import pytest
 
 from vision.visualize import draw_boxes
 
@@ -28,14 +27,34 @@ def test_no_boxes_changes_nothing():
     np.testing.assert_array_equal(draw_boxes(image, np.zeros((0, 4)), []), image)
 
 
-@pytest.mark.parametrize(
-    "box",
-    [[-1e9, -1e9, 1e9, 1e9], [np.nan, 0, np.inf, 5], [30, 0, 40, 2], [0, 28, 3, 30]],
-    ids=["huge", "not finite", "top right", "bottom left"],
-)
-def test_boxes_at_and_beyond_the_edge(box):
-    image = np.zeros((30, 40, 3), np.uint8)
-    assert draw_boxes(image, np.array([box]), ["a long name"], scores=[0.5]).shape == image.shape
+def draw_one(box) -> np.ndarray:
+    """Where one box with its name and score changes a black image of 60 x 200 pixels."""
+    image = np.zeros((60, 200, 3), np.uint8)
+    return changed(image, draw_boxes(image, np.array([box]), ["cat"], scores=[0.5]))
+
+
+def test_a_box_far_outside_leaves_no_mark():
+    assert not draw_one([-1e9, -1e9, 1e9, 1e9]).any()
+
+
+def test_corners_that_are_not_finite_are_at_the_edge():
+    where = draw_one([np.nan, 0, np.inf, 50])
+    assert where[0].all() and where[50].all() and where[:51, 0].all()
+    assert not where[20:50, 1:].any() and not where[51:].any()  # the right side is outside
+
+
+def test_a_name_at_the_top_right_stays_inside_the_image():
+    where = draw_one([180, 0, 195, 55])
+    assert where[:11, 165:].all()  # the name, in the box as there is no room above it
+    assert not where[:, :130].any() and not where[20:55, 181:195].any()
+    assert where[20:56, 180].all() and where[20:56, 195].all() and where[55, 180:196].all()
+
+
+def test_a_name_at_the_bottom_left_is_above_the_box():
+    where = draw_one([0, 56, 40, 59])
+    assert where[46:57, :35].all() and not where[:40].any()
+    assert where[56:, 0].all() and where[56:, 40].all() and where[59, :41].all()
+    assert not where[57:59, 1:40].any() and not where[57:, 41:].any() and not where[:, 70:].any()
 
 
 def test_color_follows_the_name_and_the_best_box_is_on_top():
@@ -51,6 +70,11 @@ def test_color_follows_the_name_and_the_best_box_is_on_top():
     assert corner(["cat", "dog"], [0.2, 0.9]) == dog
 
 
-def test_other_alphabets_do_not_fail():
-    image = np.zeros((50, 50, 3), np.uint8)
-    assert draw_boxes(image, np.array([[5, 20, 45, 45]]), ["caf\u00e9 \u732b"]).any()
+def test_letters_beyond_ascii_become_question_marks():
+    image, box = np.zeros((50, 120, 3), np.uint8), np.array([[5, 20, 45, 45]])
+    # These two have the same colour: their bytes have equal sums modulo the number of colours.
+    drawn, spelt, other = (
+        draw_boxes(image, box, [name]) for name in ("caf\u00e5 \u7330", "caf? ?", "caf? !")
+    )
+    np.testing.assert_array_equal(drawn, spelt)
+    assert changed(drawn, other).any()
