@@ -4,8 +4,6 @@ import contextlib
 import io
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from vision.evaluation.coco_arrays import (
     AREA_RANGES,
@@ -56,11 +54,10 @@ def evaluate_boxes(
         name -> {AP, AP50, AR100, num_gt}, with None for a class without boxes.
 
     Raises:
-        ValueError: unknown evaluator, or detections of labels, images or coordinates that cannot
-            be.
+        ValueError: as `check_evaluator`, or a detection has an impossible label, image or
+            coordinate.
     """
-    if evaluator not in EVALUATORS:
-        raise ValueError(f"unknown evaluator {evaluator!r}: choose {' or '.join(EVALUATORS)}")
+    check_evaluator(evaluator)
     _check_detections(detections, ground_truth)
     precision, recall, _ = EVALUATORS[evaluator](ground_truth, detections)
     metrics: dict = {name: _mean(_select(precision, *key)) for name, key in PRECISIONS.items()}
@@ -79,6 +76,24 @@ def evaluate_boxes(
     return metrics
 
 
+def check_evaluator(name: str) -> None:
+    """Check that an evaluator can be used, before the work whose result it would measure.
+
+    Raises:
+        ValueError: `name` is not in EVALUATORS, or pycocotools is not installed.
+    """
+    if name not in EVALUATORS:
+        raise ValueError(f"unknown evaluator {name!r}: choose {' or '.join(EVALUATORS)}")
+    if name == "pycocotools":
+        try:
+            import pycocotools.cocoeval  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                f"--evaluator pycocotools: {error}: pip install pycocotools, "
+                "or use --evaluator fast, which gives the same numbers"
+            ) from None
+
+
 def compute_arrays_pycocotools(
     ground_truth: GroundTruth, detections: Detections
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,6 +102,10 @@ def compute_arrays_pycocotools(
     The COCO objects are built here with ids from 1, so an id 0 in the file (which pycocotools
     takes for "not matched"), repeated or sparse ids cannot matter.
     """
+    # Imported here: the rest of evaluation works without pycocotools.
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     gt = ground_truth
     coco_gt, coco_dt = COCO(), COCO()
     images = [{"id": i} for i in range(gt.num_images)]

@@ -9,7 +9,7 @@ from torch import nn
 
 from vision.engine import distributed
 from vision.evaluation.coco_boxes import Detections, GroundTruth
-from vision.evaluation.coco_eval import evaluate_boxes
+from vision.evaluation.coco_eval import check_evaluator, evaluate_boxes
 from vision.evaluation.inference import Batch, LossFunction, merge_inference, run_inference
 from vision.ssd.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD
 
@@ -73,8 +73,10 @@ def evaluate(
         The measurements; None in all but the first of several processes, which share the images.
 
     Raises:
-        ValueError: the loader's images are not those of the ground truth.
+        ValueError: the evaluator cannot be used, or the loader's images are not those of the
+            ground truth.
     """
+    check_evaluator(evaluator)
     part = run_inference(
         model,
         loader,
