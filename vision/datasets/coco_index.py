@@ -1,8 +1,6 @@
 """A COCO annotation file as a few flat arrays, for training and evaluation."""
 
-import ctypes
 import os
-import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +16,7 @@ from vision.datasets.coco_tables import (
     read_categories,
     read_images,
 )
+from vision.files.available_memory import give_back_freed_memory
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,8 @@ class CocoIndex:
         return self.name_bytes[self.name_offsets[image] : self.name_offsets[image + 1]].decode()
 
     def boxes_per_class(self) -> np.ndarray:
-        """int64 [C]: trainable boxes of labels 1, 2, ..."""
-        return self._per_class(self.labels[self.trainable])
-
-    def images_per_class(self) -> np.ndarray:
-        """int64 [C]: images with a trainable box of labels 1, 2, ..."""
-        images = np.repeat(np.arange(len(self)), np.diff(self.box_offsets))[self.trainable]
-        classes = len(self.categories) + 1
-        pairs = np.unique(images * classes + self.labels[self.trainable])
-        return self._per_class(pairs % classes)
-
-    def _per_class(self, labels: np.ndarray) -> np.ndarray:
+        """Count the trainable boxes of labels 1, 2, ...: int64 [C]."""
+        labels = self.labels[self.trainable]
         return np.bincount(labels, minlength=len(self.categories) + 1)[1:]
 
     def num_empty_images(self) -> int:
@@ -92,7 +82,7 @@ def load_coco_index(annotation_file: str | os.PathLike) -> CocoIndex:
         OSError: the file cannot be read.
     """
     index = _build_index(CocoJson(annotation_file))
-    _return_freed_memory()
+    give_back_freed_memory()  # after COCO glibc kept 120 MB of 185 for later
     return index
 
 
@@ -135,12 +125,6 @@ def _build_index(document: CocoJson) -> CocoIndex:
             "thinner than 1 px": annotations.image_ids[keep[~trainable]],
         },
     )
-
-
-def _return_freed_memory() -> None:
-    """Ask glibc for the pages it keeps for later: after COCO it kept 120 MB of 185."""
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _category(label: int, record: CategoryRecord) -> Category:
