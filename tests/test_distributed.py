@@ -81,7 +81,9 @@ def test_parts_of_a_batch_are_the_batch_of_one_process(world_size, num_images):
         sampler.epoch, sampler.start_batch = 5, 1
         listed = list(sampler)
         assert len(listed) == len(sampler) == sampler.num_rounds
-        return [[] if sampler.borrows(1 + i) else batch for i, batch in enumerate(listed)], listed
+        return [
+            [] if sampler.is_padding(1 + i) else batch for i, batch in enumerate(listed)
+        ], listed
 
     whole, _ = batches(0, 1)
     parts, passed_through = zip(*(batches(r, world_size) for r in range(world_size)), strict=True)

@@ -1,4 +1,4 @@
-"""torch's errors that mean a limit of the machine, in words that name a way out."""
+"""Out-of-memory errors of torch, explained in one line that says which flag helps."""
 
 import re
 
@@ -8,7 +8,7 @@ _WORKER_DIED = re.compile(r"DataLoader worker \(pid|unable to write to file </to
 
 
 def explain(error: RuntimeError) -> str | None:
-    """Say in one line which limit was met; None for another error, which keeps its traceback."""
+    """Say in one line which memory is full; None for any other error."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory is full; use a smaller --batch-size or --image-size"

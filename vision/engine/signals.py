@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop, granted between two steps."""
+"""On SIGINT or SIGTERM: finish the step, save, exit."""
 
 import logging
 import os
@@ -13,17 +13,18 @@ logger = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """Training stopped because a signal asked for it."""
+    """Training stopped because of a signal."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
 
 
-class Interruptible:
-    """A loader that calls `check`, which may raise, before each batch.
+class StoppableLoader:
+    """A loader that calls `check` before each batch; `check` raises when training is to stop.
 
-    Of several processes each calls it as often as the one that has the most batches.
+    `check` communicates, so every process must call it equally often: a process that has fewer
+    batches than another calls it for the missing ones at the end.
     """
 
     def __init__(self, loader: DetectionLoader, check: Callable[[], None]):
@@ -43,7 +44,11 @@ class Interruptible:
 
 
 class StopSignals:
-    """Remembers a SIGINT or SIGTERM while active; the second SIGINT ends the process at once."""
+    """Catches SIGINT and SIGTERM inside a `with` block; a second SIGINT ends the process at once.
+
+    Attributes:
+        received: the number of the signal, None before one comes.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -59,7 +64,7 @@ class StopSignals:
             signal.signal(signum, handler)
 
     def check(self) -> None:
-        """Raise Interrupted if a signal came, in all processes at the same call."""
+        """Raise Interrupted if any process got a signal; it raises in all of them at this call."""
         signum = distributed.all_reduce_max(self.received or 0)
         if signum:
             raise Interrupted(signum)

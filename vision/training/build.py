@@ -16,7 +16,7 @@ from vision.engine.ema import ModelEma
 from vision.engine.environment import machine, versions
 from vision.engine.optim import Schedule, build_optimizer, freeze, parameter_groups
 from vision.engine.precision import choose_device, choose_precision
-from vision.engine.signals import Interruptible
+from vision.engine.signals import StoppableLoader
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions
 from vision.evaluation.coco_boxes import ground_truth_from_index
@@ -202,7 +202,7 @@ def build_measure(
             give_back_freed_memory()
         return evaluate(
             fold_batch_norm(model),
-            Interruptible(loader, check),
+            StoppableLoader(loader, check),
             ground_truth=ground_truth,
             class_names=names,
             device=device,
