@@ -43,10 +43,10 @@ def evaluate_boxes(
 
     Args:
         ground_truth: every annotated box of the data set.
-        detections: every detection; none at all gives zeros.
+        detections: every detection; may be empty, then all numbers are 0.
         class_names: of labels 1..C.
-        evaluator: a name of EVALUATORS: "fast" (NumPy on whole arrays) or "pycocotools", which
-            gives the same arrays in forty times the time.
+        evaluator: a key of EVALUATORS: "fast" (NumPy on whole arrays), or "pycocotools", which
+            gives the same arrays in 43 times the time (benchmarks/coco_evaluation.py).
 
     Returns:
         `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl`, each
@@ -97,10 +97,10 @@ def check_evaluator(name: str) -> None:
 def compute_arrays_pycocotools(
     ground_truth: GroundTruth, detections: Detections
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Let pycocotools make what `coco_arrays.compute_arrays` returns.
+    """Compute what `coco_arrays.compute_arrays` returns with pycocotools.
 
-    The COCO objects are built here with ids from 1, so an id 0 in the file (which pycocotools
-    takes for "not matched"), repeated or sparse ids cannot matter.
+    The COCO objects get new ids from 1. So ids in the file that are 0 (pycocotools takes 0 for "not
+    matched"), repeated or not consecutive do not matter.
     """
     # Imported here: the rest of evaluation works without pycocotools.
     from pycocotools.coco import COCO
@@ -119,7 +119,7 @@ def compute_arrays_pycocotools(
     dt = detections
     areas = dt.boxes_xywh[:, 2] * dt.boxes_xywh[:, 3]
     columns = (dt.image_index, dt.labels, dt.boxes_xywh, areas, np.zeros(len(dt), int), dt.scores)
-    # Not loadRes: it wants at least one detection, and adds a polygon to each.
+    # Not COCO.loadRes: it needs at least one detection, and adds a polygon to each.
     coco_dt.dataset = {**coco_gt.dataset, "annotations": _annotations(*columns)}
     with contextlib.redirect_stdout(io.StringIO()):
         coco_gt.createIndex()
@@ -148,13 +148,13 @@ EVALUATORS = {"fast": compute_arrays, "pycocotools": compute_arrays_pycocotools}
 
 
 def _select(values: np.ndarray, iou: float | None, area: str, limit: int) -> np.ndarray:
-    """Take one area range and detection limit, and one IoU threshold or all, of [T, ..., A, M]."""
+    """Select an area range, a detection limit and an IoU threshold (None: all): [T, ..., A, M]."""
     values = values[..., list(AREA_RANGES).index(area), MAX_DETECTIONS.index(limit)]
     return values if iou is None else values[np.isclose(IOU_THRESHOLDS, iou)]
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Mean over the classes that have boxes; COCO marks the others with -1."""
+    """Average over the classes that have boxes; the values of the others are -1."""
     values = values[values > -1]
     return float(values.mean()) if len(values) else None
 

@@ -1,4 +1,4 @@
-"""Priors: the boxes that the network's predictions are offsets from."""
+"""Priors (default boxes, anchors): the boxes that the network predicts offsets from."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -16,14 +16,14 @@ def build_priors(
     aspect_ratios: Sequence[int],
     strides: Sequence[int],
 ) -> Tensor:
-    """Lay out the priors of all feature maps (Liu et al. 2016, section 2.2).
+    """Build the priors of all feature maps (Liu et al. 2016, section 2.2).
 
     Args:
         feature_map_sizes: (height, width) of each map, largest map first.
         image_size: input (height, width) in pixels.
-        sizes: one more than there are maps, as shares of the image's shorter side.
-        aspect_ratios: width over height; each is used both ways round.
-        strides: pixels a cell of the first maps; a later map's cells share the image evenly.
+        sizes: one more than there are maps, as fractions of the image's shorter side.
+        aspect_ratios: width / height; each ratio is used for a wide and for a tall prior.
+        strides: cell size of the first maps in pixels; a later map's is image size / map size.
 
     Returns:
         [P, 4] cxcywh in 0..1, clamped, ordered by map, row, column, then shape.
@@ -53,7 +53,7 @@ def build_priors(
 
 
 def _shapes(size: float, next_size: float, aspect_ratios: Sequence[int]) -> list[tuple]:
-    """Return the (width, height) of one map's priors: two squares, then each ratio both ways."""
+    """Return one map's prior shapes (width, height): two squares, then each ratio wide and tall."""
     between = sqrt(size * next_size)
     shapes = [(size, size), (between, between)]
     for ratio, wide in product(aspect_ratios, (True, False)):

@@ -94,7 +94,7 @@ def _annotation_pieces(repair: Repair, start: int) -> Iterator[bytes]:
     """The list of annotations; returns the byte after its last piece."""
     annotations, document = repair.annotations, repair.document
     changed = repair.drop | repair.set_area | repair.set_iscrowd | (repair.new_ids != MISSING_ID)
-    position, row, is_main_process = start, 0, True
+    position, row, is_first = start, 0, True
     for first, stop, count in annotations.chunks:
         yield from _copy(document, position, first)  # "[", before the first
         rows = slice(row, row + count)
@@ -103,10 +103,10 @@ def _annotation_pieces(repair: Repair, start: int) -> Iterator[bytes]:
         if text is None:
             changes = [_annotation_changes(repair, i) for i in range(row, row + count)]
             text = b"".join(_rewritten(document, (first, stop), changes))
-        if is_main_process:  # of what is left
+        if is_first:  # of what is left
             text = _SEPARATOR.sub(lambda found: found[0].replace(b",", b""), text, count=1)
         yield text
-        is_main_process = is_main_process and not text.strip()
+        is_first = is_first and not text.strip()
         document.forget_pages(first, stop)
         position, row = stop, row + count
     return position

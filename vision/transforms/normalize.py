@@ -1,4 +1,4 @@
-"""From uint8 batches to what the network expects, on the device of the batch."""
+"""Normalising uint8 image batches for the network, on the device of the batch."""
 
 import torch
 
@@ -12,12 +12,12 @@ def normalize_images(
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> torch.Tensor:
-    """Map 0..255 to (x - 127) / 128, which float32 and bfloat16 both hold without rounding.
+    """Map 0..255 to (x - 127) / 128, which float32 and bfloat16 represent without rounding.
 
     Args:
         images: uint8 [B, 3, H, W] RGB, in any memory layout.
-        dtype: of the result.
-        memory_format: layout of the result; channels_last is what the CPU convolves fastest.
+        dtype: that of the result.
+        memory_format: layout of the result; convolutions on a CPU are fastest in channels_last.
 
     Returns:
         A new tensor [B, 3, H, W] on the same device.
