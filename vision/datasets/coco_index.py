@@ -1,4 +1,4 @@
-"""A COCO annotation file as a few flat arrays, for training and evaluation."""
+"""Index of a COCO annotation file: images and boxes in flat arrays, for training and evaluation."""
 
 import os
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from vision.files.available_memory import give_back_freed_memory
 
 @dataclass(frozen=True)
 class Category:
-    """A class: `label` 1..C, its id in the file, its id before fix_coco_annotations.py."""
+    """A class: its label 1..C, its id in the file, and its id before fix_coco_annotations.py."""
 
     label: int
     category_id: int
@@ -31,11 +31,11 @@ class Category:
 
 @dataclass
 class CocoIndex:
-    """Images and boxes of one annotation file; no Python object per image or box.
+    """Images and boxes of one annotation file, without a Python object for each image or box.
 
-    Annotations are sorted by image, in file order inside an image: image `i` owns the rows
-    `box_offsets[i]` to `box_offsets[i + 1]`. Boxes that are not finite or have no area inside
-    their image are left out, as fix_coco_annotations.py drops them; `rejected` says where.
+    Annotations are sorted by image, then in file order: image `i` has the rows `box_offsets[i]` to
+    `box_offsets[i + 1]`. Boxes that are not finite, or have no area inside their image, are left
+    out (fix_coco_annotations.py drops them); `rejected` has the ids of their images.
     """
 
     annotation_file: str
@@ -51,13 +51,13 @@ class CocoIndex:
     areas: np.ndarray  # float64 [A]
     iscrowd: np.ndarray  # bool [A]
     trainable: np.ndarray  # bool [A]: at least 1 px wide and high after clipping
-    rejected: dict[str, np.ndarray]  # reason -> int64, image ids of boxes that training leaves out
+    rejected: dict[str, np.ndarray]  # reason -> int64, image ids of boxes not used in training
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def file_name(self, image: int) -> str:
-        """The `file_name` of the image at this position."""
+        """Return the `file_name` of the image at this position."""
         return self.name_bytes[self.name_offsets[image] : self.name_offsets[image + 1]].decode()
 
     def boxes_per_class(self) -> np.ndarray:
@@ -66,7 +66,7 @@ class CocoIndex:
         return np.bincount(labels, minlength=len(self.categories) + 1)[1:]
 
     def num_empty_images(self) -> int:
-        """Images without a trainable box."""
+        """Count the images without a trainable box."""
         before = np.concatenate([[0], np.cumsum(self.trainable)])[self.box_offsets]
         return int((np.diff(before) == 0).sum())
 
@@ -74,11 +74,11 @@ class CocoIndex:
 def load_coco_index(annotation_file: str | os.PathLike) -> CocoIndex:
     """Read an annotation file in COCO's format into flat arrays.
 
-    An absent `area` is width x height, an absent `iscrowd` 0, absent `annotations` none.
+    A missing `area` becomes width x height, a missing `iscrowd` 0, missing `annotations` none.
 
     Raises:
-        ValueError: malformed JSON (with the byte offset), an entry of another type, an id twice,
-            or an annotation of an unknown image or category, naming file and entry.
+        ValueError: malformed JSON (names the byte offset), an entry of a wrong type, the same id
+            twice, or an annotation of an unknown image or category; names file and entry.
         OSError: the file cannot be read.
     """
     index = _build_index(CocoJson(annotation_file))

@@ -1,4 +1,4 @@
-"""COCO annotation files as text: find them, check their syntax, read them in pieces."""
+"""COCO annotation files: find them, check the JSON syntax, read them in chunks."""
 
 import mmap
 import os
@@ -25,14 +25,15 @@ __all__ = [
 ]
 
 MISSING_ID = -(2**63)
-# Coordinates in pixels at and beyond this count as not finite: NaN and Infinity, which Python
-# writes though JSON has no such words, are read as +-9e9 (as many bytes, so offsets stay true).
+# Coordinates in pixels of this size or more count as not finite. NaN and Infinity, which Python's
+# json writes although JSON does not have them, are replaced by 9e9 or -9e9 with spaces, so that
+# byte offsets stay the same.
 NOT_FINITE = 1e9
 CHUNK_BYTES = 1 << 20
 
 
 class CategoryRecord(msgspec.Struct, gc=False):
-    """One entry of `categories`, without the keys that nothing here reads."""
+    """One entry of `categories`, without the keys that are not used."""
 
     id: int
     name: str
@@ -49,7 +50,7 @@ class ImageRecord(msgspec.Struct, gc=False):
 
 
 class AnnotationRecord(msgspec.Struct, gc=False):
-    """One entry of `annotations`; the segmentation is skipped without making objects."""
+    """One entry of `annotations`; the segmentation is skipped, which saves its many objects."""
 
     id: int | float | None = None
     image_id: int | float | None = None
@@ -60,15 +61,15 @@ class AnnotationRecord(msgspec.Struct, gc=False):
 
 
 class CocoJson:
-    """An annotation file mapped into memory, its syntax checked, its sections located.
+    """An annotation file mapped into memory; its syntax is checked and its sections are located.
 
     Attributes:
-        spans: of each top-level key, the first byte of its value and the byte after it.
-        source: the bytes of the file. parsed: the same, or a copy of the same length in which
-            NaN and Infinity are numbers.
+        spans: for each top-level key, the first byte of its value and the byte after the value.
+        source: the bytes of the file.
+        parsed: the same, or a copy of the same length with NaN and Infinity replaced by numbers.
 
     Raises:
-        ValueError: not JSON (naming the byte offset) or not a JSON object.
+        ValueError: not JSON (names the byte offset), or not a JSON object.
         OSError: the file cannot be read.
     """
 
@@ -99,14 +100,14 @@ class CocoJson:
         return raw_spans(self.parsed, sections)
 
     def chunks(self, key: str, record: type) -> Iterator[tuple[int, int, list]]:
-        """The list under `key`, some megabytes at a time; nothing where it is absent or null.
+        """Yield the list under `key` in chunks of about CHUNK_BYTES; nothing if absent or null.
 
         Yields:
-            (start, stop, records): bytes `start` to `stop` of the file hold these records and the
-            separator before the first. Together they are the list without its brackets.
+            (start, stop, records): bytes `start` to `stop` of the file contain these records and
+            the separator before the first. All chunks together are the list without its brackets.
 
         Raises:
-            ValueError: no list, or an entry of another type, naming the entry.
+            ValueError: it is not a list, or an entry has a wrong type; names the entry.
         """
         start, stop = self.spans.get(key, (0, 0))
         if stop - start <= 4 and self.parsed[start:stop] in (b"", b"null"):
@@ -125,8 +126,8 @@ class CocoJson:
             position, count = cut, count + len(records)
 
     def _next_chunk(self, decoder, position: int, end: int) -> tuple[int, list]:
-        """Decode up to a `},{`. A cut inside a string or a nested list cannot decode (what was
-        opened is not closed), so a cut that decodes is right; a wrong one moves on."""
+        """Decode up to a `},{`. It may be inside a string or a nested list; then the text before it
+        is not valid JSON (something is not closed), and the next `},{` is tried."""
         size = CHUNK_BYTES
         first = _SEPARATOR.match(self.parsed, position, end).end()
         while True:
@@ -144,7 +145,7 @@ class CocoJson:
                 size = 2 * (cut - position)
 
     def forget_pages(self, start: int, stop: int) -> None:
-        """Give back the memory of pages that were read; read again, they come from the file."""
+        """Free the memory of pages that were read; the next access reads them from the file."""
         if hasattr(mmap, "MADV_DONTNEED"):
             first = start - start % mmap.PAGESIZE
             self.source.madvise(mmap.MADV_DONTNEED, first, stop - first)
@@ -155,7 +156,7 @@ _BETWEEN_OBJECTS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 
 
 def _entry_message(key: str, count: int, error: msgspec.DecodeError) -> str:
-    """msgspec's "... - at `$[12].id`", counted from the start of the list."""
+    """Turn msgspec's "... - at `$[12].id`" into a message with the index in the whole list."""
     reason, _, where = str(error).partition(" - at `$")
     index = re.match(r"\[(\d+)\](.*?)`?$", where)
     if not index:
@@ -170,9 +171,9 @@ def _without_not_finite(source: mmap.mmap) -> bytes:
 
 
 def raw_spans(text: bytes | mmap.mmap, values: dict[str, msgspec.Raw]) -> dict[str, tuple]:
-    """Where in `text` the values lie that msgspec decoded from it: {key: (start, stop)}."""
+    """Return where in `text` the values are that msgspec decoded from it: {key: (start, stop)}."""
 
-    def address(buffer) -> int:
+    def address(buffer: bytes | mmap.mmap | msgspec.Raw) -> int:
         return np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
 
     base = address(text)
@@ -181,10 +182,10 @@ def raw_spans(text: bytes | mmap.mmap, values: dict[str, msgspec.Raw]) -> dict[s
 
 
 def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
-    """The annotation file and the image folder of a split, 2017 names first.
+    """Return the annotation file and the image folder of a split; names with 2017 come first.
 
     Raises:
-        ValueError: one of them is absent; the message lists what was looked for.
+        ValueError: one of them is missing; the message lists the names looked for.
     """
     root = Path(root)
     if not root.is_dir():
@@ -202,7 +203,7 @@ def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
 
 
 def find_annotation_file(root: str | os.PathLike, split: str) -> Path | None:
-    """The annotation file of a split, if the data set has one."""
+    """Return the annotation file of a split, or None."""
     paths = [Path(root, name) for name in _names(split)]
     return next((path for path in paths if path.is_file()), None)
 
