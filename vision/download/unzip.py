@@ -169,7 +169,7 @@ def _open_zip(zip_path: Path) -> Iterator[zipfile.ZipFile]:
     except (zipfile.BadZipFile, struct.error, UnicodeDecodeError, NotImplementedError) as error:
         raise DamagedArchive(f"{zip_path}: {error}") from error
     except (OSError, ValueError) as error:
-        # These errnos: the zip's directory points before the start of the file. Others: the disk.
+        # errno None or EINVAL: the zip's directory points before the start of the file
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise DamagedArchive(f"{zip_path}: {error}") from error
