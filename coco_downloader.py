@@ -6,8 +6,8 @@
     python coco_downloader.py --path coco-data --base-url http://mirror.example/coco
     python coco_downloader.py --path coco-data --base-url file:///mnt/coco-zips
 
-Exit status: 0 all there, 1 something failed (what there is stays: run the same command again),
-2 wrong usage, 130 interrupted.
+Exit status: 0 everything is installed, 1 something failed (what was fetched stays: run the same
+command again), 2 wrong usage, 130 interrupted.
 """
 
 from vision.installed import require
@@ -37,7 +37,7 @@ from vision.download.coco_archives import (
     archives_for,
     read_checksums,
 )
-from vision.download.coco_install import as_on_mirror, install, only_one_in
+from vision.download.coco_install import as_on_mirror, install, lock_folder
 from vision.download.disk_space import check_free_space
 from vision.download.download import Stopped
 
@@ -53,16 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         root.mkdir(parents=True, exist_ok=True)
         digests = read_checksums(Path(args.checksums)) if args.checksums else {}
-        with only_one_in(root):
+        with lock_folder(root):
             archives = archives_for(args.splits)
             if args.base_url != OFFICIAL_URL:
                 settings = {"base_url": args.base_url, "timeout": args.timeout}
                 archives = [as_on_mirror(archive, root, **settings) for archive in archives]
             for archive in archives if args.checksums else ():
                 if archive.name not in digests:
-                    logger.warning("%s: not in %s, its digest", archive.name, args.checksums)
+                    logger.warning("%s: no digest in %s", archive.name, args.checksums)
             if not check_free_space(archives, root, keep_zips=args.keep_zips):
-                logger.warning("%s: room for one archive at a time only", root)
+                logger.warning("%s: there is room for one archive at a time only", root)
                 args.workers = 1
             with logging_redirect_tqdm():
                 failures = _install_all(archives, root, digests, args)
@@ -87,36 +87,37 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--splits",
         default="train,val,test,annotations",
-        help="which parts, of %(default)s (all by default; train,val,annotations is what training "
-        "needs; test comes with its image list, it has no annotations)",
+        help="parts to install, from %(default)s (default: all). Training needs "
+        "train,val,annotations; test has images and a list of them, but no annotations",
     )
     add(
         "--base-url",
         default=OFFICIAL_URL,
-        help="server or mirror with zips/train2017.zip and so on, http://, https:// or file:///; "
-        "a mirror's own lengths count (default %(default)s)",
+        help="server or mirror with zips/train2017.zip and so on: http://, https:// or file:///; "
+        "the zips of a mirror may have other sizes (default %(default)s)",
     )
     add("--workers", type=int, default=4, help="archives at the same time (default %(default)s)")
     add(
         "--connections",
         type=int,
         default=1,
-        help="ranges of one archive at the same time, for servers that limit each connection "
+        help="connections for each archive, for servers that limit the speed of one connection "
         "(default %(default)s)",
     )
-    add("--checksums", metavar="FILE", help="SHA-256 digests of the zips, as sha256sum writes")
+    add("--checksums", metavar="FILE", help="SHA-256 digests of the zips, from sha256sum")
     add(
         "--timeout",
         type=float,
         default=60.0,
-        help="seconds without data that count as a stalled connection (default %(default)s)",
+        help="seconds without data after which a connection counts as stalled "
+        "(default %(default)s)",
     )
     add(
         "--retries",
         type=int,
         default=20,
-        help="tries in a row without progress, with growing pauses; %(default)s outlast half an "
-        "hour without network (default %(default)s)",
+        help="failed tries in a row before giving up, with growing pauses; %(default)s last for "
+        "half an hour without network (default %(default)s)",
     )
     add("--keep-zips", action="store_true", help="keep the archives after unpacking")
     return parser
@@ -141,7 +142,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _install_all(
     archives: Sequence[Archive], root: Path, digests: dict[str, str], args: argparse.Namespace
 ) -> list[str]:
-    """Bring all archives onto the disk; returns one line for each that failed."""
+    """Install all archives, several at a time; return one line for each that failed."""
     stop = threading.Event()
     waiting: queue.SimpleQueue[tuple[int, Archive]] = queue.SimpleQueue()
     ended: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -174,7 +175,7 @@ def _install_all(
 
 
 def _wait_for(ended: queue.SimpleQueue, count: int, *, seconds: float) -> None:
-    # Thread.join takes a thread for ended when Ctrl-C comes meanwhile (Python 3.11).
+    # Not Thread.join: after Ctrl-C has interrupted it, it takes a running thread for ended (3.11).
     end = time.monotonic() + seconds
     while ended.qsize() < count and time.monotonic() < end:
         time.sleep(0.05)
@@ -188,7 +189,7 @@ def _install_one(
     progress: "_Progress",
     stop: threading.Event,
 ) -> str:
-    """Returns why it failed, nothing when it did not."""
+    """Install one archive; return the reason if it failed, else an empty string."""
     try:
         done = install(
             archive,
@@ -204,14 +205,14 @@ def _install_one(
         )
     except (ValueError, OSError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
-            return f"the disk of {root} is full: make room; what was fetched stays"
+            return f"the disk of {root} is full: free some space; what was fetched stays"
         return str(error)
     tqdm.write(done, file=sys.stdout)
     return ""
 
 
 class _Progress:
-    """A bar on a terminal, elsewhere a line a minute; called from the archive's threads."""
+    """Progress of an archive: a bar on a terminal, otherwise a log line every minute."""
 
     def __init__(self, name: str, num_bytes: int, position: int) -> None:
         self._name = name
@@ -239,7 +240,7 @@ class _Progress:
             self._bar.set_description(f"{self._name} {stage}", refresh=False)
             self._bar.reset(total)
         self._bar.total = total
-        if self._bar.n == 0:  # what an earlier run left says nothing about the speed
+        if self._bar.n == 0:  # bytes of an earlier run must not count for the speed
             self._bar.initial = self._bar.n = self._bar.last_print_n = done
         self._bar.update(done - self._bar.n)
         if self._bar.disable and time.monotonic() - self._said_at > SECONDS_BETWEEN_LINES:

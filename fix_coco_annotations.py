@@ -2,13 +2,13 @@
 
     python fix_coco_annotations.py --path coco-data
 
-Every `annotations/instances_*.json` is rewritten in one go: category ids become 0, 1, ... by
-ascending old id (kept as `original_id`), annotations follow, and nothing else changes. The file as
-it was stays beside it as `instances_*.original.json`. Annotations of categories or images that do
-not exist and boxes that are not finite or outside their image are dropped; annotation ids that are
-0 or there twice are renumbered; absent `area` and `iscrowd` are filled in: all of it counted below.
-Run again, it changes nothing; interrupted, run it again. Exit 1: nothing was changed in the file
-that the message names, and in those after it.
+In every `annotations/instances_*.json` the category ids become 0, 1, ... in the order of the old
+ids, which are kept as `original_id`; the annotations get the new ids. The original file stays
+beside the new one as `instances_*.original.json`. Annotations of categories or images that do not
+exist, and boxes that are not finite or outside their image, are dropped; annotation ids that are 0
+or used twice are replaced; missing `area` and `iscrowd` are filled in; each kind is counted in the
+output. Nothing else changes. A second run changes nothing; after an interruption run it again. Exit
+status 1: the file that the message names, and those after it, are unchanged.
 """
 
 from vision.installed import require
@@ -73,7 +73,7 @@ def fix_annotations(root: Path, *, dry_run: bool) -> None:
 
 
 def find_annotation_files(root: Path) -> tuple[list[Path], list[Path]]:
-    """The `instances_*.json` of a data set, and the annotation files of other kinds.
+    """Return the `instances_*.json` of a data set, and the annotation files of other kinds.
 
     Raises:
         ValueError: there is no folder, or no instances file in it.
@@ -96,7 +96,7 @@ def find_annotation_files(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def describe(repair: Repair) -> list[str]:
-    """What is repaired, one line a kind."""
+    """Say what is repaired, one line for each kind."""
     lines = []
     if repair.renumbers:
         ids = [category.id for category in repair.categories]

@@ -1,12 +1,12 @@
-"""The annotation index of a COCO-sized file: seconds, memory, and 8 workers over an epoch.
+"""Loading the annotation index of a COCO-sized file: time, memory, and 8 workers for an epoch.
 
     python benchmarks/annotation_index.py
 
-Each line is measured in a process of its own. "peak" and "kept" are resident memory: the most
-there ever was, interpreter and imports included, and what loading added once garbage is collected.
-The unique set size of a worker is what it has for itself (private pages of smaps_rollup, Linux
-only). The peer holds pycocotools' COCO object, as most toolkits do. Image files are links to four
-JPEGs, so that the start-up scan sees all 118,287.
+Each line is measured in a process of its own. "peak" and "kept" are resident memory: the maximum,
+with interpreter and imports, and what loading added, after garbage collection. The unique set size
+of a worker is the memory that no other process shares (private pages in smaps_rollup, Linux only).
+The peer is pycocotools' COCO object, which most toolkits use. Image files are links to four JPEGs,
+so that the check at start-up finds all 118,287.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(command: list) -> None:
-    """Run a Python script that finds the project; torch's advice on workers is not the point."""
+    """Run a Python script that can import the project, without torch's warnings about workers."""
     command = [sys.executable, "-W", "ignore", *map(str, command)]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
@@ -77,7 +77,7 @@ def measure_load(name: str, folder: Path, load: Callable[[Path], object]) -> Non
 
 
 def memory(file: str, *keys: str, pid: int | str = "self") -> float:
-    """The sum of some lines of /proc/PID/FILE in MB."""
+    """Return the sum of some lines of /proc/PID/FILE in MB."""
     lines = (line.split() for line in Path(f"/proc/{pid}/{file}").read_text().splitlines())
     return sum(int(line[1]) for line in lines if line[0].rstrip(":") in keys) * 1024 / 1e6
 
@@ -102,7 +102,7 @@ def load_with_pycocotools(path: Path):
 
 
 def keep_a_corner(image: np.ndarray, target: dict, _rng: np.random.Generator):
-    """A transform that leaves next to nothing of the image: what grows is the data set's."""
+    """A transform that keeps a corner of the image, so that only the data set's memory grows."""
     return np.ascontiguousarray(image[:8, :8]), target
 
 
@@ -126,7 +126,7 @@ def workers_of_ours(folder: Path, num_images: int, method: str) -> None:
 
 
 def link_images(index, folder: Path) -> None:
-    """A name for every image, each a link to one of few JPEGs of the right size."""
+    """Make a file for every image: a link to one of a few JPEGs of the right size."""
     import cv2
 
     folder.mkdir()
@@ -139,7 +139,7 @@ def link_images(index, folder: Path) -> None:
 
 
 class PeerDataset:
-    """What a data set on top of pycocotools does for the boxes of an image; no pixels."""
+    """A data set based on pycocotools: the boxes of an image, without its pixels."""
 
     def __init__(self, path: Path, num_images: int) -> None:
         self.coco = load_with_pycocotools(path)
@@ -162,7 +162,7 @@ def workers_of_peer(folder: Path, num_images: int) -> None:
 
 
 def report_growth(name: str, batches: Iterable) -> None:
-    """Go through an epoch; print the unique set size of the workers as it goes."""
+    """Load an epoch, and print the unique set size of the workers during it."""
     private = ("Private_Clean", "Private_Dirty", "Private_Hugetlb")
     # the first when all have worked, the last while all are alive
     moments = {2 * NUM_WORKERS: "start", len(batches) // 2: "half-way"}

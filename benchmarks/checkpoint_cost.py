@@ -1,12 +1,12 @@
-"""What saving costs training: the stall per save, and the bytes per checkpoint.
+"""The cost of saving for training: seconds for each save, bytes of a checkpoint.
 
     python benchmarks/checkpoint_cost.py --folder /path/on/the/disk/of/your/runs
 
 The state is that of mb2-ssd-lite with 80 classes, AdamW and averaged weights, after one step. The
-stall is what `RunSaver` keeps the training loop for when no write is in flight, and what steps take
-longer while one is. The peer, torch.save in the loop, is measured in the same run; it neither
-computes a digest nor waits for the disk. The last line is the stall as a share of an epoch of
---images images at the measured speed.
+cost is the time that `RunSaver` stops the training loop, and the time by which steps are slower
+while a checkpoint is written. The peer, torch.save in the loop, is measured in the same run; it
+computes no digest and does not wait for the disk. The last line is the cost as a share of an epoch
+of --images images at the measured speed.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _extra(step: Callable[[], None], alone: float, writer: CheckpointWriter) -> float:
-    """Return by how much the steps until the write has ended took longer than they do alone."""
+    """Return how much longer the steps during a write take than steps without one, in seconds."""
     extra = 0.0
     while writer.is_busy:
         extra += seconds(step) - alone

@@ -3,11 +3,11 @@
 
     python benchmarks/coco_evaluation.py [--images 5000] [--repeats 5] [--only ours]
 
-5,000 images, 80 classes, 36,800 objects (some of them crowds) and 480,000 detections, 96 an image:
-objects moved and scaled a little, and boxes at random. Each way runs in a process of its own, from
-arrays to numbers, so peak memory is its own, interpreter and imports included. pycocotools runs
-once. Full arrays of precision, recall and scores are compared, not only the twelve numbers. The
-ratios are of processor time, which other work on the machine disturbs least: all run in one thread.
+5,000 images, 80 classes, 36,800 objects (some of them crowds) and 480,000 detections, 96 in an
+image: objects slightly moved and scaled, and random boxes. Each program runs in a process of its
+own, from arrays to numbers; its peak memory includes interpreter and imports. pycocotools runs
+once. The full arrays of precision, recall and scores are compared, not only the twelve numbers. The
+ratios are of processor time, which other work on the machine affects least; all use one thread.
 """
 
 import argparse
@@ -31,7 +31,7 @@ DETECTIONS_PER_IMAGE = 96
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure each way in its own process and print."""
+    """Measure each program in its own process, and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def describe(way: str, figures: dict) -> str:
-    """Put the figures of one way in a line."""
+    """Format the figures of one program."""
     wall, cpu = figures["wall"], figures["cpu"]
     return (
         f"{way:16} {statistics.median(wall):6.2f} s, {statistics.median(cpu):6.2f} s of processor "
@@ -90,7 +90,7 @@ def run_one(way: str, images: int, repeats: int, output: Path | None) -> None:
 
 
 def peak_mb() -> float:
-    """The most resident memory of this process so far."""
+    """Return the peak resident memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
@@ -128,7 +128,7 @@ def build_case(num_images: int) -> tuple[GroundTruth, Detections]:
 
 
 def with_faster_coco_eval(truth: GroundTruth, found: Detections) -> tuple[np.ndarray, ...]:
-    """The peer, its objects built in the fastest way that its interface allows."""
+    """The peer; its objects are built in the fastest way that its interface allows."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     rows = zip(

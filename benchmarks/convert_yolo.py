@@ -2,9 +2,9 @@
 
     python benchmarks/convert_yolo.py [--files 100000] [--rows 8]
 
-The peer reads every label file and the first 512 bytes of every image, which any converter must
-do to know the sizes; it parses nothing and writes nothing. Ours reads, checks, converts and
-writes the COCO file. Once with all files in the page cache, once with none of them there.
+The peer reads every label file and the first 512 bytes of every image, as any converter must, to
+know the sizes; it parses and writes nothing. Ours reads, checks, converts and writes the COCO file.
+Measured once with all files in the page cache, and once with none of them in it.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from vision.datasets.yolo_export import write_coco_root
 
 
 def small_jpeg(rng: np.random.Generator) -> bytes:
-    """A photo of 160 x 120: of an image, only the header is read."""
+    """Make a JPEG of 160 x 120: only the header of an image is read."""
     stream = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)).save(stream, "JPEG")
     return stream.getvalue()
 
 
 def make_folder(root: Path, num_files: int, num_rows: int) -> None:
-    """A finetune folder whose images are copies of a few small photos."""
+    """Make a data set folder with copies of a few small images."""
     rng = np.random.default_rng(0)
     for name in ("images", "labels", "splits"):
         (root / name).mkdir()
@@ -52,7 +52,7 @@ def make_folder(root: Path, num_files: int, num_rows: int) -> None:
 
 
 def read_files(root: Path, num_files: int) -> None:
-    """The peer: the least that a converter reads."""
+    """The peer: read what any converter must read."""
     for number in range(num_files):
         with open(f"{root}/labels/{number:06d}.txt", "rb", buffering=0) as stream:
             stream.read()
@@ -61,7 +61,7 @@ def read_files(root: Path, num_files: int) -> None:
 
 
 def convert(root: Path, output: Path) -> None:
-    """Ours, from the folder to the written file."""
+    """Ours: from the folder to the written file."""
     write_coco_root(read_yolo(root, findings=Findings()), output)
 
 

@@ -1,12 +1,12 @@
-"""What several connections gain on a server that limits each: ours, curl and aria2c.
+"""Download with several connections from a server that limits each: ours, curl and aria2c.
 
     apt-get install nginx aria2 curl
     python benchmarks/download_connections.py [--megabytes 48] [--rate 2] [--repeats 3]
 
-nginx on loopback gives each answer `--rate` MB/s, after a first second's worth at once. Every tool
-is a process of its own, so the start of Python counts; they take turns, the median counts, and the
-bytes are compared. The second table is the same without a limit: what the tool itself costs, ours
-with the flush to the disk that the others leave out.
+nginx on loopback sends each answer at `--rate` MB/s, the data of the first second at once. Every
+tool runs as a process of its own, so Python's start is included; the tools run in turn, the median
+is printed, and the bytes are compared. The second table is the same without a limit: the cost of
+the tool itself, in ours with a flush to the disk, which the others do not do.
 """
 
 import argparse

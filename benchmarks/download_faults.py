@@ -1,16 +1,16 @@
-"""Random sequences of network faults: no wrong file is called done, and all end whole.
+"""Random sequences of network faults: no wrong file is accepted, and every download completes.
 
     python benchmarks/download_faults.py [--sequences 240] [--seed 0]
 
-Each sequence serves a zip of 2.5 MB from a real server on loopback (tests/fault_server.py) that
-plays up to twelve faults of tests/faults.py in a random order, with random validators, with or
-without ranges, and up to two changes of the file to other content, half of the time of the same
-length. `install` fetches and unpacks it with 1 to 4 connections; every third sequence runs in
-processes that are killed with SIGKILL at random moments. Wanted: it says done and every file is
-that of one version, or it fails with a reason and no file is of none; and one more run without
-faults ends with all files. curl, wget and aria2c get the same sequences with their own retries and
-resume where they are installed: how often do they exit 0 with bytes that no version has? (`flip`,
-`lie` and `other-length` show in nothing but the zip's CRCs, which they do not read.)
+In each sequence a real server on loopback (tests/fault_server.py) serves a zip of 2.5 MB, with up
+to twelve faults of tests/faults.py in random order, random ETag and date headers, with or without
+ranges, and up to two changes of the file's content, half of them without a change of length.
+`install` fetches and unpacks the zip with 1 to 4 connections; every third sequence runs in
+processes that are killed by SIGKILL at random moments. Wanted: `install` succeeds and all files are
+of one version of the zip, or it fails with a reason and no file has wrong bytes; and one more run
+without faults succeeds. curl, wget and aria2c, where installed, get the same sequences with their
+own retries and resume: how often do they exit with 0 and wrong bytes? (Only the zip's CRCs, which
+they do not read, show the faults `flip`, `lie` and `other-length`.)
 """
 
 import argparse
@@ -37,7 +37,7 @@ from vision.download.unzip import check_contents  # noqa: E402
 
 NAME = "val2017.zip"
 ARCHIVE = Archive(f"zips/{NAME}", 2_500_000, 2_500_000, is_exact=False)
-# `loop` and tomorrow's Retry-After end a fetch at once, so a sequence would test little else.
+# `loop` and a Retry-After of a day end a fetch at once, so the rest of the sequence is not tested.
 KINDS = sorted(set(FAULTS) - {"loop", "retry-after", "change"})
 PROGRAM = """
 import sys
@@ -96,7 +96,7 @@ def _run(job: tuple[str, Path, int]) -> str:
 
 
 def _versions(folder: Path, generator: random.Random) -> list[tuple[bytes, dict[str, bytes]]]:
-    """One to three contents of the zip, as (zip, files in it)."""
+    """Make one to three versions of the zip: (bytes of the zip, files in it)."""
     sizes = [generator.randrange(100, 200_000) for _ in range(25)]
     found = []
     for number in range(generator.choice([1, 2, 3])):

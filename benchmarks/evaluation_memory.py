@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Memory and time of eval_ssd.py over a data set of COCO val's size.
+"""Memory and time of eval_ssd.py on a data set of COCO val's size.
 
     python benchmarks/evaluation_memory.py [--images 5000] [--workers 1] [--evaluators fast]
 
-5,000 images (links to drawn ones), 36,700 boxes of 80 classes, and an untrained mb2-ssd-lite, of
-which every image gives its 100 best detections. Runs eval_ssd.py as a user does, once with each
-evaluator, and compares what they write. Prints the seconds of each stage and the largest memory of
-all processes together (PSS, in which a page that several share counts once) and of the main process
-(RSS). The peer is pycocotools on the same detections. Wanted: under 1.5 GB.
+5,000 images (links to drawn ones), 36,700 boxes of 80 classes, and an untrained mb2-ssd-lite, which
+gives 100 detections in every image. Runs eval_ssd.py as a user does, once with each evaluator, and
+compares the written files. Prints the seconds of each stage, and the peak memory of all processes
+together (PSS, which counts a shared page once) and of the main process (RSS). The peer is
+pycocotools on the same detections. Wanted: under 1.5 GB.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def prepare(folder: Path, num_images: int) -> list[str]:
-    """Write data set, weights and labels; return the arguments that name them."""
+    """Write data set, weights and labels; return the arguments for them."""
     annotation_file = folder / "annotations" / "instances_val2017.json"
     write_coco_sized_json(annotation_file, num_images=num_images)
     link_images(annotation_file, folder / "val2017")
@@ -72,7 +72,7 @@ def prepare(folder: Path, num_images: int) -> list[str]:
 
 
 def evaluate(command: list[str]) -> float:
-    """Run one evaluation and return the largest memory of all its processes, in MB."""
+    """Run one evaluation; return the peak memory of all its processes together, in MB."""
     peak = main_peak = 0.0
     start = time.perf_counter()
     with subprocess.Popen(

@@ -1,11 +1,12 @@
-"""How the family's train_ssd.py feeds and takes a step, for training_loop.py to measure.
+"""The loader and training step of qfgaohao's pytorch-ssd and its forks, for training_loop.py.
 
-Written anew from the published definitions (Liu et al. 2016, sections 2.2 "Data augmentation" and
-"Hard negative mining"), with what makes the family's speed kept: one image at a time in Python,
-decoded by OpenCV and turned into float32 first, every augmentation on float32 pixels, each image's
-priors matched in the worker with a loop over its boxes, float32 images and targets collated and
-sent through the workers' pipe, and a step in float32 and contiguous layout with SGD as torch makes
-it by default, and two sorts over all priors to mine negatives.
+The benchmarks call these toolkits "the family". The code here is new, written from the published
+definitions (Liu et al. 2016, section 2.2, "Data augmentation" and "Hard negative mining"), but it
+does what decides their speed: images are processed one by one in Python, decoded by OpenCV and
+converted to float32 first; all augmentation is on float32 pixels; the worker matches each image's
+priors with a loop over its boxes; float32 images and targets are sent through the workers' pipe;
+the step is in float32 and contiguous layout, with torch's default SGD, and negatives are mined by
+two sorts over all priors.
 """
 
 import os
@@ -44,7 +45,7 @@ def build_loader(source: Source, priors_cxcywh: Tensor, *, batch_size: int) -> D
 
 
 class FamilyDataset(Dataset):
-    """The images of one data set that have boxes, augmented and matched one by one."""
+    """The images with boxes of one data set, augmented and matched one by one."""
 
     def __init__(self, source: Source, priors_cxcywh: Tensor):
         self.index, self.folder = source
@@ -75,7 +76,7 @@ class FamilyDataset(Dataset):
 def augment(
     image: np.ndarray, boxes: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """SSD's augmentation: distort, expand, crop, mirror, resize, normalise; boxes end in 0..1."""
+    """SSD's augmentation: distort, expand, crop, mirror, resize, normalise; boxes become 0..1."""
     image = distort(image.astype(np.float32))
     if np.random.rand() < 0.5:
         image, boxes = expand(image, boxes)
@@ -111,7 +112,7 @@ def distort(image: np.ndarray) -> np.ndarray:
 
 
 def expand(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Put the image somewhere on a mean-coloured canvas of one to four times its sides."""
+    """Place the image at random on a mean-coloured canvas with sides one to four times as long."""
     height, width = image.shape[:2]
     ratio = np.random.uniform(1, 4)
     left = int(np.random.uniform(0, width * (ratio - 1)))
@@ -125,7 +126,7 @@ def expand(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def crop(
     image: np.ndarray, boxes: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut a patch that overlaps the boxes by a drawn minimum; boxes centred outside are dropped."""
+    """Crop a patch with a random minimum IoU with the boxes; drop boxes with centres outside."""
     height, width = image.shape[:2]
     while True:
         min_overlap = MIN_OVERLAPS[np.random.randint(len(MIN_OVERLAPS))]
@@ -151,7 +152,7 @@ def crop(
 
 
 def overlaps(boxes: np.ndarray, patch: np.ndarray) -> np.ndarray:
-    """IoU of boxes [N, 4] with one patch."""
+    """Return the IoUs of boxes [N, 4] with one patch."""
     sides = np.minimum(boxes[:, 2:], patch[2:]) - np.maximum(boxes[:, :2], patch[:2])
     shared = sides.clip(min=0).prod(axis=1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -159,7 +160,7 @@ def overlaps(boxes: np.ndarray, patch: np.ndarray) -> np.ndarray:
 
 
 def match(boxes: Tensor, labels: Tensor, priors_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
-    """Give each prior its offsets [P, 4] and label [P], for one image's boxes [N, 4] in 0..1."""
+    """Return offsets [P, 4] and labels [P] of the priors, for one image's boxes [N, 4] in 0..1."""
     iou = box_iou(cxcywh_to_xyxy(priors_cxcywh), boxes)
     best_iou, best_box = iou.max(dim=1)
     for box, prior in enumerate(iou.argmax(dim=0)):
@@ -173,7 +174,7 @@ def match(boxes: Tensor, labels: Tensor, priors_cxcywh: Tensor) -> tuple[Tensor,
 def multibox_loss(
     cls_logits: Tensor, bbox_regression: Tensor, offsets: Tensor, labels: Tensor
 ) -> Tensor:
-    """SSD's loss, negatives mined by sorting all priors twice."""
+    """Compute SSD's loss; negatives are mined by sorting all priors twice."""
     with torch.no_grad():
         background_loss = -F.log_softmax(cls_logits, dim=2)[..., 0]
         positive = labels > 0
@@ -188,7 +189,7 @@ def multibox_loss(
 def family_step(
     model: SSD, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor, Tensor]
 ) -> float:
-    """Step in float32 and contiguous layout; return the loss."""
+    """Take a step in float32 and contiguous layout; return the loss."""
     images, offsets, labels = batch
     optimizer.zero_grad()
     loss = multibox_loss(*model(images), offsets, labels)

@@ -1,10 +1,11 @@
-"""Fixing a COCO-sized annotation file: seconds and peak memory, against orjson in the same run.
+"""Fixing a COCO-sized annotation file: time and peak memory, compared with orjson.
 
     python benchmarks/fix_annotations.py
 
-Ours is fix_coco_annotations.py as a user runs it: checked, repaired, original kept, flushed to the
-disk. The peer decodes the whole file with orjson, renumbers the categories and writes the text,
-without a check or a flush. The file comes from make_coco_sized_json.py; --file takes another.
+Ours is fix_coco_annotations.py as a user runs it: it checks and repairs the file, keeps the
+original, and flushes to the disk. The peer, in the same run, decodes the whole file with orjson,
+renumbers the categories and writes the text, without checks or flush. make_coco_sized_json.py makes
+the file; --file uses another.
 """
 
 import argparse
@@ -37,7 +38,7 @@ with open(sys.argv[1] + ".orjson", "wb") as file:
 
 
 def measure(*command: str | Path) -> tuple[float, float]:
-    """Run a command to its end: seconds, and the peak of its resident memory in MB."""
+    """Run a command; return its seconds and its peak resident memory in MB."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def median(runs: list[tuple[float, float]]) -> tuple[float, float]:
-    """The run in the middle by its seconds."""
+    """Return the run with the median seconds."""
     return sorted(runs)[len(runs) // 2]
 
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Inference of mb2-ssd-lite on the CPU, one image and a batch of 16, against the family's way.
+"""Inference of mb2-ssd-lite on the CPU, one image and a batch of 16, compared with pytorch-ssd.
 
     python benchmarks/inference.py [--repeats 15] [--threads 2]
 
-All at 81 classes, 300 px, in turn in one run; single images ten at a time, as a camera gives them.
-The family's way is float32 in the contiguous layout with BatchNorm as layers; torchvision's
-ssdlite320 (MobileNetV3, 91 classes, 320 px) is measured as it comes, its own post-processing
-included. Both run in a process with torch as it comes. Ours is what Predictor runs in
-run_ssd_example.py: BatchNorm and ReLU6 folded, channels-last, freed memory kept, in float32 and in
-bf16; also as in a program that leaves the C library's memory alone. "Predictor" is the whole way
-from 640x480 arrays to detections.
+All with 81 classes at 300 px, in turn in one run; single images in groups of ten, as from a camera.
+"The family's way" is that of qfgaohao's pytorch-ssd and its forks: float32, contiguous layout,
+BatchNorm as layers. torchvision's ssdlite320 (MobileNetV3, 91 classes, 320 px) is measured with its
+own post-processing. Both run in a process with torch's default settings. Ours is what Predictor
+does in run_ssd_example.py: BatchNorm and ReLU6 folded, channels-last, freed memory kept, in float32
+and in bf16; and the same in a program with glibc's default memory settings. "Predictor" is
+everything from 640x480 arrays to detections.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report(batch_size: int, seconds: dict[str, list[float]]) -> dict[str, float]:
-    """Print a line for each way, and return the medians."""
+    """Print a line for each task, and return the medians."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, values in seconds.items():
         print(
@@ -76,7 +76,7 @@ def report(batch_size: int, seconds: dict[str, list[float]]) -> dict[str, float]
 
 
 def family_tasks(batch_size: int, threads: int) -> dict[str, Callable[[], object]]:
-    """The peers."""
+    """The tasks of the peers."""
     torch.set_num_threads(threads)
     model = build_model("mb2-ssd-lite", num_classes=81).eval()
     peer = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
@@ -87,7 +87,7 @@ def family_tasks(batch_size: int, threads: int) -> dict[str, Callable[[], object
 
 
 def our_tasks(batch_size: int, threads: int, keep: bool) -> dict[str, Callable[[], object]]:
-    """Our network, and Predictor, in each number format."""
+    """The tasks of our network and of Predictor, in each number format."""
     torch.set_num_threads(threads)
     if keep:
         keep_freed_memory()
@@ -106,7 +106,7 @@ def our_tasks(batch_size: int, threads: int, keep: bool) -> dict[str, Callable[[
 
 
 def build_predictor(model, dtype: torch.dtype) -> Predictor:
-    """Make a Predictor that reads no files."""
+    """Make a Predictor without reading files."""
     return Predictor(
         model,
         [str(label) for label in range(1, 81)],

@@ -1,11 +1,11 @@
-"""Timing several tasks in turn."""
+"""Timing several tasks in turn, so that all are affected alike by other work on the machine."""
 
 import time
 from collections.abc import Callable
 
 
 def measure(tasks: dict[str, Callable], repeats: int, *, calls: int = 1) -> dict[str, list[float]]:
-    """Time the tasks in turn, so that what else the machine does falls on all of them.
+    """Time the tasks in turn.
 
     Args:
         tasks: by name.

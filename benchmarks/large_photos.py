@@ -1,9 +1,9 @@
-"""Reading and augmenting 4000 x 3000 photos: decoding at the scale that the crop needs, against
-decoding whole.
+"""Reading and augmenting 4000 x 3000 photos: decoding at the scale that the crop needs, compared
+with decoding at full size.
 
     python benchmarks/large_photos.py --images ../shared/data/coco-mini/val2017
 
-The photos are the given ones, enlarged into a temporary folder. Both ways draw the same crops.
+The given photos are enlarged in a temporary folder. Both use the same random crops.
 """
 
 import argparse

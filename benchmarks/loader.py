@@ -1,12 +1,12 @@
-"""Images/s on one core: the whole training loader, with and without --cache, against bare decoding
-and torchvision's SSD augmentation on the same files in the same run.
+"""Images/s on one core: the training loader, with and without --cache, compared with decoding alone
+and with torchvision's SSD augmentation, on the same files in the same run.
 
     python benchmarks/loader.py --datasets ../shared/data/coco-mini --image-size 300
 
-Ours reads, decodes, augments, resizes and collates batches, by the loader that training uses
-(without worker processes, so one core does it all). The decoder alone is OpenCV's, from files in
-the page cache. --cache ram and disk are filled before the first timing. torchvision's peer decodes
-with the same function and then runs the transforms.v2 of its reference SSD recipe.
+Ours is the loader of training: it reads, decodes, augments, resizes and collates batches (without
+worker processes, so on one core). "Bare decode" is OpenCV's decoder, with files in the page cache.
+--cache ram and disk are filled before the first timing. torchvision's peer decodes with the same
+function, then runs the transforms.v2 of its reference SSD recipe.
 """
 
 import argparse
@@ -42,12 +42,12 @@ NAMES = {
 
 
 def keep_source(image, target, rng):
-    """The transform of the peer's data set: nothing, so that it gets whole images and boxes."""
+    """The transform of the peer's data set: changes nothing, so that the peer gets whole images."""
     return image, target
 
 
 def torchvision_ssd(size: int) -> v2.Transform:
-    """The "ssd" preset of torchvision's references/detection, with the resize it leaves out."""
+    """The "ssd" preset of torchvision's references/detection, followed by a resize."""
     return v2.Compose(
         [
             v2.RandomPhotometricDistort(),
@@ -61,7 +61,7 @@ def torchvision_ssd(size: int) -> v2.Transform:
 
 
 def images_per_second(work: Callable[[], int], clock: Callable[[], float]) -> float:
-    """Run `work`, which returns the number of images it went through."""
+    """Time `work`, which returns its number of images."""
     start = clock()
     num_images = work()
     return num_images / (clock() - start)
@@ -83,7 +83,7 @@ def read_files(paths: list[Path]) -> int:
 def fill_cache(
     sources: list, transform: Callable, kind: str, *, size: tuple[int, int], folder: str
 ) -> CocoDetection:
-    """A data set that has all its images decoded."""
+    """Make a data set with all images in its cache."""
     dataset = CocoDetection(sources, transform=transform)
     dataset.cache = build_image_cache(kind, dataset.sizes, input_size=size, folder=folder)
     load_batches(dataset, batch_size=32, epoch=0)
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
         }
         rates: dict[str, list[float]] = {name: [] for name in NAMES}
         for epoch in range(args.repeats):
-            # The neighbours' load changes within seconds, so what is compared runs in turn.
+            # The machine's other load changes within seconds, so the tasks run in turn.
             work = {
                 "decode": lambda: decode_files(paths),
                 "read": lambda: read_files(paths),

@@ -47,7 +47,7 @@ def make_images(num_images: int, rng: np.random.Generator) -> list[dict]:
 
 
 def annotation_texts(images: list[dict], rng: np.random.Generator) -> Iterator[str]:
-    """One JSON object a time, written as COCO writes it: one in a hundred images has none."""
+    """Yield annotations as JSON text, formatted as COCO's; one in a hundred images has none."""
     counts = rng.geometric(1 / 7.335, len(images)) * (rng.random(len(images)) > 0.0086)
     category_ids = np.array(CATEGORY_IDS)
     pool = [
@@ -79,7 +79,7 @@ def annotation_texts(images: list[dict], rng: np.random.Generator) -> Iterator[s
 
 
 def write_coco_sized_json(output: Path, *, num_images: int = NUM_IMAGES, seed: int = 0) -> int:
-    """Write the file and return its number of annotations."""
+    """Write the file; return its number of annotations."""
     rng = np.random.default_rng(seed)
     images = make_images(num_images, rng)
     categories = [
@@ -101,7 +101,7 @@ def write_coco_sized_json(output: Path, *, num_images: int = NUM_IMAGES, seed: i
 
 
 def link_images(annotation_file: Path, folder: Path) -> None:
-    """Fill a folder with the images of a file written here: links to drawn ones of their sizes."""
+    """Make the image files of such an annotation file: links to drawn images of their sizes."""
     images = json.loads(annotation_file.read_bytes())["images"]
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as drawn:

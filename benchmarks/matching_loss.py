@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What matching and the loss cost of a training step, against a loop over the images.
+"""Matching and loss: their share of a training step, compared with a loop over the images.
 
     python benchmarks/matching_loss.py [--batch-size 64] [--boxes 100] [--repeats 5]
 
-In one run and interleaved, mb2-ssd-lite at 300 px with 81 classes: the whole training step as
-train_ssd.py makes it (bf16 where the CPU has it), and its matching and loss alone, forward and down
-to the gradients of cls_logits and bbox_regression, on the network's outputs. The peer does the same
-for one image after the other with torchvision's `box_iou`, as torchvision's own SSD does; its loss
-is compared. Prints the share of the step last; wanted are at most 5 %.
+mb2-ssd-lite at 300 px with 81 classes, in turn in one run: the whole training step as in
+train_ssd.py (bf16 where the CPU has it), and its matching and loss alone, forward and backward to
+the gradients of cls_logits and bbox_regression. The peer does the same image by image with
+torchvision's `box_iou`, as torchvision's own SSD does; the losses are compared. The last line is
+the share of the step; wanted: at most 5 %.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def draw_target(num_boxes: int) -> dict[str, Tensor]:
 def loss_by_image(
     loss_fn: MultiBoxLoss, cls_logits: Tensor, bbox_regression: Tensor, targets: list[dict]
 ) -> Tensor:
-    """Match, mine and add up the MultiBox loss of each image in turn."""
+    """Compute the MultiBox loss with a loop over the images."""
     priors = loss_fn.priors_cxcywh
     corners = cxcywh_to_xyxy(priors)
     total = cls_logits.new_zeros((), dtype=torch.float32)
@@ -119,7 +119,7 @@ def loss_by_image(
 
 
 def compare(ours: Tensor, peer: Tensor) -> None:
-    """Stop if the losses differ; the family's epsilon in the IoU may move a few priors."""
+    """Stop if the losses differ; the epsilon in our IoU may change a few priors."""
     if not torch.isclose(ours, peer, rtol=0.01):
         raise SystemExit(f"the losses differ: {ours.item()} and {peer.item()}")
 

@@ -1,4 +1,4 @@
-"""Peers in a process of their own, so that settings of ours do not reach them."""
+"""Running peers in a process of their own, so that our settings do not affect them."""
 
 import contextlib
 import multiprocessing
@@ -10,9 +10,9 @@ Task = Callable[[], object]
 
 @contextlib.contextmanager
 def peers(build: Callable[..., dict[str, Task]], *arguments: object) -> Iterator[dict[str, Task]]:
-    """Start a process that calls `build`, and give its tasks by name; each runs there when called.
+    """Start a process that calls `build`; return its tasks by name, which run in that process.
 
-    Only one of both processes works at a time. `build` and its arguments are pickled.
+    The two processes never work at the same time. `build` and its arguments are pickled.
     """
     context = multiprocessing.get_context("spawn")
     connection, far_end = context.Pipe()

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Post-processing a batch of 81-class score maps, against the network and against loops.
+"""Post-processing a batch of outputs with 81 classes, compared with the network and with loops.
 
     python benchmarks/postprocess.py [--batch-size 16] [--repeats 7]
 
-Three score maps at 300 px: of an untrained network (every class of every prior is above the
-threshold: the worst case), one with a few dozen objects an image, and one of a single class that
-covers the image. The peer is the plain way: each image and class in turn through torchvision's
-`nms` (the family's own NMS is a Python loop on top of that); its detections are compared. The
-network is measured as eval_ssd.py runs it: folded, channels-last, bf16 where the CPU has it, and
-with freed memory kept.
+Three outputs at 300 px: of an untrained network (every class of every prior is above the threshold:
+the worst case), with a few dozen objects in an image, and with one class everywhere in the image.
+The peer loops over images and classes and calls torchvision's `nms` (qfgaohao's pytorch-ssd and its
+forks do NMS itself in a Python loop); its detections are compared. The network is measured as in
+eval_ssd.py: folded, channels-last, bf16 where the CPU has it, and with freed memory kept.
 """
 
 import argparse
@@ -119,7 +118,7 @@ def by_image_and_class(
 
 
 def compare(name: str, ours: list[dict], peer: list[dict]) -> None:
-    """Stop if the detections differ; the peer's float32 IoUs may decide one tie otherwise."""
+    """Stop if the detections differ; the peer's float32 IoUs may decide one tie differently."""
     for a, b in zip(ours, peer, strict=True):
         if len(a["scores"]) != len(b["scores"]) or (a["scores"] - b["scores"]).abs().max() > 1e-4:
             raise SystemExit(f"{name}: the detections differ")

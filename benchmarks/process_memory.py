@@ -1,4 +1,4 @@
-"""Memory of a process and of those it started, from /proc (Linux)."""
+"""Memory of a process and its child processes, from /proc (Linux)."""
 
 import os
 from dataclasses import dataclass
@@ -12,18 +12,16 @@ class Memory:
     """Bytes of one process.
 
     Attributes:
-        rss: resident, pages shared with others counted whole.
-        pss: resident, each shared page counted as its share; adds up over processes.
-        uss: resident and its own alone.
+        pss: resident memory, a page shared by N processes counted as 1/N; adds up over processes.
+        uss: resident memory that no other process shares.
     """
 
-    rss: int
     pss: int
     uss: int
 
 
 def tree_memory(root: int | None = None) -> dict[int, Memory]:
-    """Memory by process id: of `root` (this process if None) and of all below it."""
+    """Return memory by process id: of `root` (None: this process) and all its descendants."""
     children: dict[int, list[int]] = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -44,12 +42,12 @@ def tree_memory(root: int | None = None) -> dict[int, Memory]:
 
 
 def total_pss(memories: dict[int, Memory]) -> float:
-    """MB of all processes together."""
+    """Return the MB of all processes together."""
     return sum(memory.pss for memory in memories.values()) / MB
 
 
 def peak_rss(pid: int) -> float:
-    """MB that a running process has held at most; 0 when it has ended."""
+    """Return the peak resident memory of a running process in MB; 0 when it has ended."""
     return _fields(f"/proc/{pid}/status").get("VmHWM", 0) / MB
 
 
@@ -57,7 +55,7 @@ def _memory(pid: int) -> Memory | None:
     fields = _fields(f"/proc/{pid}/smaps_rollup")
     if "Pss" not in fields:
         return None
-    return Memory(fields["Rss"], fields["Pss"], fields["Private_Clean"] + fields["Private_Dirty"])
+    return Memory(fields["Pss"], fields["Private_Clean"] + fields["Private_Dirty"])
 
 
 def _fields(path: str) -> dict[str, int]:

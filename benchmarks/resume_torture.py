@@ -1,11 +1,11 @@
-"""Kills a training at random moments and resumes it until it ends, and compares the end with that
-of an undisturbed one, bit by bit.
+"""Kills a training at random moments and resumes it until it is done, then compares the result with
+that of an undisturbed training, bit by bit.
 
     python benchmarks/resume_torture.py --rounds 50
 
-A round is one training on the sample data set. Each of its lives ends by SIGKILL after a random
-part of the time that the whole takes, and has a random number of workers; every second step is
-saved. The last line is the number of rounds that ended in other bits.
+A round is one training on the sample data set. Each of its processes is killed by SIGKILL after a
+random part of the time that the whole training takes, and has a random number of workers; every
+second step is saved. The last line is the number of rounds with another result.
 """
 
 import argparse
@@ -38,7 +38,7 @@ WORKERS = (0, 0, 1, 2)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the rounds and print the table; return 1 if one of them ended in other bits."""
+    """Run the rounds and print the table; return 1 if a round had another result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -93,7 +93,7 @@ class Torture:
         return ["--datasets", str(self.data), *RECIPE, "--checkpoint-folder", str(run)]
 
     def live_and_die(self, run: Path, chance: random.Random, kills: Counter) -> int:
-        """Train until the end through any number of kills; return the epochs lost."""
+        """Train to the end through any number of kills; return the number of epochs lost."""
         lost, reached = 0, (0, 0)
         while True:
             is_begun = (run / "config.json").is_file()

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Run the quick benchmarks on drawn images, and put what they print into RESULTS.md.
+"""Run the quick benchmarks on drawn images, and write their output to RESULTS.md.
 
     make bench
-    python benchmarks/run_quick.py loader.py      # some of them; RESULTS.md stays as it is
+    python benchmarks/run_quick.py loader.py      # some of them; RESULTS.md is not changed
 
-The long ones, and those on real images, are run by hand; their figures stand above in RESULTS.md.
+The long benchmarks, and those on real images, are run by hand; their figures are in the first part
+of RESULTS.md.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Decoding large photos for a small network: whole, and at the JPEG scale that still suffices.
+"""Decoding large photos for a small network: at full size, and at the smallest JPEG scale needed.
 
     python benchmarks/scaled_decode.py [--images FOLDER] [--image-size 300]
 
-Both ways end with the resize of the evaluation transform. The photos of FOLDER are enlarged to
-4000 x 3000 first; the difference between the two results is printed, too, in grey levels.
+Both end with the resize of the evaluation transform. The photos of FOLDER are first enlarged to
+4000 x 3000. The difference between the two results is printed too, in grey levels.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SIZE = (3000, 4000)  # height, width
 
 
 def write_photos(source: Path, folder: Path, num_photos: int) -> list[Path]:
-    """Enlarged copies as a camera would compress them."""
+    """Write enlarged copies, compressed as by a camera."""
     paths = []
     for path in list_images(source)[:num_photos]:
         photo = cv2.resize(cv2.imread(path), SIZE[::-1], interpolation=cv2.INTER_CUBIC)
@@ -31,7 +31,7 @@ def write_photos(source: Path, folder: Path, num_photos: int) -> list[Path]:
 
 
 def load(path: Path, size: tuple[int, int], *, is_scaled: bool) -> np.ndarray:
-    """The network's input [size, size, 3] before normalisation."""
+    """Return the network's input [size, size, 3] before normalisation."""
     image = read_image(path, size=SIZE, min_size=size if is_scaled else None)
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
@@ -44,7 +44,7 @@ def images_per_second(paths: list[Path], size: tuple[int, int], *, is_scaled: bo
 
 
 def main() -> int:
-    """Several rounds of both in turn; the ratio is printed last."""
+    """Time both in turn in several rounds; print the ratio last."""
     parser = argparse.ArgumentParser(description=__doc__)
     shared = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-mini" / "val2017"
     parser.add_argument("--images", type=Path, default=shared)

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Speed of training: the whole loop against the bare step, and against the family's loop.
+"""Speed of training: the whole loop compared with the step alone, and with pytorch-ssd's loop.
 
     python benchmarks/training_loop.py --datasets coco-data [--steps 2] [--repeats 5] [--profile]
 
-In one run and in turn, on the same JPEG files at 300 px: ours on a batch in memory, and our whole
-loop with workers and augmentation, also as after an epoch with --cache ram; and, in a process with
-torch as it comes, the family's step on a batch in memory (float32, contiguous layout), its loop
-with two workers (family_loop.py says what is in it), and the step of torchvision's
-ssdlite320_mobilenet_v3_large at its 320 px. Between the measurements the workers fill their
-queues; each measured step of a loop takes a batch and so has another one made. Prints images/s,
-the spread, and the ratios last; wanted are 0.95 of the bare step and 3.3 times the family's loop.
---profile adds where our step's time goes, by torch.profiler.
+Measured in turn in one run, on the same JPEG files at 300 px: our step on a batch in memory; our
+whole loop with loading and augmentation; the same with a full --cache ram; and, in a process with
+torch's default settings, the step of "the family" (qfgaohao's pytorch-ssd and its forks: float32,
+contiguous layout) on a batch in memory, its loop with two workers (see family_loop.py), and the
+step of torchvision's ssdlite320_mobilenet_v3_large at 320 px. Between the measurements the workers
+fill their queues; each measured step of a loop takes a batch, so the workers make another one.
+Prints images/s with their range, and the ratios last; wanted: 0.95 of the step alone, and 3.3 times
+the family's loop. --profile also prints the time of our step by operator, from torch.profiler.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def build(num_classes: int) -> tuple[TrainingState, MultiBoxLoss]:
 
 
 def our_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """Our step on one batch over and over, and on what our loader gives."""
+    """Our step on the same batch again and again, and on the batches of our loader."""
     source = open_split(args.datasets, "train")
     transform = build_train_transform("ssd", image_size=(300, 300), mean=[127])
     dataset = CocoDetection([source], transform=transform)
@@ -89,7 +89,7 @@ def our_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
 
 
 def warm_loader(source: Source, args: argparse.Namespace) -> DetectionLoader:
-    """Our loader after its first epoch with --cache ram, over a part of the images."""
+    """Make our loader with --cache ram, after its first epoch, for a part of the images."""
     images = np.arange(min(MAX_CACHED, len(source.index)))
     transform = build_train_transform("ssd", image_size=(300, 300), mean=[127])
     dataset = CocoDetection([source], transform=transform, image_indices=images)
@@ -102,7 +102,7 @@ def warm_loader(source: Source, args: argparse.Namespace) -> DetectionLoader:
 
 
 def peer_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """The family's step, its loop, and torchvision's step."""
+    """pytorch-ssd's step and loop, and torchvision's step."""
     source = open_split(args.datasets, "train")
     num_classes = len(source.index.categories) + 1
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def peer_contenders(args: argparse.Namespace) -> dict[str, Callable[[], object]]
 
 
 def torchvision_step(num_classes: int, batch_size: int) -> Callable[[], None]:
-    """The step of torchvision's SSDLite on random images with seven boxes each."""
+    """Make the step of torchvision's SSDLite on random images with seven boxes each."""
     model = ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=num_classes
     ).train()
@@ -144,7 +144,7 @@ def _draw_target(num_classes: int) -> dict[str, Tensor]:
 def whole_batches(
     loader, batch_size: int, before_epoch: Callable[[int], None] = lambda epoch: None
 ) -> Iterator:
-    """Yield batches, epoch after epoch, without a last one of another size."""
+    """Yield batches, epoch after epoch, but no last batch of another size."""
     epoch = 0
     while True:
         before_epoch(epoch)
@@ -163,7 +163,7 @@ def run(step: Callable[[], object], steps: int) -> float:
 def measure(
     contenders: dict[str, Callable[[], object]], args: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """Images/s of each, in turn, so that what else the machine does falls on all of them."""
+    """Measure the images/s of each in turn, so that other work on the machine affects all alike."""
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(args.repeats + 1):
         for name, step in contenders.items():
@@ -183,7 +183,7 @@ def ratio(name: str, above: list[float], below: list[float]) -> None:
 
 
 def print_profile(step: Callable[[], object], *, steps: int = 3) -> None:
-    """Print which operators a step spends its time in."""
+    """Print the time of a step by operator."""
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         run(step, steps)
     events = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)

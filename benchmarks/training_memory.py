@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Memory of training on a COCO-sized data set: the trainer, and its loading processes for long.
+"""Memory of training on a COCO-sized data set: the whole training, and the loader for a long time.
 
     python benchmarks/training_memory.py [--folder DIR] [--workers 8] [--steps 20]
 
-Makes 118,287 images' annotations and links to drawn images of their sizes, in a temporary folder
-(or in --folder, which is kept and used again). Then three things, each in processes of its own:
+Makes the annotations of 118,287 images, and links to drawn images of their sizes, in a temporary
+folder (or in --folder, which is kept and used again). Then runs, each in processes of its own:
 
-- train_ssd.py, batch 32, until it has taken --steps steps;
-- train_ssd.py for --trainer-epochs whole epochs of --epoch-images images, with validation and a
-  checkpoint in each;
-- the loader alone, for --loader-images images, by default the whole data set once; --epochs 4 goes
-  through as many images in four epochs of a quarter.
+- train_ssd.py, batch 32, for --steps steps;
+- train_ssd.py for --trainer-epochs whole epochs of --epoch-images images, each with validation and
+  a checkpoint;
+- the loader alone, for --loader-images images, by default the whole data set once; with --epochs 4,
+  the same number of images in four epochs.
 
-Prints the memory of all processes together at the start (all workers at work), in the middle and at
-the end, or the most in each epoch: PSS, in which a page that several share counts once; and the
-memory that each worker has to itself. Wanted: under 6 GB in all, and no growth.
+Prints the memory of all processes together at the start (when all workers have begun), in the
+middle and at the end, or the peak in each epoch: PSS, which counts a shared page once; and the
+memory of each worker that no other process shares. Wanted: under 6 GB in total, and no growth.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def data_set(folder: Path | None, num_images: int) -> Iterator[Path]:
-    """Give a folder with the data set, a temporary one if None."""
+    """Make the data set in a folder, a temporary one if None."""
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()), "data")
@@ -113,7 +113,7 @@ def measure_trainer(args: argparse.Namespace, folder: Path) -> float:
 
 
 def measure_epochs(args: argparse.Namespace) -> list[float]:
-    """Train whole epochs on few images; print and return the most memory in each, in MB."""
+    """Train whole epochs on few images; print and return the peak memory of each, in MB."""
     peaks: list[float] = []
     with tempfile.TemporaryDirectory() as place:
         folder, run = Path(place, "data"), Path(place, "run")
@@ -142,7 +142,7 @@ def measure_epochs(args: argparse.Namespace) -> list[float]:
 
 
 def run_loader(args: argparse.Namespace) -> None:
-    """Go through the images with the training loader, and print the memory on the way."""
+    """Load the images with the training loader, and print the memory during it."""
     import numpy as np
 
     from vision.datasets.coco import CocoDetection
@@ -177,7 +177,7 @@ def run_loader(args: argparse.Namespace) -> None:
 
 
 def describe(memories: dict, main_pid: int | None = None) -> str:
-    """Say what all processes hold together, and what the workers have each to themselves."""
+    """Format the memory of all processes together, and the unshared memory of each worker."""
     main, *workers = [memories[main_pid]] if main_pid else list(memories.values())[:1]
     workers = [m for m in memories.values() if m is not main]
     own = sorted(worker.uss / MB for worker in workers)

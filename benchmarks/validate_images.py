@@ -1,10 +1,10 @@
-"""Validating images against a bare loop of the same decoder in as many processes.
+"""Validating images, compared with a plain loop over the same decoder in as many processes.
 
     python benchmarks/validate_images.py [--images FOLDER] [--files 2000] [--workers 2]
 
-The photos of FOLDER are linked until there are enough. The ratio is given in wall time and, for a
-machine that does something else besides, in processor time of all processes. First comes the
-memory of all processes together over 123,000 files (small ones, for their number is the point).
+The photos of FOLDER are linked again and again until there are enough. The ratio is given in wall
+time and, for a machine that has other work, in processor time of all processes. First it measures
+the memory of all processes together for 123,000 files; small files, since only the number matters.
 """
 
 import argparse
@@ -27,7 +27,7 @@ NUM_COCO = 123_000
 
 
 def link_files(sources: list[str], folder: Path, count: int) -> list[str]:
-    """`count` links to the sources in turn."""
+    """Make `count` links to the sources in turn."""
     folder.mkdir()
     files = [str(folder / f"{number:06d}.jpg") for number in range(count)]
     for number, file in enumerate(files):
@@ -36,19 +36,19 @@ def link_files(sources: list[str], folder: Path, count: int) -> list[str]:
 
 
 def decode_all(files: list[str]) -> None:
-    """The peer: nothing but the decoder."""
+    """The peer: only decode."""
     for file in files:
         skimage_io.imread(file)
 
 
 def clocks() -> np.ndarray:
-    """Wall and processor seconds (of this process and its ended children) so far."""
+    """Return wall seconds, and processor seconds of this process and its ended children."""
     times = os.times()
     return np.array([time.perf_counter(), sum(times[:4])])
 
 
 def time_bare_loop(files: list[str], workers: int) -> np.ndarray:
-    """Wall and processor seconds of `workers` processes with a share of the files each."""
+    """Return the wall and processor seconds of `workers` processes that share the files."""
     start = clocks()
     processes = [
         multiprocessing.Process(target=decode_all, args=(files[worker::workers],))
@@ -62,7 +62,7 @@ def time_bare_loop(files: list[str], workers: int) -> np.ndarray:
 
 
 def time_validation(folder: Path, workers: int) -> np.ndarray:
-    """Wall and processor seconds of the validator; it must find nothing."""
+    """Return the wall and processor seconds of the validator, which must find nothing."""
     start = clocks()
     findings = Findings()
     validate_folder(folder, [], workers=workers, findings=findings)
@@ -71,14 +71,14 @@ def time_validation(folder: Path, workers: int) -> np.ndarray:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process and its children, shared pages counted in each."""
+    """Return the resident memory of this process and its children; shared pages count in each."""
     processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     pages = (Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in processes)
     return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure_memory(folder: Path, workers: int) -> tuple[int, int]:
-    """Bytes at a tenth of the files and when the last has been checked."""
+    """Return the bytes after a tenth of the files and after the last one."""
     samples = []
 
     def sampled(checks: Iterable, total: int) -> Iterator:
@@ -92,7 +92,7 @@ def measure_memory(folder: Path, workers: int) -> tuple[int, int]:
 
 
 def main() -> int:
-    """Run both, several rounds in turn, and print the ratio last."""
+    """Time both in turn in several rounds; print the ratio last."""
     parser = argparse.ArgumentParser(description=__doc__)
     shared = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-mini"
     parser.add_argument("--images", type=Path, default=shared)

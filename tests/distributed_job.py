@@ -69,7 +69,7 @@ def train_and_validate(data: str, num_images: int) -> dict:
             targets,
             loss_fn,
             options=StepOptions(CPU, clip_grad_norm=5.0),
-            is_borrowed=loader.sampler.borrows(batch),
+            is_padding=loader.sampler.is_padding(batch),
         )
         steps.append(values)
     return {

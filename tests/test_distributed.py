@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ROOT
 from distributed_job import run_job
 from resume_runs import RECIPE, differences, read_metrics
@@ -19,6 +20,7 @@ from script_runs import call
 
 from vision.datasets.batch_sampler import EpochBatchSampler
 from vision.datasets.sample import write_sample_dataset
+from vision.engine.distributed import explain_lost
 from vision.runs.checkpoint import read_checkpoint
 
 JOB = ROOT / "tests" / "distributed_job.py"
@@ -79,7 +81,9 @@ def test_parts_of_a_batch_are_the_batch_of_one_process(world_size, num_images):
         sampler.epoch, sampler.start_batch = 5, 1
         listed = list(sampler)
         assert len(listed) == len(sampler) == sampler.num_rounds
-        return [[] if sampler.borrows(1 + i) else batch for i, batch in enumerate(listed)], listed
+        return [
+            [] if sampler.is_padding(1 + i) else batch for i, batch in enumerate(listed)
+        ], listed
 
     whole, _ = batches(0, 1)
     parts, passed_through = zip(*(batches(r, world_size) for r in range(world_size)), strict=True)
@@ -215,6 +219,56 @@ def test_without_restarts_the_job_ends_with_a_line(data, tmp_path):
     assert "process 0: another process of this job has ended" in done.stderr
     assert f"train_ssd.py --resume {folder}" in done.stdout
     assert list(folder.glob("checkpoint_epoch_*.pt"))
+
+
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] "
+NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.hpp:94, "
+LOST = {
+    "gloo, reset": RuntimeError(GLOO + "Read error [127.0.0.1]:17552: Connection reset by peer."),
+    "gloo, closed": RuntimeError(GLOO + "Connection closed by peer [127.0.0.1]:24803."),
+    "gloo, timeout": RuntimeError(GLOO + "Timed out waiting 1800000ms for recv operation"),
+    "store": dist.DistStoreError("wait timeout after 2000ms, keys: /0//cpu//0/1"),
+    "store, gone": dist.DistNetworkError("Broken pipe"),
+    "no store": dist.DistNetworkError(
+        "The client socket has timed out after 2000ms while trying to connect to (127.0.0.1, 299)."
+    ),
+    "NCCL": dist.DistBackendError(
+        NCCL + "remote process exited or there was a network error\nncclRemoteError: A call failed "
+        "possibly due to a network error or a remote process exiting prematurely."
+    ),
+    "NCCL, closed": dist.DistBackendError(
+        NCCL
+        + "unhandled system error\nncclSystemError: System call (e.g. socket, malloc) or external "
+        "library call failed or device error.\nsocketProgress: Connection closed by remote peer"
+    ),
+}
+OTHERS = {
+    "NCCL, memory": dist.DistBackendError(
+        NCCL + "unhandled cuda error\nncclUnhandledCudaError: Call to CUDA function failed.\n"
+        "Last error:\nCuda failure 2 'out of memory'"
+    ),
+    "NCCL, usage": dist.DistBackendError(
+        NCCL + "invalid usage\nncclInvalidUsage: This usually reflects invalid usage of NCCL "
+        "library.\nLast error:\nDuplicate GPU detected : rank 1 and rank 0 both on device 1b000"
+    ),
+    "gloo, sizes": RuntimeError(GLOO + "op.preamble.length <= op.nbytes. 8 vs 4"),
+    "port": dist.DistNetworkError(
+        "The server socket has failed to listen on any local network address. port: 29500, "
+        "useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use"
+    ),
+    "layer": RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+}
+
+
+@pytest.mark.parametrize("name", [*LOST, *OTHERS])
+def test_only_the_end_of_another_process_is_called_so(name, monkeypatch):
+    """Texts of torch 2.14; NCCL's are put together from the strings in its library."""
+    error = (LOST | OTHERS)[name]
+    assert explain_lost(error) is None  # one process
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    line = "process 1: another process of this job has ended; its message says why"
+    assert explain_lost(error) == (line if name in LOST else None)
 
 
 def test_a_signal_stops_all_processes_at_the_same_step(pair, data, tmp_path):

@@ -1,5 +1,6 @@
 """Fetching from a server that fails: the right bytes, or a clear failure."""
 
+import os
 import random
 import threading
 import time
@@ -184,8 +185,37 @@ def test_a_local_mirror(tmp_path):
     for connections in (1, 3):
         fetch(url, tmp_path / f"{connections}.zip", connections=connections)
         assert (tmp_path / f"{connections}.zip").read_bytes() == DATA
-    with pytest.raises(DownloadError, match="404"):
+    with pytest.raises(OSError, match=r"No such file .*mirror\.zipx"):
         fetch(url + "x", tmp_path / "f.zip")
+    with pytest.raises(DownloadError, match="it has 4500000 bytes, the file has 17"):
+        fetch(url, tmp_path / "f.zip", expected_length=17)
+
+
+def test_a_copy_from_a_local_mirror_goes_on(tmp_path):
+    mirror, stop = tmp_path / "mirror.zip", threading.Event()
+    mirror.write_bytes(DATA)
+
+    def stop_early(done, length):
+        if done > 2_000_000:
+            stop.set()
+
+    with pytest.raises(Stopped):
+        fetch(mirror.as_uri(), tmp_path / "f.zip", progress=stop_early, stop=stop)
+    done = []
+    fetch(mirror.as_uri(), tmp_path / "f.zip", progress=lambda here, length: done.append(here))
+    assert done == [3_145_728, 4_194_304, 4_500_000]  # the first two megabytes were there
+    assert (tmp_path / "f.zip").read_bytes() == DATA
+
+
+def test_a_local_mirror_that_changes_is_copied_anew(tmp_path):
+    mirror, stop = tmp_path / "mirror.zip", threading.Event()
+    mirror.write_bytes(DATA)
+    with pytest.raises(Stopped):
+        fetch(mirror.as_uri(), tmp_path / "f.zip", progress=lambda *_: stop.set(), stop=stop)
+    mirror.write_bytes(OTHER)
+    os.utime(mirror, (1, 1))
+    fetch(mirror.as_uri(), tmp_path / "f.zip")
+    assert (tmp_path / "f.zip").read_bytes() == OTHER
 
 
 def test_a_redirect_cannot_reach_local_files(server, tmp_path):

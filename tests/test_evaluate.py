@@ -3,12 +3,15 @@
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
@@ -269,6 +272,24 @@ def test_json_is_all_of_stdout_and_evaluators_agree(run_eval):
         for evaluator in ("fast", "pycocotools")
     )
     assert fast == oracle
+
+
+WITHOUT_PYCOCOTOOLS = """
+import sys
+sys.modules["pycocotools"] = None  # an import of it fails, as where it is not installed
+import eval_ssd
+assert eval_ssd.main(sys.argv[1:]) == 0
+sys.exit(eval_ssd.main([*sys.argv[1:], "--evaluator", "pycocotools"]))
+"""
+
+
+def test_only_the_pycocotools_evaluator_needs_pycocotools(root, weights):
+    command = [sys.executable, "-c", WITHOUT_PYCOCOTOOLS, *eval_arguments(weights, root), "--json"]
+    done = subprocess.run(map(str, command), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["AP"] > 0  # of the first call alone
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "pip install pycocotools" in line
 
 
 def test_nothing_detected_is_explained(run_eval):

@@ -214,11 +214,11 @@ def test_available_memory_is_the_least_of_machine_and_cgroups(tmp_path):
         write(groups / name / "memory.current", usage)
         write(groups / name / "memory.stat", "anon 7\ninactive_file 1000000\n")
     assert available_memory(tmp_path) == 5_000_000 - 3_000_000 + 1_000_000
-    # In a container the path is the host's, and the limit is at the top. Version 1 of cgroups.
-    write(tmp_path / "proc/self/cgroup", "4:cpu,memory:/docker/0123\n")
-    write(groups / "memory/memory.limit_in_bytes", 600_000)
-    write(groups / "memory/memory.usage_in_bytes", 500_000)
-    write(groups / "memory/memory.stat", "total_inactive_file 50000\n")
+    # In a container the path is the host's, and the limit is at the top.
+    write(tmp_path / "proc/self/cgroup", "0::/docker/0123\n")
+    write(groups / "memory.max", 600_000)
+    write(groups / "memory.current", 500_000)
+    write(groups / "memory.stat", "inactive_file 50000\n")
     assert available_memory(tmp_path) == 150_000
 
 

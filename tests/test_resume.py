@@ -40,7 +40,7 @@ KILLS = {
     "last not yet linked": At("os.link", 1, "epoch_0001.pt"),
     "last linked, not renamed": At("os.replace", 2, "checkpoint_last.pt"),
     "between last and best": At("os.link", 1, "checkpoint_best.pt"),
-    "before needless ones are removed": At("vision.runs.saver.superseded", 2),
+    "before needless ones are removed": At("vision.runs.saver.obsolete_checkpoints", 2),
     "last epoch's checkpoint renamed, not linked": At(
         "os.replace", 1, "checkpoint_epoch_0002.pt", after=True
     ),

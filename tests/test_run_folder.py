@@ -11,10 +11,10 @@ from vision.runs.checkpoint import epoch_path, step_path
 from vision.runs.run_folder import (
     RunLock,
     check_config,
+    obsolete_checkpoints,
     read_config,
     repair_links,
     set_aside_later,
-    superseded,
     write_config,
 )
 
@@ -96,7 +96,7 @@ def test_what_a_new_epoch_makes_needless(tmp_path, keep_last, best, epochs):
     touch(tmp_path, "epoch_0001", "epoch_0002_step_00000015", "epoch_0002", "epoch_0004")
     touch(tmp_path, "epoch_0004_step_00000039", "epoch_0005", "last", "best")
     steps = ["epoch_0002_step_00000015", "epoch_0004_step_00000039"]
-    found = superseded(tmp_path, epoch=4, best_epoch=best, keep_last=keep_last)
+    found = obsolete_checkpoints(tmp_path, epoch=4, best_epoch=best, keep_last=keep_last)
     assert names(found) == sorted([f"epoch_{epoch:04d}" for epoch in epochs] + steps)
 
 

@@ -126,7 +126,7 @@ def test_files_that_a_later_tool_moved_are_left_where_they_are(tmp_path, root):
     path = root / "annotations/instances_train2017.json"
     path.rename(path.with_suffix(".original.json"))
     path.write_bytes(b"fixed")
-    extract(zip_path, root, elsewhere=lambda target: [target.with_suffix(".original.json")])
+    extract(zip_path, root, other_places=lambda target: [target.with_suffix(".original.json")])
     assert path.read_bytes() == b"fixed"
 
 

@@ -1,4 +1,4 @@
-"""Which images make up a batch: a function of the seed and the epoch, split over processes."""
+"""Batch sampler: the batches of an epoch, from seed and epoch alone, split over processes."""
 
 from collections.abc import Iterator
 
@@ -7,17 +7,17 @@ from torch.utils.data import Sampler
 
 
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) pairs; the worker that gets one needs no history.
+    """Yields batches as lists of (epoch, index) pairs, all that the data set needs for an item.
 
-    A last batch of a single image joins the batch before it: BatchNorm cannot train on one value
-    a channel, which is what the 1x1 feature map has then.
+    In training, a last batch of a single image is joined to the batch before it: on the 1x1 feature
+    map it would have one value for each channel, and BatchNorm cannot train on that.
 
     The batches are the same for any number of processes. In training (`shuffle`) each process gets
-    its part of every batch; otherwise whole batches go round the processes.
+    its part of every batch; otherwise process r gets the whole batches r, r + world_size, ...
 
     Attributes:
-        epoch: shuffles, and reaches the data set in each pair.
-        start_batch: batches of the epoch to leave out, when an epoch is continued.
+        epoch: part of the shuffling's seed, and of each pair.
+        start_batch: batches at the start of the epoch to skip, when an epoch is continued.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
     @property
     def num_batches(self) -> int:
-        """Batches of a whole epoch, wherever this one starts."""
+        """Batches of a whole epoch, whatever `start_batch` is."""
         full, rest = divmod(self.num_images, self.batch_size)
         joins = rest == 1 and full > 0 and self.shuffle
         return full + (rest > 0 and not joins)
@@ -51,21 +51,22 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
     @property
     def num_rounds(self) -> int:
-        """Batches of the process that has the most of them in this iteration."""
+        """The largest number of batches that any process gets in this iteration."""
         rest = max(0, self.num_batches - self.start_batch)
         return rest if self.shuffle else -(-rest // self.world_size)
 
     def batch_bounds(self, batch: int) -> tuple[int, int]:
-        """Return where a batch, counted from 0, starts and stops in the order of its epoch."""
+        """Return where batch `batch` (from 0) starts and stops in the epoch's order of images."""
         is_last = batch == self.num_batches - 1
         start = batch * self.batch_size
         return start, self.num_images if is_last else start + self.batch_size
 
-    def borrows(self, batch: int) -> bool:
+    def is_padding(self, batch: int) -> bool:
         """Tell whether a training batch has no part for this process.
 
-        Parts have two images or more, for BatchNorm. A last batch too small for that goes to the
-        first processes; each of the others goes through its first two images without effect.
+        A part has at least two images, for BatchNorm. If the last batch is too small for that, only
+        the first processes get a part. Each of the others gets the batch's first two images, since
+        every process must make the same calls, and its result does not count.
         """
         return self.rank >= self._num_parts(batch)
 
@@ -76,7 +77,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         for batch in self._own_batches():
             start, stop = self.batch_bounds(batch)
             images = order[start:stop]
-            if self.shuffle and self.borrows(batch):
+            if self.shuffle and self.is_padding(batch):
                 images = images[:2]
             elif self.shuffle:
                 images = np.array_split(images, self._num_parts(batch))[self.rank]

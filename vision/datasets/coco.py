@@ -1,4 +1,4 @@
-"""The dataset of images and boxes that training and evaluation read."""
+"""The data set class: images with boxes and labels, read and augmented on access."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,10 +21,10 @@ Transform = Callable[[np.ndarray, Target, np.random.Generator], tuple[np.ndarray
 
 
 class CocoDetection(Dataset):
-    """Images of one or more annotation files, with their boxes, through a joint transform.
+    """Images and boxes of one or more annotation files, after a joint transform.
 
-    `dataset[i]` is item `i` as in epoch 0, `dataset[epoch, i]` as in that epoch: augmentation is a
-    function of (seed, epoch, i) alone, whatever worker makes the item and whatever it made before.
+    `dataset[i]` is item `i` of epoch 0, `dataset[epoch, i]` that of another epoch. The augmentation
+    depends on (seed, epoch, i) alone, not on the worker or on earlier items.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class CocoDetection(Dataset):
         seed: int = 0,
         image_indices: np.ndarray | None = None,
     ) -> None:
-        """Check the sources against each other and against the disk.
+        """Check that the sources have the same classes and that all image files exist.
 
         Args:
-            sources: an index and its image folder, each.
-            transform: called with (image, target, rng), returns (image, target). One that has
-                `plan` and `apply` is asked for its plan before the image is read, so that a large
-                photo is decoded no larger than the plan needs.
-            seed: 0 or more.
-            image_indices: the images to use, [N], counted over all sources; default all.
+            sources: pairs of an index and its image folder.
+            transform: called with (image, target, rng), returns (image, target). If it has `plan`
+                and `apply`, `plan` is called before the image is read, so that a large photo is
+                not decoded larger than needed.
+            seed: seed of the augmentation, 0 or more.
+            image_indices: the images to use, [N], counted over all sources; None: all.
 
         Raises:
             ValueError: the sources have different classes, or image files are missing.
@@ -69,30 +69,30 @@ class CocoDetection(Dataset):
         return np.concatenate([index.sizes for index, _ in self.sources])[self.image_indices]
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[np.ndarray, Target]:
-        """The image, uint8 [H, W, 3] RGB, and its target.
+        """Return the image, uint8 [H, W, 3] RGB, and its target.
 
         Returns:
             image and {boxes float32 [N, 4] xyxy pixels of the image, labels int64 [N], iscrowd
             bool [N], image_id, index (i), orig_size (height, width)}; N may be 0.
 
         Raises:
-            ValueError, OSError: the file cannot be read or has another size than its entry says.
+            ValueError, OSError: the file cannot be read, or has another size than its entry.
         """
         return self._make(*self._draw(item))
 
     def __getitems__(
         self, items: list[int | tuple[int, int]]
     ) -> Iterator[tuple[np.ndarray, Target]]:
-        """The items of a batch, as `dataset[item]` gives each; the DataLoader asks for this.
+        """Yield the items of a batch, each as `dataset[item]`; DataLoader calls this method.
 
-        On one thread, as in a worker, all geometry is drawn before the first pixel, which is faster
-        with code and tables in the processor's cache. Images are made one by one, or as many at a
-        time as there are threads, so that each reuses an earlier one's memory.
+        With one thread, as in a worker, all random geometry is drawn before the first image is
+        read, since code and tables then stay in the processor's cache. The images are yielded one
+        by one, so that each can use the memory of an earlier one.
         """
         return map_in_threads(lambda parts: self._make(*parts), map(self._draw, items))
 
     def _draw(self, item: int | tuple[int, int]) -> tuple:
-        """What is known of an item before its pixels: (path, target, rng, plan or None)."""
+        """Prepare an item before its pixels are read: (path, target, rng, plan or None)."""
         epoch, i = item if isinstance(item, tuple) else (0, item)
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} of a dataset of {len(self)} images")
@@ -108,7 +108,7 @@ class CocoDetection(Dataset):
         return path, target, rng, self.transform.plan(size, target, rng) if has_plan else None
 
     def _make(self, path: str, target: Target, rng: np.random.Generator, plan: Any):
-        """Read the pixels of an item, and transform them and its boxes."""
+        """Read the pixels of an item, and transform pixels and boxes."""
         size = target["orig_size"]
         if plan is None:
             return self.transform(read_image(path, size=size), target, rng)
@@ -120,7 +120,7 @@ class CocoDetection(Dataset):
 
 
 def _target(index: AnnotationIndex, row: int, size: tuple[int, int]) -> dict[str, Any]:
-    """The boxes that training sees of the image at position `row`, in pixels of the file."""
+    """Return the target of the image at position `row`: its trainable boxes, in its pixels."""
     rows = slice(index.box_offsets[row], index.box_offsets[row + 1])
     mask = index.trainable[rows]
     return {
@@ -133,10 +133,10 @@ def _target(index: AnnotationIndex, row: int, size: tuple[int, int]) -> dict[str
 
 
 def check_image_files(index: AnnotationIndex, folder: str | os.PathLike) -> None:
-    """Look for every image of `index` in one scan of each folder that holds some.
+    """Check that every image file of `index` exists, with one scan of each folder.
 
     Raises:
-        ValueError: files are missing, naming how many and the first few.
+        ValueError: files are missing; says how many, and names the first ones.
     """
     present: dict[str, set[str]] = {}
     missing = []
@@ -162,10 +162,10 @@ def _names_in(folder: Path) -> set[str]:
 
 
 def check_same_categories(indices: list[AnnotationIndex]) -> None:
-    """Compare the names of the classes, in order.
+    """Check that all files have the same class names in the same order.
 
     Raises:
-        ValueError: two files differ, showing the first difference.
+        ValueError: two files differ; shows the first difference.
     """
     if not indices:
         raise ValueError("a dataset needs at least one annotation file")

@@ -1,8 +1,6 @@
 """A COCO annotation file as an index of flat arrays."""
 
-import ctypes
 import os
-import sys
 
 import numpy as np
 
@@ -15,20 +13,21 @@ from vision.datasets.coco_tables import (
     read_categories,
     read_images,
 )
+from vision.files.available_memory import give_back_freed_memory
 
 
 def load_coco_index(annotation_file: str | os.PathLike) -> AnnotationIndex:
     """Read an annotation file in COCO's format into flat arrays.
 
-    An absent `area` is width x height, an absent `iscrowd` 0, absent `annotations` none.
+    A missing `area` becomes width x height, a missing `iscrowd` 0, missing `annotations` none.
 
     Raises:
-        ValueError: malformed JSON (with the byte offset), an entry of another type, an id twice,
-            or an annotation of an unknown image or category, naming file and entry.
+        ValueError: malformed JSON (names the byte offset), an entry of a wrong type, the same id
+            twice, or an annotation of an unknown image or category; names file and entry.
         OSError: the file cannot be read.
     """
     index = _index_of(CocoJson(annotation_file))
-    _return_freed_memory()
+    give_back_freed_memory()  # after COCO glibc kept 120 MB of 185 for later
     return index
 
 
@@ -52,12 +51,6 @@ def _index_of(document: CocoJson) -> AnnotationIndex:
         areas=annotations.areas,
         iscrowd=annotations.iscrowd == 1,
     )
-
-
-def _return_freed_memory() -> None:
-    """Ask glibc for the pages it keeps for later: after COCO it kept 120 MB of 185."""
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _category(label: int, record: CategoryRecord) -> Category:

@@ -1,4 +1,4 @@
-"""COCO annotation files as text: check their syntax, read them in pieces."""
+"""COCO annotation files as text: check the JSON syntax, read them in chunks."""
 
 import mmap
 import os
@@ -13,7 +13,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class CategoryRecord(msgspec.Struct, gc=False):
-    """One entry of `categories`, without the keys that nothing here reads."""
+    """One entry of `categories`, without the keys that are not used."""
 
     id: int
     name: str
@@ -30,7 +30,7 @@ class ImageRecord(msgspec.Struct, gc=False):
 
 
 class AnnotationRecord(msgspec.Struct, gc=False):
-    """One entry of `annotations`; the segmentation is skipped without making objects."""
+    """One entry of `annotations`; the segmentation is skipped, which saves its many objects."""
 
     id: int | float | None = None
     image_id: int | float | None = None
@@ -41,15 +41,15 @@ class AnnotationRecord(msgspec.Struct, gc=False):
 
 
 class CocoJson:
-    """An annotation file mapped into memory, its syntax checked, its sections located.
+    """An annotation file mapped into memory; its syntax is checked and its sections are located.
 
     Attributes:
-        spans: of each top-level key, the first byte of its value and the byte after it.
-        source: the bytes of the file. parsed: the same, or a copy of the same length in which
-            NaN and Infinity are numbers.
+        spans: for each top-level key, the first byte of its value and the byte after the value.
+        source: the bytes of the file.
+        parsed: the same, or a copy of the same length with NaN and Infinity replaced by numbers.
 
     Raises:
-        ValueError: not JSON (naming the byte offset) or not a JSON object.
+        ValueError: not JSON (names the byte offset), or not a JSON object.
         OSError: the file cannot be read.
     """
 
@@ -80,14 +80,14 @@ class CocoJson:
         return raw_spans(self.parsed, sections)
 
     def chunks(self, key: str, record: type) -> Iterator[tuple[int, int, list]]:
-        """The list under `key`, some megabytes at a time; nothing where it is absent or null.
+        """Yield the list under `key` in chunks of about CHUNK_BYTES; nothing if absent or null.
 
         Yields:
-            (start, stop, records): bytes `start` to `stop` of the file hold these records and the
-            separator before the first. Together they are the list without its brackets.
+            (start, stop, records): bytes `start` to `stop` of the file contain these records and
+            the separator before the first. All chunks together are the list without its brackets.
 
         Raises:
-            ValueError: no list, or an entry of another type, naming the entry.
+            ValueError: it is not a list, or an entry has a wrong type; names the entry.
         """
         start, stop = self.spans.get(key, (0, 0))
         if stop - start <= 4 and self.parsed[start:stop] in (b"", b"null"):
@@ -106,8 +106,8 @@ class CocoJson:
             position, count = cut, count + len(records)
 
     def _next_chunk(self, decoder, position: int, end: int) -> tuple[int, list]:
-        """Decode up to a `},{`. A cut inside a string or a nested list cannot decode (what was
-        opened is not closed), so a cut that decodes is right; a wrong one moves on."""
+        """Decode up to a `},{`. It may be inside a string or a nested list; then the text before it
+        is not valid JSON (something is not closed), and the next `},{` is tried."""
         size = CHUNK_BYTES
         first = _SEPARATOR.match(self.parsed, position, end).end()
         while True:
@@ -125,7 +125,7 @@ class CocoJson:
                 size = 2 * (cut - position)
 
     def forget_pages(self, start: int, stop: int) -> None:
-        """Give back the memory of pages that were read; read again, they come from the file."""
+        """Free the memory of pages that were read; the next access reads them from the file."""
         if hasattr(mmap, "MADV_DONTNEED"):
             first = start - start % mmap.PAGESIZE
             self.source.madvise(mmap.MADV_DONTNEED, first, stop - first)
@@ -136,7 +136,7 @@ _BETWEEN_OBJECTS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 
 
 def _entry_message(key: str, count: int, error: msgspec.DecodeError) -> str:
-    """msgspec's "... - at `$[12].id`", counted from the start of the list."""
+    """Turn msgspec's "... - at `$[12].id`" into a message with the index in the whole list."""
     reason, _, where = str(error).partition(" - at `$")
     index = re.match(r"\[(\d+)\](.*?)`?$", where)
     if not index:
@@ -155,9 +155,9 @@ def _without_not_finite(source: mmap.mmap) -> bytes:
 
 
 def raw_spans(text: bytes | mmap.mmap, values: dict[str, msgspec.Raw]) -> dict[str, tuple]:
-    """Where in `text` the values lie that msgspec decoded from it: {key: (start, stop)}."""
+    """Return where in `text` the values are that msgspec decoded from it: {key: (start, stop)}."""
 
-    def address(buffer) -> int:
+    def address(buffer: bytes | mmap.mmap | msgspec.Raw) -> int:
         return np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
 
     base = address(text)

@@ -1,4 +1,4 @@
-"""The images, annotations and categories of a COCO file as columns, and which boxes are usable."""
+"""Images, annotations and categories of a COCO file as arrays; checks of ids and boxes."""
 
 import gc
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ NOT_A_BOX = [np.nan] * 4
 
 @dataclass
 class Images:
-    """The columns of `images` in file order."""
+    """The columns of `images`, in file order."""
 
     ids: np.ndarray  # int64 [I]
     names: list[str]
@@ -31,19 +31,23 @@ class Images:
 
 @dataclass
 class Annotations:
-    """The columns of `annotations` in file order; what is absent is MISSING_ID, NaN or -1."""
+    """The columns of `annotations`, in file order; missing values are MISSING_ID, NaN or -1."""
 
     ids: np.ndarray  # int64 [A]
     image_ids: np.ndarray  # int64 [A]
     category_ids: np.ndarray  # int64 [A]
-    boxes_xywh: np.ndarray  # float64 [A, 4]; NaN also for a box that is not four numbers
+    boxes_xywh: np.ndarray  # float64 [A, 4]; NaN for a box that is missing or not four numbers
     areas: np.ndarray  # float64 [A]
     iscrowd: np.ndarray  # int8 [A]
-    chunks: list[tuple[int, int, int]]  # bytes from, to, and the annotations they hold
+    chunks: list[tuple[int, int, int]]  # first byte, byte after the last, number of annotations
 
 
 def read_images(document: CocoJson) -> Images:
-    """Raises: ValueError when there are none, or an id is there twice."""
+    """Read `images`.
+
+    Raises:
+        ValueError: there are none, a size is impossible, or two have the same id.
+    """
     with without_garbage_collection():
         records = list(chain.from_iterable(c[2] for c in document.chunks("images", ImageRecord)))
         ids = _id_array([r.id for r in records], f"{document.path}: images")
@@ -70,7 +74,11 @@ def read_images(document: CocoJson) -> Images:
 
 
 def read_categories(document: CocoJson) -> list[CategoryRecord]:
-    """By ascending id. Raises: ValueError when there are none, or an id is there twice."""
+    """Read `categories`, sorted by id.
+
+    Raises:
+        ValueError: there are none, or two have the same id.
+    """
     chunks = document.chunks("categories", CategoryRecord)
     records = sorted(chain.from_iterable(c[2] for c in chunks), key=lambda r: r.id)
     if not records:
@@ -83,7 +91,11 @@ def read_categories(document: CocoJson) -> list[CategoryRecord]:
 
 
 def read_annotations(document: CocoJson) -> Annotations:
-    """Raises: ValueError when an entry has another type than COCO's, naming the entry."""
+    """Read `annotations`.
+
+    Raises:
+        ValueError: an entry has another type than in COCO; names the entry.
+    """
     columns: list[Annotations] = []
     what = f"{document.path}: annotations"
     with without_garbage_collection():
@@ -114,7 +126,7 @@ def _columns(records: list[AnnotationRecord], chunks: list, what: str) -> Annota
 
 
 def _id_array(ids: list, what: str) -> np.ndarray:
-    """Ids as int64 [N]; None becomes MISSING_ID, 3.0 becomes 3, 3.5 is a ValueError."""
+    """Convert ids to int64 [N]; None becomes MISSING_ID, 3.0 becomes 3, 3.5 is a ValueError."""
     if None in ids:
         ids = [MISSING_ID if number is None else number for number in ids]
     array = np.array(ids)
@@ -128,7 +140,7 @@ def _id_array(ids: list, what: str) -> np.ndarray:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """A million short lists of numbers make the collector walk all of them again and again."""
+    """Pause Python's garbage collector, which would scan the million new lists again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -139,14 +151,14 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def _first_duplicate(ids: np.ndarray) -> int | None:
-    """An id that is there more than once, or None."""
+    """Return an id that occurs more than once, or None."""
     ordered = np.sort(ids)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     return int(repeated[0]) if len(repeated) else None
 
 
 def positions_of(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """For each of `wanted` [N] its position in the unique `ids` [M], -1 where it is absent."""
+    """Return for each of `wanted` [N] its position in the unique `ids` [M], -1 if it is missing."""
     order = np.argsort(ids, kind="stable")
     places = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
     return np.where(ids[places] == wanted, places, -1)

@@ -1,4 +1,4 @@
-"""Training images kept decoded, at a working size, in memory or in a file that processes share."""
+"""Cache of decoded, reduced training images, in shared memory or a file (--cache ram, disk)."""
 
 import logging
 import mmap
@@ -17,21 +17,21 @@ from vision.files.available_memory import available_memory
 
 logger = logging.getLogger(__name__)
 CACHES = ("none", "ram", "disk")
-# The sides of a kept image against the network's input. A crop of 2/3 of each side then still has
-# every pixel that the network sees; smaller crops are enlarged.
+# Size of a cached image relative to the network's input. A crop of 2/3 of each side then still has
+# as many pixels as the input; smaller crops are enlarged.
 WORKING_SCALE = 1.5
-# Of the available memory; the rest is for training itself.
+# Largest share of the available memory for the cache; the rest is for training.
 MEMORY_SHARE = 0.8
 
 
 class SharedBlock:
-    """Bytes that the processes of one run share, without a name in any file system.
+    """A block of bytes shared by the processes of a run, without a name in any file system.
 
-    So nothing has to be removed: the system frees them with the last process, however that ends.
-    Workers get the open file, by fork or, pickled, by spawn and forkserver.
+    So nothing has to be removed: the system frees it with the last process, however that ends.
+    Workers inherit the open file (fork), or get it by pickling (spawn and forkserver).
 
     Attributes:
-        data: uint8 [num_bytes]; what one process writes, all see.
+        data: uint8 [num_bytes]; what one process writes, all others see.
     """
 
     def __init__(self, file: BinaryIO):
@@ -48,15 +48,15 @@ def _attach_block(descriptor: "reduction.DupFd") -> SharedBlock:
 
 
 class ImageCache:
-    """Decoded images at their working size, each decoded when it is first asked for.
+    """Decoded images at their working size; each is decoded when it is first needed.
 
-    The pixels are a function of the file and the working size alone, the first time too: the same
-    with any number of workers, in memory or on disk, and after a resume.
+    The pixels depend on the file and the working size alone: they are the same at first and later
+    reads, with any number of workers, in memory or on disk, and after a resume.
 
     Args:
         sizes: (height, width) [N, 2] of the upright images.
-        working_sizes: those to keep, [N, 2].
-        block: zeros, `block_bytes(working_sizes)` of them.
+        working_sizes: (height, width) [N, 2] of the cached images.
+        block: `block_bytes(working_sizes)` bytes, all 0.
     """
 
     def __init__(self, sizes: np.ndarray, working_sizes: np.ndarray, block: SharedBlock):
@@ -66,10 +66,10 @@ class ImageCache:
         self._block = block
 
     def read(self, i: int, path: str | os.PathLike) -> np.ndarray:
-        """The pixels of image `i`, from the file at `path` if it was not read before.
+        """Return the pixels of image `i`, which is read from `path` if it is not in the cache.
 
         Returns:
-            uint8 [h, w, 3] RGB, not to be written to.
+            uint8 [h, w, 3] RGB; must not be written to.
 
         Raises:
             ValueError, OSError: as `read_image`.
@@ -84,8 +84,8 @@ class ImageCache:
             if image.shape != kept.shape:
                 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
             kept[:] = image
-            # Last, so that a process killed in between leaves no half image behind. Two that decode
-            # the same image at the same time write the same bytes.
+            # The flag comes last: a killed process leaves no half image with a flag. Two processes
+            # that decode the same image at the same time write the same bytes.
             data[i] = 1
         return kept
 
@@ -93,16 +93,16 @@ class ImageCache:
 def build_image_cache(
     kind: str, sizes: np.ndarray, *, input_size: tuple[int, int], folder: str | os.PathLike
 ) -> ImageCache:
-    """Announce and make a cache for images of these sizes.
+    """Make a cache for images of these sizes, and log its size.
 
     Args:
         kind: `ram`, or `disk` for a file.
         sizes: (height, width) [N, 2] of the upright images.
         input_size: (height, width) of the network's input.
-        folder: for the file; it need not exist yet.
+        folder: folder of the file; it may not exist yet.
 
     Raises:
-        ValueError: too little memory or disk is free, or the system lacks what the cache needs.
+        ValueError: too little memory or disk space is free, or the system has no such cache.
         OSError: the file cannot be made.
     """
     if os.name != "posix":
@@ -124,7 +124,7 @@ def build_image_cache(
 
 
 def block_bytes(working_sizes: np.ndarray) -> int:
-    """Bytes of a block for these images: a flag and the pixels of each."""
+    """Return the size of a block for these images: one flag byte and the pixels of each."""
     return len(working_sizes) + int(_num_bytes(working_sizes).sum())
 
 
@@ -133,7 +133,7 @@ def _num_bytes(working_sizes: np.ndarray) -> np.ndarray:
 
 
 def _existing_folder(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there already; a run's is made later."""
+    """Return the folder or, if it does not exist yet, the nearest one above it that does."""
     folder = folder.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -160,7 +160,7 @@ def _check_disk(needed: int, folder: Path) -> None:
 
 
 def _open_memory(num_bytes: int) -> BinaryIO:
-    # Not /dev/shm, which a container limits to 64 MB unless it is told otherwise.
+    # Not /dev/shm: in a container its default size is 64 MB.
     if not hasattr(os, "memfd_create"):
         raise ValueError("--cache ram needs Linux: use --cache disk or none")
     file = os.fdopen(os.memfd_create("image cache"), "r+b", buffering=0)
@@ -170,7 +170,7 @@ def _open_memory(num_bytes: int) -> BinaryIO:
 
 def _open_file(num_bytes: int, folder: Path) -> BinaryIO:
     file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  it has no name
-    if hasattr(os, "posix_fallocate"):  # or a disk that fills up later would end a process (SIGBUS)
+    if hasattr(os, "posix_fallocate"):  # else a disk that fills up later would kill by SIGBUS
         try:
             os.posix_fallocate(file.fileno(), 0, num_bytes)
         except OSError as error:  # it names no file

@@ -1,4 +1,4 @@
-"""Batches of images and targets, made by worker processes."""
+"""The loader: batches of images and targets, read and augmented by worker processes."""
 
 import atexit
 import signal
@@ -18,18 +18,18 @@ Batch = tuple[Tensor, list[dict]]
 
 
 class DetectionLoader:
-    """A DataLoader whose batches are images uint8 [B, 3, H, W] and a list of target dicts.
+    """Yields batches: images uint8 [B, 3, H, W], channels-last, and a list of target dicts.
 
-    Images lie in memory as channels-last. Targets hold boxes float32 [N, 4], labels int64 [N],
-    iscrowd bool [N] as tensors, and image_id, index, orig_size (height, width) as numbers.
+    A target has boxes float32 [N, 4], labels int64 [N] and iscrowd bool [N] as tensors, and
+    image_id, index and orig_size (height, width) as numbers.
 
     Args:
-        dataset: items (image uint8 [H, W, 3], target dict of arrays), addressed by (epoch, index).
-        batch_size: images a batch.
-        num_workers: processes that read and augment; 0 does it in this one.
-        seed: of the order.
-        shuffle: training order; otherwise the data set's.
-        rank, world_size: which process this is, of how many that share the batches.
+        dataset: its items, for (epoch, index), are (image uint8 [H, W, 3], target dict of arrays).
+        batch_size: images in a batch.
+        num_workers: processes that read and augment; 0: this process does it.
+        seed: seed of the shuffling.
+        shuffle: shuffle the images, for training; otherwise in the order of the data set.
+        rank, world_size: number of this process, and number of processes that share the batches.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class DetectionLoader:
             worker_init_fn=_init_worker,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            # Seeds the workers, which use no seed; not drawn from training's generator, whose
-            # state would then depend on the number of workers.
+            # DataLoader draws a seed for the workers, which do not use it. From torch's global
+            # generator, the state of training would depend on the number of workers.
             generator=torch.Generator(),
         )
         self._workers: list[BaseProcess] = []
@@ -76,19 +76,19 @@ class DetectionLoader:
         return self.sampler.num_batches
 
     def set_position(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch that the next iteration goes through, and its first batch."""
+        """Set the epoch of the next iteration, and its first batch."""
         self.sampler.epoch = epoch
         self.sampler.start_batch = start_batch
 
     def close(self) -> None:
-        """Stop the workers now; a loader that is let go of, or the end of the process, does too."""
+        """Stop the workers now, not only when the loader is deleted or the process ends."""
         _stop_workers(weakref.ref(self.loader), self._workers)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches.
 
         Raises:
-            ValueError: an image could not be read; one line that names it.
+            ValueError: an image cannot be read; one line that names it.
         """
         try:
             iterator = iter(self.loader)
@@ -96,27 +96,28 @@ class DetectionLoader:
             for images, targets in iterator:
                 yield images, [_to_tensors(target) for target in targets]
         except (ValueError, OSError) as error:
-            # What a worker raised comes with its traceback as text; the last line says what it was.
+            # A worker's error arrives with its traceback as text; the last line is the message.
             message = (str(error).strip().splitlines() or ["an image cannot be read"])[-1]
-            # torch's traceback refers to itself: it would keep the workers until the garbage
-            # collector comes, which takes them apart in an order that leaves them running.
+            # The traceback is part of a reference cycle that holds the iterator. The garbage
+            # collector would delete it later, in an order that leaves the workers running.
             error.__traceback__ = None
             raise ValueError(message.removeprefix(f"{type(error).__name__}: ")) from None
 
 
 class _Collate:
-    """Stack images one by one, in memory that an earlier batch no longer needs.
+    """Copy images one by one into a batch, in memory that an earlier batch no longer uses.
 
-    Memory that is given back to the system comes again page by page. Targets stay numpy arrays,
-    which cross to the main process in one message.
+    New memory from the system would be slower: the kernel clears and maps each page. Targets stay
+    NumPy arrays, which are sent to the main process in one message.
 
     Args:
-        max_images: of a batch.
+        max_images: largest number of images in a batch.
     """
 
     def __init__(self, max_images: int):
         self.max_images = max_images
-        self._lent: list[tuple[np.ndarray, weakref.ref]] = []
+        # The memory of earlier batches, and a reference that tells whether the batch still exists.
+        self._batches: list[tuple[np.ndarray, weakref.ref]] = []
 
     def __call__(self, items: Iterable[tuple[np.ndarray, dict]]) -> Batch:
         memory, targets = None, []
@@ -126,20 +127,20 @@ class _Collate:
             memory[len(targets)] = image
             targets.append(target)
         images = memory[: len(targets)]
-        # The tensor, and every other one that shares its memory, holds this view.
-        self._lent.append((memory, weakref.ref(images)))
+        # Every tensor that uses this memory holds a reference to `images`.
+        self._batches.append((memory, weakref.ref(images)))
         return torch.from_numpy(images).permute(0, 3, 1, 2), targets
 
     def __reduce__(self) -> tuple:
         return _Collate, (self.max_images,)
 
     def _free_memory(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Take the memory of a batch that nobody has any more, or new memory."""
-        # The consumer has one, one is being yielded, and this one; others are let go.
-        del self._lent[:-3]
-        for place, (memory, images) in enumerate(self._lent):
+        """Return the memory of a batch that no longer exists, or new memory."""
+        # At most three batches exist: the consumer's, the one being passed on, and this one.
+        del self._batches[:-3]
+        for place, (memory, images) in enumerate(self._batches):
             if images() is None and memory.shape == shape:
-                del self._lent[place]
+                del self._batches[place]
                 return memory
         return np.empty(shape, np.uint8)
 
@@ -152,7 +153,7 @@ def _to_tensors(target: dict) -> dict:
 
 
 def _init_worker(worker_id: int) -> None:
-    """One thread a worker; signals are the main process's business, which stops the workers."""
+    """Use one thread; ignore SIGINT and SIGTERM, since the main process stops the workers."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -160,9 +161,9 @@ def _init_worker(worker_id: int) -> None:
 
 
 def _stop_workers(reference: "weakref.ref[DataLoader]", workers: list[BaseProcess]) -> None:
-    """Stop the workers of a loader, also if an error has left it open when the process ends.
+    """Stop the workers of a loader; also called at exit, in case an error has left them running.
 
-    multiprocessing would send them SIGTERM, which they ignore, and wait for them for ever.
+    multiprocessing would send SIGTERM, which they ignore, and then wait for them without end.
     """
     iterator = getattr(reference(), "_iterator", None)
     if iterator is not None:

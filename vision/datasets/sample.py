@@ -1,4 +1,4 @@
-"""Draws a small data set in COCO's layout, to try everything on:
+"""Draws a small data set of coloured shapes in COCO's layout, for a first try and for tests:
 
 python -m vision.datasets.sample --path sample-data
 """
@@ -17,10 +17,10 @@ from vision.files.atomic_file import write_atomically
 
 log = logging.getLogger(__name__)
 
-CATEGORY_IDS = (1, 2, 4, 9)  # with gaps, as COCO's
+CATEGORY_IDS = (1, 2, 4, 9)  # with gaps, as in COCO
 _SPLITS = {"train": 0, "val": 1}
 _JPEG_QUALITY = 92
-# Images that are special in each split, by their position modulo 20.
+# Special images in each split: their index modulo 20.
 _GRAYSCALE, _CROWD, _EMPTY = 1, 2, 3
 
 
@@ -32,15 +32,15 @@ def write_sample_dataset(
     seed: int = 0,
     image_size: tuple[int, int] = (480, 640),
 ) -> list[str]:
-    """Draw the splits that `root` does not have yet; a function of the arguments alone.
+    """Draw the splits that `root` does not have yet; the result depends on the arguments alone.
 
-    A split's annotation file is written last, so a split with one is complete and is left as it
-    is. What an interrupted run drew is recognised by its bytes and kept.
+    A split's annotation file is written last, so a split with that file is complete and is not
+    changed. Images that an interrupted run has drawn have the same bytes, and are kept.
 
     Args:
-        root: folder for annotations/, train2017/ and val2017/, made if absent.
-        num_train: images of the train split; from 4 on there is one of each special kind.
-        num_val: the same of the val split.
+        root: folder for annotations/, train2017/ and val2017/; it is made if missing.
+        num_train: number of train images; with 4 or more there is one of each special kind.
+        num_val: number of val images; likewise.
         seed: 0 or more.
         image_size: (height, width) in pixels.
 
@@ -48,9 +48,9 @@ def write_sample_dataset(
         The names of the splits written now; empty if both were complete.
 
     Raises:
-        ValueError: an image of a split with annotations is missing, or a file that is not from
-            such a run is in the way.
-        OSError: the folder cannot be written.
+        ValueError: an image of a complete split is missing, or a file of that name with other
+            content is there already.
+        OSError: the folder is not writable.
     """
     written = []
     for split, num_images in (("train", num_train), ("val", num_val)):
@@ -84,7 +84,7 @@ def _write_split(
 ) -> None:
     annotation_file.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True)
-    # COCO's image ids have gaps, and its two splits share none: odd ones are train, even ones val.
+    # As in COCO, image ids have gaps, and no id is in both splits: odd ones train, even ones val.
     gaps = np.random.default_rng(seed).integers(1, 1400, num_images)
     image_ids = (2 * np.cumsum(gaps) + 1 + seed[1]).tolist()
     images, annotations = [], []
@@ -123,7 +123,7 @@ def _file_content(images: list[dict], annotations: list[dict]) -> dict:
 def _draw(
     kind: int, image_size: tuple[int, int], image_id: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[dict]]:
-    """The pixels [H, W, 3] or [H, W] of one image, and its annotations."""
+    """Draw one image: its pixels [H, W, 3] or [H, W], and its annotations."""
     if kind == _CROWD:
         pixels, class_index, mask = draw_crowd(image_size, rng)
         return pixels, [_crowd_annotation(mask, class_index, image_id)]
@@ -149,9 +149,9 @@ def _image_entry(image_id: int, image_size: tuple[int, int]) -> dict:
 
 
 def _annotation(shape: DrawnShape, image_id: int) -> dict | None:
-    """The visible part of a shape as COCO has it: polygons, their area and bounding box.
+    """Make COCO's annotation of the visible part of a shape: polygons, their area, bounding box.
 
-    Slivers do not count; None if nothing else is left, which happens in very small images only.
+    Very small parts are left out; None if no part is left, which happens in very small images only.
     """
     contours, _ = cv2.findContours(
         shape.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
@@ -173,7 +173,7 @@ def _annotation(shape: DrawnShape, image_id: int) -> dict | None:
 
 
 def _crowd_annotation(mask: np.ndarray, class_index: int, image_id: int) -> dict:
-    """A group that nobody counted: run lengths instead of polygons, and COCO's kind of id."""
+    """Make a crowd annotation: run lengths instead of polygons, and an id as COCO's crowds have."""
     pixels = mask.ravel(order="F")
     changes = np.flatnonzero(np.diff(pixels, prepend=False))
     counts = np.diff(np.concatenate([[0], changes, [pixels.size]])).tolist()

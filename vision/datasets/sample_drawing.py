@@ -1,36 +1,36 @@
-"""Draws an image of the sample data set: a background, then overlapping shapes with masks."""
+"""Draws one image of the sample data set: a background and overlapping shapes with masks."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-MIN_VISIBLE = 0.35  # a shape hidden more than this is not worth a label, so it is drawn elsewhere
+MIN_VISIBLE = 0.35  # smallest visible share of a shape; else another place is tried
 _PLACEMENT_TRIALS = 25
 _SUBPIXEL_BITS = 4
 
 
 @dataclass(frozen=True)
 class ShapeClass:
-    """A class of the sample set: its form, and the hue that most of its objects have."""
+    """A class of the sample data set: its form, and the hue of most of its objects."""
 
     name: str
     corners: tuple[tuple[float, float], ...]  # outline within the unit circle
     hue: float  # degrees
-    max_turn: float  # degrees, either way
+    max_turn: float  # degrees, in both directions
 
 
 @dataclass
 class DrawnShape:
-    """One object of an image; its mask [H, W] holds the pixels that nothing later covers."""
+    """One object of an image; its mask [H, W] has the pixels that no later shape covers."""
 
     class_index: int
     mask: np.ndarray
-    num_pixels: int  # of the whole mask, before others covered parts of it
+    num_pixels: int  # of the whole shape, covered parts included
 
 
 def _regular(num_corners: int, *, inner: float | None = None) -> tuple[tuple[float, float], ...]:
-    """Corners of a regular polygon pointing up; with `inner`, of a star of that inner radius."""
+    """Return the corners of a regular polygon or, with an inner radius `inner`, of a star."""
     count = num_corners if inner is None else 2 * num_corners
     angles = 2 * np.pi * np.arange(count) / count - np.pi / 2
     radii = np.where(np.arange(count) % 2 == 0, 1.0, 1.0 if inner is None else inner)
@@ -51,11 +51,11 @@ SHAPE_CLASSES = (
 def draw_image(
     size: tuple[int, int], num_shapes: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[DrawnShape]]:
-    """Draw a background and up to `num_shapes` shapes (fewer where no free place is found).
+    """Draw a background and up to `num_shapes` shapes (fewer if no free place is found).
 
     Args:
-        size: (height, width); shapes span about 1/12 to 3/4 of the height.
-        num_shapes: shapes wanted.
+        size: (height, width); the shapes' sizes are about 1/12 to 3/4 of the height.
+        num_shapes: number of shapes to try.
         rng: the only source of randomness.
 
     Returns:
@@ -74,7 +74,7 @@ def draw_image(
 def draw_crowd(
     size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Draw a heap of small shapes of one class: the image, the class and the mask of all [H, W]."""
+    """Draw a group of small shapes of one class: the image, the class, and their mask [H, W]."""
     image = draw_background(size, rng)
     class_index = int(rng.integers(len(SHAPE_CLASSES)))
     crowd = np.zeros(size, bool)
@@ -91,7 +91,7 @@ def draw_crowd(
 
 
 def _draw_where_free(image, shapes: list[DrawnShape], class_index: int, span: float, rng) -> None:
-    """Place a shape so that it and all the shapes under it stay visible enough, or give up."""
+    """Draw a shape where it and all shapes below it stay visible enough; else draw nothing."""
     shape_class, size = SHAPE_CLASSES[class_index], image.shape[:2]
     for _ in range(_PLACEMENT_TRIALS):
         center = rng.uniform(0.06, 0.94, 2) * (size[1], size[0])
@@ -112,7 +112,7 @@ def _draw_where_free(image, shapes: list[DrawnShape], class_index: int, span: fl
 
 
 def _outline(shape_class: ShapeClass, center: np.ndarray, span: float, rng) -> np.ndarray:
-    """Corners [K, 2] in pixels of a shape about `span` wide, stretched and turned a little."""
+    """Return a shape's corners [K, 2] in pixels: about `span` wide, stretched and rotated."""
     stretch = rng.uniform(0.85, 1.18)
     corners = np.array(shape_class.corners) * (span / 2 * stretch, span / 2 / stretch)
     turn = np.deg2rad(rng.uniform(-1, 1) * shape_class.max_turn)
@@ -125,18 +125,18 @@ def _fixed_point(outline: np.ndarray) -> np.ndarray:
 
 
 def _fill(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Coverage of each pixel, uint8 [H, W], smooth at the edge."""
+    """Return the coverage of each pixel, uint8 [H, W], smooth at the edges."""
     coverage = np.zeros(size, np.uint8)
     cv2.fillPoly(coverage, [_fixed_point(outline)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
     return coverage
 
 
 def _paint(image, coverage: np.ndarray, outline: np.ndarray, shape_class: ShapeClass, rng) -> None:
-    """Colour the covered pixels in place: full, with a rim, striped, or as a thick outline."""
+    """Colour the covered pixels in place: full, with a rim, striped, or only a thick outline."""
     x, y, width, height = cv2.boundingRect(coverage)
     window = (slice(y, y + height), slice(x, x + width))
     hue = shape_class.hue + rng.normal(0, 10)
-    if rng.random() < 0.12:  # some wear another class's colour: form counts as well
+    if rng.random() < 0.12:  # some have another colour, so that the form must be learned too
         hue = rng.uniform(0, 360)
     color = _rgb(hue, rng.uniform(0.65, 1.0), rng.uniform(0.6, 1.0))
     rim_color = color * rng.uniform(0.25, 0.6)
@@ -157,7 +157,7 @@ def _paint(image, coverage: np.ndarray, outline: np.ndarray, shape_class: ShapeC
 
 
 def _rim(outline: np.ndarray, size: tuple[int, int], thickness: float) -> np.ndarray:
-    """Coverage 0..1 [H, W, 1] of a line along the outline."""
+    """Return the coverage 0..1 [H, W, 1] of a line along the outline."""
     rim = np.zeros(size, np.uint8)
     points = [_fixed_point(outline)]
     cv2.polylines(rim, points, True, 255, max(2, round(thickness)), cv2.LINE_AA, _SUBPIXEL_BITS)
@@ -165,7 +165,7 @@ def _rim(outline: np.ndarray, size: tuple[int, int], thickness: float) -> np.nda
 
 
 def draw_background(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A gradient, blotches or a pattern in muted colours, often with clutter lines: [H, W, 3]."""
+    """Draw a background [H, W, 3]: a gradient, blotches or a pattern, often with random lines."""
     first, second = (
         _rgb(rng.uniform(0, 360), rng.uniform(0, 0.35), rng.uniform(0.15, 0.95)) for _ in range(2)
     )
@@ -188,7 +188,7 @@ def draw_background(size: tuple[int, int], rng: np.random.Generator) -> np.ndarr
 
 
 def _draw_clutter(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Thin lines and arcs, which belong to no class."""
+    """Draw random thin lines, which belong to no class."""
     height, width = image.shape[:2]
     for _ in range(rng.integers(5, 30)):
         color = _rgb(rng.uniform(0, 360), rng.uniform(0, 0.5), rng.uniform(0.1, 1.0)).tolist()
@@ -203,20 +203,20 @@ def _add_sensor_noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """RGB levels 0..255 [3] of a hue in degrees, a saturation and a value in 0..1."""
+    """Convert a hue in degrees, a saturation and a value in 0..1 to RGB 0..255 [3]."""
     pixel = np.array([[[hue % 360, saturation, value]]], np.float32)
     return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0] * 255
 
 
 def _ramp(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Weights 0..1 [H, W] that rise along a random direction."""
+    """Return weights 0..1 [H, W] that grow in a random direction."""
     y, x = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j]
     angle = rng.uniform(0, 2 * np.pi)
     return (np.cos(angle) * x + np.sin(angle) * y) / 2.83 + 0.5
 
 
 def _blotches(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise of several scales, 0..1 [H, W]."""
+    """Return smooth noise of several scales, 0..1 [H, W]."""
     total = np.zeros(size, np.float32)
     for cells in (3, 7, 17, 43):
         grid = rng.random((cells, cells), dtype=np.float32) / cells**0.7
@@ -225,7 +225,7 @@ def _blotches(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _stripes(size: tuple[int, int], period: float, rng: np.random.Generator) -> np.ndarray:
-    """Bands of half a `period` in pixels in a random direction, bool [H, W]."""
+    """Return stripes in a random direction with a `period` in pixels: bool [H, W]."""
     y, x = np.mgrid[: size[0], : size[1]]
     angle = rng.uniform(0, np.pi)
     return np.sin((np.cos(angle) * x + np.sin(angle) * y) * 2 * np.pi / period) > 0

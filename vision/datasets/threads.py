@@ -1,4 +1,4 @@
-"""Work of one process on all its cores: decoding lets go of Python's lock."""
+"""Decoding images in threads: OpenCV releases Python's lock, so all cores work."""
 
 import functools
 import os
@@ -16,13 +16,14 @@ Result = TypeVar("Result")
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Like `map`, on as many threads as torch has in this process: one in a loader's worker.
+    """Like `map`, in as many threads as torch uses in this process (in a loader's worker: one).
 
-    Between the steps of training on a CPU its cores are free. A process that decoded during a step
-    would take a core from it, and torch's other threads would wait for the one that shares.
+    For training on a CPU without workers: the batch is decoded between two steps, when all cores
+    are free. A worker process would decode during the step, on a core that one of torch's threads
+    needs, and all other threads would wait for that one.
 
-    Items are drawn from `items` by this thread; with several threads, while they do the earlier
-    ones, otherwise all of them first.
+    The calling thread iterates over `items`: with several threads, while they work on the earlier
+    items; with one, before the first call of `function`.
     """
     num_threads = torch.get_num_threads()
     if num_threads == 1:
@@ -32,8 +33,8 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
 
 @functools.cache
 def _pool(pid: int, num_threads: int) -> ThreadPoolExecutor:
-    """The threads of this process; those of the parent do not live on after a fork."""
-    cv2.setNumThreads(0)  # each of them is one
+    """Make the threads of process `pid`; after a fork, the parent's threads do not exist here."""
+    cv2.setNumThreads(0)  # OpenCV itself needs no further threads
     places = count()
     return ThreadPoolExecutor(
         num_threads,
@@ -43,14 +44,14 @@ def _pool(pid: int, num_threads: int) -> ThreadPoolExecutor:
 
 
 def _stay_on_core(place: int, num_threads: int) -> None:
-    """Keep this thread on one core, if each of the threads can have its own.
+    """Bind this thread to one core, if there are as many threads as cores.
 
-    Threads that wake up together start on the same core, and share it for milliseconds: after a
-    pause a batch of 16 takes 30 ms, and 20 where each has a core.
+    Without it, threads that wake up together start on the same core and share it for milliseconds:
+    after a pause, a batch of 16 takes 30 ms instead of 20.
     """
     if not hasattr(os, "sched_setaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) == num_threads:
-        with suppress(OSError):  # some sandboxes forbid it
+        with suppress(OSError):  # some containers forbid it
             os.sched_setaffinity(0, {cores[place]})

@@ -1,4 +1,4 @@
-"""COCO's zip files: which there are, how large they are, and their digests."""
+"""COCO's zip files: names, sizes, and SHA-256 digests."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ class Archive:
 
     Attributes:
         path: under the base URL.
-        num_bytes: of the zip. content_bytes: of the files in it, for the free space.
-        is_exact: whether the zip must have `num_bytes` to be the right one.
+        num_bytes: size of the zip.
+        content_bytes: total size of the files in it, to compute the disk space needed.
+        is_exact: whether a zip of another size is wrong.
     """
 
     path: str
@@ -28,8 +29,8 @@ class Archive:
         return self.path.rsplit("/", 1)[-1]
 
 
-# JPEGs do not shrink: their zips are as large as they are. Of image_info_test2017.zip public
-# sources give two sizes (1,133,069 and 1,144,034 bytes).
+# JPEGs cannot be compressed further, so a zip of images is as large as its content. For
+# image_info_test2017.zip public sources give two sizes (1,133,069 and 1,144,034 bytes).
 ARCHIVES = {
     "train": (Archive("zips/train2017.zip", 19_336_861_798, 19_400_000_000),),
     "val": (Archive("zips/val2017.zip", 815_585_330, 820_000_000),),
@@ -42,10 +43,10 @@ ARCHIVES = {
 
 
 def archives_for(splits: Iterable[str]) -> list[Archive]:
-    """The archives of some splits, each once, largest first.
+    """Return the archives of some splits, each once, largest first.
 
     Raises:
-        ValueError: no such split.
+        ValueError: a split does not exist.
     """
     found: set[Archive] = set()
     for split in splits:
@@ -56,10 +57,10 @@ def archives_for(splits: Iterable[str]) -> list[Archive]:
 
 
 def read_checksums(path: Path) -> dict[str, str]:
-    """SHA-256 digests by file name, from lines as `sha256sum` writes them.
+    """Read SHA-256 digests by file name, in the format that `sha256sum` writes.
 
     Raises:
-        ValueError: a line is something else, naming it.
+        ValueError: a line has another format; names file and line.
     """
     digests = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

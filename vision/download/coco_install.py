@@ -1,4 +1,4 @@
-"""Bringing COCO's archives whole and checked onto the disk."""
+"""Installing an archive of COCO: download, unpack, check every file."""
 
 import hashlib
 import json
@@ -17,18 +17,20 @@ from vision.files.atomic_file import write_atomically
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing keeps two processes out of one folder
+except ImportError:  # Windows: two processes in one folder are not prevented
     fcntl = None
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def only_one_in(root: Path) -> Iterator[None]:
-    """Keep another process from the same folder: two on one `NAME.part` would spoil it.
+def lock_folder(root: Path) -> Iterator[None]:
+    """Lock the folder: two processes that write the same `NAME.part` would damage it.
+
+    The system releases the lock of a process that ends or is killed.
 
     Raises:
-        ValueError: another process is there. The lock of a killed process is gone.
+        ValueError: another process has the lock.
     """
     with open(root / ".coco_downloader.lock", "w") as lock:
         if fcntl:
@@ -42,7 +44,7 @@ def only_one_in(root: Path) -> Iterator[None]:
 
 
 def as_on_mirror(archive: Archive, root: Path, *, base_url: str, timeout: float) -> Archive:
-    """The archive with the mirror's length, when something of it is not yet under `root`."""
+    """Return the archive with the size it has on a mirror, if it is not yet complete in `root`."""
     if absent_members(archive, root) == []:
         return archive
     length = remote_length(f"{base_url}/{archive.path}", timeout=timeout) or archive.num_bytes
@@ -66,10 +68,13 @@ def install(
 ) -> str:
     """Fetch an archive, unpack it under `root`, check every file, remove the zip.
 
-    A zip that turns out damaged is fetched once more. `NAME.done.json` lists what was unpacked,
-    so that the next call knows without the zip that nothing is missing.
+    A damaged zip is fetched once more. `NAME.done.json` lists the unpacked files, so that the next
+    call can tell without the zip whether any is missing.
 
     Args:
+        base_url, connections, timeout, retries, first_pause, stop: as for `fetch`.
+        sha256: digest that the zip must have; None: not checked.
+        keep_zip: leave the zip in `root`.
         progress: called with "fetch" or "unpack", bytes done, bytes in all.
 
     Returns:
@@ -130,36 +135,40 @@ def _unpack(
         zip_path,
         root,
         max_content=2 * archive.content_bytes if archive.is_exact else None,
-        elsewhere=_where_later_tools_move,
+        other_places=_moved_by_other_tools,
         progress=lambda done, total: progress("unpack", done, total),
         stop=stop,
     )
 
 
 def _record(archive: Archive, root: Path, url: str, members: list[Member]) -> None:
-    """Note that an archive is unpacked, after a last look at every file."""
+    """Write `NAME.done.json`, and check once more that every file is there."""
     record = {"url": url, "members": [astuple(member) for member in members]}
     write_atomically(_record_path(archive, root), json.dumps(record).encode())
     if absent := absent_members(archive, root):
         raise OSError(
-            f"{root / absent[0].name}: gone or cut since it was unpacked, with {len(absent) - 1} "
-            f"more files; {archive.name} is kept: is something else at work in {root}?"
+            f"{root / absent[0].name}: gone or cut short since it was unpacked, as are "
+            f"{len(absent) - 1} more files; {archive.name} is kept. Does another program write in "
+            f"{root}?"
         )
 
 
 def absent_members(archive: Archive, root: Path) -> list[Member] | None:
-    """Files of an unpacked archive that are missing or of another size; None: never unpacked."""
+    """Return the files of an unpacked archive that are missing or have another size.
+
+    None: the archive was never unpacked here.
+    """
     try:
         record = json.loads(_record_path(archive, root).read_bytes())
         members = [Member(*fields) for fields in record["members"]]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return [member for member in members if not is_here(root / member.name, member.size)]
+    return [member for member in members if not is_present(root / member.name, member.size)]
 
 
-def is_here(target: Path, size: int) -> bool:
-    """Whether a file, or what a later tool moved out of its place, has the size."""
-    for path in [target, *_where_later_tools_move(target)]:
+def is_present(target: Path, size: int) -> bool:
+    """Whether a file of this size is at `target`, or where one of our other tools moved it."""
+    for path in [target, *_moved_by_other_tools(target)]:
         try:
             if path.stat().st_size == size:
                 return True
@@ -168,8 +177,9 @@ def is_here(target: Path, size: int) -> bool:
     return False
 
 
-def _where_later_tools_move(target: Path) -> list[Path]:
-    if target.suffix == ".json":  # fix_coco_annotations.py
+def _moved_by_other_tools(target: Path) -> list[Path]:
+    """Where fix_coco_annotations.py and validate_image_files.py move a file of an archive."""
+    if target.suffix == ".json":
         return list(target.parent.glob(f"{target.stem}.original*.json"))
     return [target.parent.with_name(f"{target.parent.name}_invalid") / target.name]
 
@@ -184,7 +194,7 @@ def _check_digest(zip_path: Path, sha256: str) -> None:
         while data := file.read(1 << 20):
             digest.update(data)
     if digest.hexdigest() != sha256:
-        check_contents(zip_path)  # damaged: another copy may be right
+        check_contents(zip_path)  # raises DamagedArchive: then it is fetched again
         raise ValueError(
             f"{zip_path}: a whole zip, but its SHA-256 is {digest.hexdigest()}, not {sha256}: "
             "correct --checksums, or delete the zip to fetch it again"
@@ -192,7 +202,7 @@ def _check_digest(zip_path: Path, sha256: str) -> None:
 
 
 def _set_aside(zip_path: Path, was_here: bool) -> None:
-    """Make room for another copy; a file that this call did not fetch is not ours to delete."""
+    """Move a damaged zip out of the way; one that this call fetched itself is deleted."""
     if was_here:
         zip_path.replace(zip_path.with_name(zip_path.name + ".damaged"))
     else:

@@ -1,25 +1,25 @@
-"""Whether COCO's archives and their content fit on the disk, said before the first byte."""
+"""Checking, before the download, that COCO's archives and their files fit on the disk."""
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from vision.download.coco_archives import Archive
-from vision.download.coco_install import absent_members, is_here
+from vision.download.coco_install import absent_members, is_present
 from vision.download.unzip import DamagedArchive, UnsafeArchive, read_members
 
-# A file takes whole blocks: 118,000 images half a block more each.
+# A file occupies whole blocks of the disk: 118,000 images need half a block more each, on average.
 BLOCKS_FACTOR = 1.02
 
 
 def check_free_space(archives: Sequence[Archive], root: Path, *, keep_zips: bool) -> bool:
-    """Whether all archives fit at the same time; False: only one after the other.
+    """Return whether all archives fit at the same time; False: one after the other they fit.
 
     Args:
-        archives: in the order in which they would be unpacked one by one.
+        archives: in the order in which they are unpacked.
 
     Raises:
-        ValueError: they fit in no way; says how many bytes are missing and for what.
+        ValueError: they do not fit either way; says how many bytes are missing, and for what.
     """
     needs = [_space_needed(archive, root) for archive in archives]
     free = shutil.disk_usage(root).free
@@ -45,7 +45,7 @@ def check_free_space(archives: Sequence[Archive], root: Path, *, keep_zips: bool
 
 
 def _space_needed(archive: Archive, root: Path) -> tuple[int, int]:
-    """Bytes still to write for (the zip, the files in it)."""
+    """Return the bytes still to write for the zip, and for the files in it."""
     absent = absent_members(archive, root)
     if absent == []:
         return 0, 0
@@ -54,10 +54,10 @@ def _space_needed(archive: Archive, root: Path) -> tuple[int, int]:
     if zip_path.exists():
         try:
             members = read_members(zip_path)
-            content = sum(m.size for m in members if not is_here(root / m.name, m.size))
+            content = sum(m.size for m in members if not is_present(root / m.name, m.size))
             return 0, round(content * BLOCKS_FACTOR)
         except (DamagedArchive, UnsafeArchive):
-            pass  # set aside or refused later
+            pass  # the installation moves it away or refuses it
     part = zip_path.with_name(zip_path.name + ".part")
     here = getattr(part.stat(), "st_blocks", 0) * 512 if part.exists() else 0
     return max(0, archive.num_bytes - here), round(content * BLOCKS_FACTOR)

@@ -1,6 +1,11 @@
-"""Fetching one large file over a bad network: ranges, several connections, retries, resume."""
+"""Fetching one large file over a bad network: ranges, several connections, retries, resume.
+
+urllib3's Retry repeats a request until its answer begins; a body that breaks off half-way, which is
+the usual failure of a 19 GB file, would start again from the first byte. So the retries are here.
+"""
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,20 +20,21 @@ from vision.download.http_answer import (
     Interrupted,
     RangesRefused,
 )
-from vision.download.http_range import open_session, read_body, request_range
+from vision.download.http_range import CHUNK_BYTES, local_path, read_body, request_range
 from vision.download.part_file import PartFile, RemoteFile
 from vision.download.pieces import Piece, Pieces
 
 logger = logging.getLogger(__name__)
 
-MAX_PAUSE = 120.0
+MAX_PAUSE = 120.0  # seconds
+# The first request of several connections: its answer tells the length, which they then share.
 PROBE_BYTES = 1 << 18
-# A try that gained less does not count as progress.
+# A try that fetched fewer new bytes does not count as progress.
 PROGRESS_BYTES = 1 << 16
 
 
 class Stopped(Exception):
-    """The caller asked to stop; the next `fetch` goes on from here."""
+    """The caller asked to stop; the next `fetch` continues from here."""
 
 
 def fetch(
@@ -43,38 +49,42 @@ def fetch(
     progress: Callable[[int, int | None], None] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Fetch `url` to `path`, going on from what an earlier call, also of another process, left.
+    """Fetch `url` to `path`; continue what an earlier call, of any process, left unfinished.
 
     `path` appears only when the file is complete; until then its bytes are in `NAME.part`.
 
     Args:
-        connections: ranges to fetch at once, where the server allows it.
+        url: http://, https://, or file:// for a mirror on a local or network drive.
+        connections: ranges to fetch at the same time, where the server allows it.
         timeout: seconds without data after which a connection counts as stalled.
-        retries: tries in a row without progress before giving up.
-        first_pause: seconds before the first retry; each next one is twice as long, up to two
-            minutes, or what `Retry-After` asks for.
-        expected_length: bytes the file must have, when known; else the server's word counts.
-        progress: called with the bytes here and those of the whole file (None: not known yet).
+        retries: failed tries in a row, without progress between them, before giving up.
+        first_pause: seconds before the first retry; each next pause is twice as long, up to two
+            minutes, or as long as `Retry-After` says.
+        expected_length: length that the file must have, if known; else the server's is taken.
+        progress: called with the bytes on disk and the bytes of the file (None: not known yet).
         stop: when set, `Stopped` is raised soon after.
 
     Raises:
         DownloadError: the server refuses, or the retries are used up; names the URL.
-        OSError: the disk is full or not writable.
+        OSError: the disk is full or not writable, or a local file is not readable.
         Stopped: `stop` was set.
     """
+    progress, stop = progress or (lambda done, length: None), stop or threading.Event()
     part = PartFile(path, url)
-    transfer = _Transfer(
-        part=part,
-        connections=connections,
-        timeout=timeout,
-        retries=retries,
-        first_pause=first_pause,
-        expected_length=expected_length,
-        progress=progress or (lambda done, length: None),
-        stop=stop or threading.Event(),
-    )
     try:
-        transfer.run()
+        if source := local_path(url):
+            _copy(source, part, expected_length=expected_length, progress=progress, stop=stop)
+        else:
+            _Transfer(
+                part=part,
+                connections=connections,
+                timeout=timeout,
+                retries=retries,
+                first_pause=first_pause,
+                expected_length=expected_length,
+                progress=progress,
+                stop=stop,
+            ).run()
         part.finish()
     except DownloadError as error:
         raise DownloadError(f"{url}: {error}") from error
@@ -82,9 +92,40 @@ def fetch(
         part.close()
 
 
+def _copy(
+    source: Path,
+    part: PartFile,
+    *,
+    expected_length: int | None,
+    progress: Callable[[int, int | None], None],
+    stop: threading.Event,
+) -> None:
+    """Copy the bytes of a local file that are missing."""
+    with open(source, "rb") as file:
+        status = os.fstat(file.fileno())
+        remote = RemoteFile(last_modified=str(status.st_mtime_ns), length=status.st_size)
+        if expected_length not in (None, remote.length):
+            raise DownloadError(f"it has {remote.length} bytes, the file has {expected_length}")
+        if part.num_done and not part.remote.differs_from(remote):
+            part.describe(remote)
+        else:
+            part.restart(remote)
+        for start, end in part.missing():
+            file.seek(start)
+            while start < end:
+                if stop.is_set():
+                    raise Stopped
+                data = file.read(min(CHUNK_BYTES, end - start))
+                if not data:
+                    raise DownloadError("it became shorter while it was copied")
+                part.write(start, data)
+                start += len(data)
+                progress(part.num_done, remote.length)
+
+
 @dataclass(kw_only=True)
 class _Transfer:
-    """One fetch, and the state that its connections share. Arguments as those of `fetch`."""
+    """One fetch over HTTP, and the state its connections share; arguments as for `fetch`."""
 
     part: PartFile
     connections: int
@@ -101,7 +142,7 @@ class _Transfer:
     outcome: Exception | None = None
 
     def run(self) -> None:
-        """Return when every byte is here."""
+        """Return when every byte is on disk."""
         restarts = 0
         while not self.part.is_complete():
             self._run_connections()
@@ -120,7 +161,7 @@ class _Transfer:
                 raise self.outcome
 
     def _run_connections(self) -> None:
-        """Work until there is nothing to fetch or one connection says to stop."""
+        """Run the connections until nothing is missing or one of them ends the transfer."""
         self.halt.clear()
         self.outcome, self.pieces, self.num_running = None, None, 1
         if self.part.num_done and self.part.remote.length is not None:
@@ -135,14 +176,14 @@ class _Transfer:
             while any(thread.is_alive() for thread in threads) and not self.stop.wait(0.02):
                 pass
         finally:
-            with self.lock:  # one that waits for the network may wake when the file is closed
+            with self.lock:  # a thread that waits for data must not write once the file is closed
                 self.halt.set()
         assert self.stop.is_set() or self.num_running == 0, "a connection died"
 
     def _connection(self) -> None:
-        """One thread: fetch pieces until there is none or the transfer halts."""
+        """Run one thread: fetch pieces until none is left or the transfer halts."""
         failures, plain = 0, False
-        session = open_session(self.part.url)
+        session = requests.Session()
         while not self.halt.is_set() and (piece := self._take()):
             try:
                 self._fetch_piece(session, piece, plain)
@@ -165,7 +206,7 @@ class _Transfer:
         return self._leave(None)
 
     def _leave(self, error: Exception | None) -> None:
-        """End this connection; an interrupted one matters only when it is the last."""
+        """End this connection; an Interrupted error counts only if it was the last connection."""
         with self.lock:
             self.num_running -= 1
             if self.part.is_complete():
@@ -182,8 +223,8 @@ class _Transfer:
             if self.pieces:
                 return self.pieces.take()
             if self.part.num_done and self.part.remote.length is not None:
-                return None  # the first answer came: from here on with all connections
-            if self.part.num_done:  # nobody can say where a file without length goes on
+                return None  # the length is known now: `run` starts all connections
+            if self.part.num_done:  # a file of unknown length cannot be continued
                 self.part.restart(RemoteFile())
             return Piece(0, PROBE_BYTES if self.connections > 1 else None)
 
@@ -203,11 +244,11 @@ class _Transfer:
                 for data in read_body(response, answer, timeout=self.timeout):
                     if not self._store(piece, data):
                         return
-            if self.part.remote.length is None:  # only the end of the body told it
+            if self.part.remote.length is None:  # it is known once the body has ended
                 self.part.describe(replace(self.part.remote, length=piece.start))
         finally:
             if self.part.remote.length is None:
-                piece.gained = 0  # such a file has to come in one go, so this was no progress
+                piece.gained = 0  # a file of unknown length starts again, so this was no progress
             if self.pieces:
                 with self.lock:
                     self.pieces.release(piece)
@@ -217,7 +258,7 @@ class _Transfer:
             if answer.is_whole and self.num_running > 1:
                 raise RangesRefused("the server sends the whole file to each connection")
             piece.start = answer.start
-            if answer.is_whole:  # of the same version: what is here stays, and is passed again
+            if answer.is_whole:  # of the same version: what is on disk stays, and is sent again
                 piece.end = answer.remote.length
             if not self.part.num_done:
                 self.part.restart(answer.remote)
@@ -226,7 +267,7 @@ class _Transfer:
             self.progress(self.part.num_done, self.part.remote.length)
 
     def _store(self, piece: Piece, data: bytes) -> bool:
-        """Write what belongs to the piece; False when it is complete or the transfer halts."""
+        """Write the bytes of the piece; False when it is complete or the transfer halts."""
         with self.lock:
             if self.halt.is_set():
                 return False

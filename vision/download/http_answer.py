@@ -1,4 +1,4 @@
-"""What a server's answer to a request for a part of a file means, whatever it is."""
+"""Interpreting the status and headers of any answer to a request for a part of a file."""
 
 import email.utils
 import re
@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 
 from vision.download.part_file import RemoteFile
 
-MAX_RETRY_AFTER = 3600.0
+MAX_RETRY_AFTER = 3600.0  # seconds
+# Statuses after which the same request may work later.
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524})
 
 
 class DownloadError(OSError):
-    """The file cannot be had; trying again at once would not help."""
+    """The file cannot be fetched, and trying again now would not help."""
 
 
 class Interrupted(Exception):
-    """This try failed, another may not. `retry_after`: seconds the server asked to wait."""
+    """This try failed, the next one may work. `retry_after`: seconds the server asks to wait."""
 
     def __init__(self, reason: str, *, retry_after: float = 0.0) -> None:
         super().__init__(reason)
@@ -25,11 +26,11 @@ class Interrupted(Exception):
 
 
 class FileChanged(Exception):
-    """The server has another version of the file than the bytes that are here."""
+    """The server's file is another version than the bytes on disk."""
 
 
 class RangesRefused(Exception):
-    """The server does not give parts of this file, or not in a form that can be used."""
+    """The server does not send parts of this file, or not in a usable form."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Answer:
     """A usable answer.
 
     Attributes:
-        start: position in the file of the body's first byte.
+        start: position of the body's first byte in the file.
         count: bytes of the body as sent, None when the server does not say.
-        encoded: whether the body is compressed and has to be unpacked.
-        is_whole: whether the body is the whole file, asked for or not.
-        remote: the version of the file it belongs to.
+        encoded: whether the body is compressed and has to be decompressed.
+        is_whole: whether the body is the whole file, even if only a part was requested.
+        remote: the version of the file that the body belongs to.
     """
 
     start: int
@@ -60,17 +61,17 @@ def read_answer(
     num_done: int,
     expected_length: int | None = None,
 ) -> Answer:
-    """Judge an answer to `Range: bytes=start-...`, or to a request without Range at `start` 0.
+    """Interpret the answer to `Range: bytes=start-...`, or, with `start` 0, to no Range.
 
     Args:
-        known: the version of the file that the `num_done` bytes here belong to.
-        expected_length: bytes the file must have, when that is known from elsewhere.
+        known: the version of the file that the `num_done` bytes on disk belong to.
+        expected_length: the length the file must have, if it is known from another source.
 
     Raises:
         Interrupted, FileChanged, RangesRefused, DownloadError: as their docstrings say.
     """
     if status == 416:
-        raise _judge_416(headers, known, num_done, expected_length)
+        raise _error_for_416(headers, known, num_done, expected_length)
     if status in TRANSIENT:
         raise Interrupted(f"HTTP {status}", retry_after=_retry_after(headers))
     if status not in (200, 206):
@@ -90,7 +91,7 @@ def read_answer(
         )
     differs = known.differs_from(answer.remote) if num_done else False
     if encoded and differs is not False and known.length is not None:
-        # A compressed copy may have another ETag: no reason to throw away what is here.
+        # A compressed copy may have another ETag; that is no reason to delete the bytes on disk.
         raise Interrupted("the answer is compressed, though asked not to be")
     if differs or (differs is None and answer.is_whole):
         raise FileChanged("the file changed on the server")
@@ -99,7 +100,7 @@ def read_answer(
     )
 
 
-def _judge_416(
+def _error_for_416(
     headers: Mapping[str, str], known: RemoteFile, num_done: int, expected_length: int | None
 ) -> Exception:
     total = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
@@ -135,6 +136,7 @@ def _remote(headers: Mapping[str, str], length: int | None) -> RemoteFile:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
+    # Not urllib3's Retry: it turns a longer wait into six hours, and then the message is wrong.
     text = headers.get("Retry-After", "0").strip()
     if text.isdecimal():
         seconds = float(text)

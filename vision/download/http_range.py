@@ -1,4 +1,4 @@
-"""One request for a byte range of a file over HTTP (or file://), and the bytes that come."""
+"""One HTTP request for a byte range of a file, and the bytes of its answer."""
 
 import http.client
 import re
@@ -17,8 +17,8 @@ from vision.download.http_answer import Answer, DownloadError, Interrupted, read
 from vision.download.part_file import RemoteFile
 
 CHUNK_BYTES = 1 << 20
-# Fewer bytes than this within one timeout is a stalled connection: a server that sends a byte a
-# second never lets a socket time out.
+# Fewer bytes than this within one timeout count as a stalled connection: the socket's own timeout
+# never ends a connection whose server sends one byte a second.
 STALLED_BYTES = 1 << 14
 
 
@@ -34,7 +34,12 @@ def request_range(
     timeout: float,
     expected_length: int | None = None,
 ) -> Iterator[tuple[requests.Response, Answer]]:
-    """Ask for bytes [start, end) of `url`, to the end of the file for None; start -1: no Range.
+    """Request bytes [start, end) of `url`.
+
+    Args:
+        start: first byte; -1 requests the whole file, without a Range header.
+        end: the byte after the last; None: to the end of the file.
+        known, num_done, expected_length: as for `read_answer`.
 
     Raises:
         Interrupted, FileChanged, RangesRefused, DownloadError: from here and from `read_answer`.
@@ -66,20 +71,17 @@ def request_range(
 
 
 def read_body(response: requests.Response, answer: Answer, *, timeout: float) -> Iterator[bytes]:
-    """The bytes of the file in an answer, as they come in.
+    """Yield the bytes of the file in an answer, as they arrive.
 
     Raises:
         Interrupted: the connection broke or stalled, or the body is shorter than announced.
     """
-    # read1 returns what has arrived; urllib3 1.26 has only read, which waits for all it asked for
-    read = getattr(response.raw, "read1", None)
-    amount = CHUNK_BYTES if read else STALLED_BYTES
-    read = read or response.raw.read
     inflate = zlib.decompressobj(wbits=47) if answer.encoded else None
     received, since, mark = 0, time.monotonic(), 0
     while answer.count is None or received < answer.count:
         try:
-            data = read(amount, decode_content=False)
+            # read1 returns what has arrived; read would wait for CHUNK_BYTES
+            data = response.raw.read1(CHUNK_BYTES, decode_content=False)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise Interrupted(f"after {received} bytes: {_short(error)}") from error
         if not data:
@@ -96,8 +98,8 @@ def read_body(response: requests.Response, answer: Answer, *, timeout: float) ->
         raise Interrupted("the compressed answer ended early")
 
 
-def _inflated(inflate, data: bytes) -> Iterator[bytes]:
-    """Unpack `data` a bounded piece at a time, however much it grows."""
+def _inflated(inflate: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
+    """Decompress `data` in pieces of at most CHUNK_BYTES, however much it grows."""
     try:
         while data and not inflate.eof:
             yield inflate.decompress(data, CHUNK_BYTES)
@@ -107,61 +109,30 @@ def _inflated(inflate, data: bytes) -> Iterator[bytes]:
 
 
 def _short(error: BaseException) -> str:
-    """The cause inside the nested messages of requests and urllib3."""
+    """Find the cause in the nested error messages of requests and urllib3."""
     text = str(error)
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return "no data within the time limit"
     if "IncompleteRead" in text:
         return "the connection ended too early"
-    system = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)", text)
-    return system[1] if system else re.sub(r"\s+", " ", text)[:120] or type(error).__name__
+    cause = re.search(r"(?:\[Errno -?\d+\] |Error\(\d+, '|RemoteDisconnected\(')([^'\")\]]+)", text)
+    return cause[1] if cause else re.sub(r"\s+", " ", text)[:120] or type(error).__name__
 
 
-def open_session(url: str) -> requests.Session:
-    """A session for one thread; file:// works when `url` itself is one, never by redirect."""
-    session = requests.Session()
-    if urlsplit(url).scheme == "file":
-        session.mount("file://", _FileAdapter())
-    return session
+def local_path(url: str) -> Path | None:
+    """Return the file that a file:// URL names; None for another URL."""
+    parts = urlsplit(url)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
 def remote_length(url: str, *, timeout: float) -> int | None:
-    """Bytes of the file as the server announces them, None when it does not."""
+    """Return the length of the file in bytes, None where the server does not say."""
+    if path := local_path(url):
+        return path.stat().st_size if path.is_file() else None
+    headers = {"Accept-Encoding": "identity"}
     try:
-        with open_session(url) as session:
-            headers = {"Accept-Encoding": "identity"}
-            answer = session.head(url, headers=headers, timeout=timeout, allow_redirects=True)
+        answer = requests.head(url, headers=headers, timeout=timeout, allow_redirects=True)
     except (requests.RequestException, ValueError):
         return None
     text = answer.headers.get("Content-Length", "")
     return int(text) if answer.status_code == 200 and text.isdecimal() else None
-
-
-class _FileAdapter(requests.adapters.BaseAdapter):
-    """Answers for a local mirror as a web server would, ranges included."""
-
-    def send(self, request: requests.PreparedRequest, **_) -> requests.Response:
-        """Open the file that the URL names; 404 if there is none."""
-        response = requests.Response()
-        response.request, response.url = request, request.url
-        path = Path(url2pathname(urlsplit(request.url).path))
-        try:
-            file, size = open(path, "rb"), path.stat().st_size  # noqa: SIM115
-        except OSError:
-            response.status_code = 404
-            response.raw = urllib3.HTTPResponse(body=b"", preload_content=False)
-            return response
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
-        start, stop, response.status_code = 0, size, 200
-        if asked and int(asked[1]) < size:
-            start, response.status_code = int(asked[1]), 206
-            stop = min(int(asked[2]) + 1, size) if asked[2] else size
-            response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-        response.headers["Content-Length"] = str(stop - start)
-        response.headers["ETag"] = f'"{path.stat().st_mtime_ns:x}-{size:x}"'
-        file.seek(size if request.method == "HEAD" else start)
-        response.raw = urllib3.HTTPResponse(body=file, preload_content=False)
-        return response
-
-    def close(self) -> None:
-        """Nothing is kept open between answers."""

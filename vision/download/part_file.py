@@ -1,4 +1,4 @@
-"""The bytes of a file fetched so far, and the record that lets another process go on."""
+"""A partly fetched file (NAME.part) and the record (NAME.part.json) to continue it from."""
 
 import json
 import logging
@@ -14,14 +14,14 @@ from vision.files.atomic_file import sync_folder, write_atomically
 
 logger = logging.getLogger(__name__)
 
-# A kill -9 loses at most what came in since the last record.
+# A kill -9 loses at most the bytes since the last record.
 SECONDS_BETWEEN_RECORDS = 5.0
-RECORD_ROOM = 1 << 14
+RECORD_ROOM = 1 << 14  # bytes to free on a full disk, so that the record can be written
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What tells one version of a file on a server from another.
+    """Identifies one version of a file on a server.
 
     Attributes:
         etag: the entity tag as the server wrote it, with quotes and any `W/`.
@@ -34,7 +34,7 @@ class RemoteFile:
     length: int | None = None
 
     def differs_from(self, other: "RemoteFile") -> bool | None:
-        """Whether the two are different versions; None when nothing says so either way."""
+        """Whether the two are different versions; None if it cannot be told."""
         if None not in (self.length, other.length) and self.length != other.length:
             return True
         if self.etag and other.etag:
@@ -45,21 +45,21 @@ class RemoteFile:
 
 
 class PartFile:
-    """`NAME.part` under its later name's folder, with `NAME.part.json` beside it.
+    """`NAME.part`, in the folder of the finished file, and `NAME.part.json` beside it.
 
-    The record names the URL, the version of the file, and the byte ranges that are on disk. It
-    claims a range only after an fsync of the bytes in it, and it is replaced atomically, so what
-    it says is true after a kill -9 or a power cut. Methods may be called from several threads.
+    The record holds the URL, the version of the file, and the byte ranges that are on disk. A range
+    is recorded only after an fsync of its bytes, and the record is replaced atomically, so it is
+    true after a kill -9 or a power cut too. Methods may be called from several threads.
 
     Attributes:
-        remote: the version of the file the bytes belong to.
+        remote: the version of the file that the bytes belong to.
     """
 
     def __init__(self, path: Path, url: str) -> None:
-        """Open what an earlier process left for `path`, or begin with nothing.
+        """Open what an earlier process left for `path`, or start an empty file.
 
-        Bytes from another URL are kept (a user who changes to a faster mirror half-way), but its
-        ETag and date say nothing about this one: the length must agree, and the CRCs decide.
+        Bytes from another URL are kept (the user may change to a faster mirror half-way), but the
+        other server's ETag and date are not: the length must agree, and the zip's CRCs decide.
         """
         self.path = path
         self.part_path = path.with_name(path.name + ".part")
@@ -71,12 +71,12 @@ class PartFile:
         self._recorded_at = time.monotonic()
         self._load()
         if not self._done:
-            self._record()  # before the first byte: a .part without a record is not ours
+            self._record()  # before the first byte: a .part without a record is of another program
         self._file = open(self.part_path, "r+b" if self._done else "w+b", buffering=0)  # noqa: SIM115
 
     @property
     def num_done(self) -> int:
-        """Bytes of the file that are here."""
+        """Bytes of the file that are on disk."""
         return sum(end - start for start, end in self._done)
 
     def missing(self) -> list[tuple[int, int]]:
@@ -88,28 +88,28 @@ class PartFile:
         return [(start, end) for start, end in pairs if start < end]
 
     def is_complete(self) -> bool:
-        """Whether every byte of a known length is here."""
+        """Whether the length is known and every byte is on disk."""
         return self.remote.length is not None and not self.missing()
 
     def restart(self, remote: RemoteFile) -> None:
-        """Forget the bytes here and expect those of `remote`."""
+        """Drop all bytes, and start again with the version `remote`."""
         with self._lock:
             self.remote, self._done = remote, []
             self._record()
             self._file.truncate(0)
 
     def describe(self, remote: RemoteFile) -> None:
-        """Learn more about the same file, for example its length once the end has been seen."""
+        """Set what is known of the same version, for example its length once the end is reached."""
         with self._lock:
             self.remote = remote
             self._record()
 
     def write(self, start: int, data: bytes) -> int:
-        """Put `data` at byte `start`; returns how many of the bytes were not here before."""
+        """Write `data` at byte `start`; return how many of its bytes were not on disk before."""
         with self._lock:
             self._file.seek(start)
             view = memoryview(data)
-            while view:  # an unbuffered write may take only a part, on a nearly full disk
+            while view:  # an unbuffered write may write only a part, on a nearly full disk
                 view = view[self._file.write(view) :]
             before = self.num_done
             self._done = _merge([*self._done, (start, start + len(data))])
@@ -118,26 +118,26 @@ class PartFile:
             return self.num_done - before
 
     def close(self) -> None:
-        """Put bytes and record safely on disk and close the file."""
+        """Flush the bytes and the record to the disk, and close the file."""
         with self._lock:
             if self._file.closed:
                 return
             try:
                 self._record()
             except OSError:
-                with suppress(OSError):  # then the last record stands
+                with suppress(OSError):  # then the record before it stays
                     self._make_room()
                     self._record()
             self._file.close()
 
     def _make_room(self) -> None:
-        """Give up the file's last bytes, so that a full disk has room for the record."""
+        """Cut off the file's last bytes, so that a full disk has room for the record."""
         keep = max(0, self.part_path.stat().st_size - RECORD_ROOM)
         self._done = _merge((start, min(end, keep)) for start, end in self._done if start < keep)
         self._file.truncate(keep)
 
     def finish(self) -> None:
-        """Give the complete file its name.
+        """Rename the complete file to its final name.
 
         Raises:
             OSError: bytes are missing, or they cannot be flushed.
@@ -162,7 +162,7 @@ class PartFile:
             size = self.part_path.stat().st_size if done else 0
             limit = size if remote.length is None else min(size, remote.length)
             if done and (done[0][0] < 0 or done[-1][1] > limit):
-                raise ValueError("it claims bytes that are not there")
+                raise ValueError("it lists bytes that are not in the file")
         except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning("%s: no usable record (%s), starting again", self.part_path, error)
             return

@@ -1,19 +1,23 @@
-"""Which bytes of a file each of several connections fetches."""
+"""Sharing the missing bytes of a file among several connections (`--connections`).
+
+Worth its code for servers that limit each connection: at 2 MB/s for each, 48 MB take 2.31 s with 8
+connections, and 23.06 s with curl's one (benchmarks/download_connections.py).
+"""
 
 from dataclasses import dataclass
 
 from vision.download.part_file import PartFile
 
-# Less than this is not worth a request of its own.
+# A smaller piece is not worth a request of its own.
 SPLIT_BYTES = 1 << 20
 
 
 @dataclass(eq=False)
 class Piece:
-    """Bytes [start, end) that one connection is fetching; None: to the end, wherever that is.
+    """Bytes [start, end) that one connection is fetching; `end` None: to the end of the file.
 
-    `start` moves as bytes are written, `end` when another connection takes over the rest.
-    `gained` counts bytes that were not there before.
+    `start` grows as bytes are written; `end` shrinks when another connection takes over a part.
+    `gained` counts the bytes that were not on disk before.
     """
 
     start: int
@@ -22,11 +26,11 @@ class Piece:
 
 
 class Pieces:
-    """Shares the missing bytes of a file among connections; the caller holds the lock.
+    """Gives pieces of a file to connections; the caller must hold a lock around every call.
 
     Args:
         part: the file, its length known.
-        connections: how many will ask; one gets each gap whole.
+        connections: how many share it; with one, each gap is one piece.
     """
 
     def __init__(self, part: PartFile, connections: int) -> None:
@@ -36,14 +40,14 @@ class Pieces:
         self._piece_bytes = max(SPLIT_BYTES, -(-missing // connections))
 
     def take(self) -> Piece | None:
-        """Free bytes, else half of what the slowest connection has still to do, else None."""
+        """Return missing bytes that nobody fetches, else half of the largest piece, else None."""
         piece = self._free() or self._second_half_of_largest()
         if piece:
             self._active.append(piece)
         return piece
 
     def release(self, piece: Piece) -> None:
-        """Let others take what `piece` has left undone."""
+        """End the work on `piece`; the bytes it still lacks can be taken again."""
         self._active.remove(piece)
 
     def _free(self) -> Piece | None:

@@ -1,4 +1,4 @@
-"""Unpacking zip archives: nothing outside the folder, no half-written file, resumable."""
+"""Unpacking zip archives safely: only inside the folder, no half-written files, resumable."""
 
 import errno
 import os
@@ -17,23 +17,23 @@ from pathlib import Path
 from vision.download.download import Stopped
 
 CHUNK_BYTES = 1 << 20
-# COCO's JSON shrinks to a quarter, text at most to a thirtieth; a bomb to a thousandth.
+# Largest ratio of unpacked to packed size. COCO's JSON has 4, text at most 30, a zip bomb 1000.
 MAX_RATIO = 100
 SMALL_BYTES = 1 << 20
 UNPACKING_SUFFIX = ".unpacking"
 
 
 class DamagedArchive(ValueError):
-    """The archive is not whole or its bytes are not what they were; another copy would help."""
+    """The archive is incomplete or corrupt; another copy may be right."""
 
 
 class UnsafeArchive(ValueError):
-    """The archive holds something that must not be unpacked; another copy would not help."""
+    """The archive holds something that must not be unpacked; another copy would hold it too."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive: its path under the folder, its bytes unpacked and their CRC-32."""
+    """A file in an archive: its path under the folder, its unpacked size in bytes, its CRC-32."""
 
     name: str
     size: int
@@ -41,15 +41,15 @@ class Member:
 
 
 def read_members(zip_path: Path, *, max_content: int | None = None) -> list[Member]:
-    """The files in an archive, after every check that needs no unpacking.
+    """Return the files in an archive, after every check that needs no unpacking.
 
     Args:
-        max_content: most bytes its files may have together; None: a hundred times the archive's.
+        max_content: largest total size of its files in bytes; None: MAX_RATIO times the archive's.
 
     Raises:
-        DamagedArchive: it is no whole zip file.
-        UnsafeArchive: an absolute name, `..`, a drive letter, a link, a name twice (also by case
-            only), a bomb, encryption; naming the member.
+        DamagedArchive: it is not a complete zip file.
+        UnsafeArchive: an absolute name, `..`, a drive letter, a link, the same name twice (also in
+            another case), a zip bomb, encryption; names the member.
     """
     with _open_zip(zip_path) as archive:
         infos = archive.infolist()
@@ -65,25 +65,26 @@ def extract(
     root: Path,
     *,
     max_content: int | None = None,
-    elsewhere: Callable[[Path], list[Path]] = lambda target: [],
+    other_places: Callable[[Path], list[Path]] = lambda target: [],
     progress: Callable[[int, int], None] | None = None,
     stop: threading.Event | None = None,
 ) -> list[Member]:
-    """Unpack what is not yet under `root`; afterwards every member there has the right CRC.
+    """Unpack the members that are not yet under `root`; then each has the right size and CRC.
 
-    Each file is written under a temporary name, checked and renamed. What is there already with
-    the right size and CRC is not written again, so an interrupted run goes on where it was.
+    Each file is written under a temporary name, checked and renamed. A file that is there already
+    with the right size and CRC is not written again, so an interrupted run can be continued.
 
     Args:
-        elsewhere: other places where a member's bytes may be, when a later tool moved them.
-        progress: called with bytes dealt with and bytes in all.
+        max_content: as for `read_members`.
+        other_places: gives the other paths where a member may be, if another tool moved it.
+        progress: called with bytes done and bytes in all.
         stop: when set, `Stopped` is raised soon after.
 
     Returns:
         The files of the archive.
 
     Raises:
-        DamagedArchive, UnsafeArchive: as `read_members`; a CRC that is wrong names the member.
+        DamagedArchive, UnsafeArchive: as `read_members`; for a wrong CRC, names the member.
         OSError: the disk is full or not writable.
         Stopped: `stop` was set.
     """
@@ -95,7 +96,7 @@ def extract(
             if stop and stop.is_set():
                 raise Stopped
             target = root / member.name
-            if not any(_holds(path, member) for path in [target, *elsewhere(target)]):
+            if not any(_holds(path, member) for path in [target, *other_places(target)]):
                 if target.parent not in made:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     made.add(target.parent)
@@ -104,7 +105,7 @@ def extract(
             if progress:
                 progress(done, total)
     if hasattr(os, "sync"):
-        os.sync()  # one flush of all: an fsync for each of 118,000 files takes twenty minutes
+        os.sync()  # once for all: an fsync for each of 118,000 files would take twenty minutes
     return members
 
 
@@ -112,7 +113,7 @@ def check_contents(zip_path: Path) -> None:
     """Read every member without writing anything.
 
     Raises:
-        DamagedArchive: a CRC is wrong or the structure broken.
+        DamagedArchive: a CRC is wrong, or the structure is broken.
     """
     with _open_zip(zip_path) as archive:
         for info in archive.infolist():
@@ -121,7 +122,7 @@ def check_contents(zip_path: Path) -> None:
 
 
 def _contents(archive: zipfile.ZipFile, name: str, size: int) -> Iterator[bytes]:
-    """The bytes of a member, some at a time; whether they were right shows at the end."""
+    """Yield the bytes of a member in chunks; a wrong CRC or length raises at the end."""
     num_read = 0
     try:
         with archive.open(name) as source:
@@ -148,7 +149,7 @@ def _extract_member(archive: zipfile.ZipFile, member: Member, target: Path) -> N
 
 
 def _holds(path: Path, member: Member) -> bool:
-    """Whether the file at `path` has the member's bytes."""
+    """Whether the file at `path` has the member's size and CRC."""
     try:
         if path.stat().st_size != member.size:
             return False
@@ -168,7 +169,7 @@ def _open_zip(zip_path: Path) -> Iterator[zipfile.ZipFile]:
     except (zipfile.BadZipFile, struct.error, UnicodeDecodeError, NotImplementedError) as error:
         raise DamagedArchive(f"{zip_path}: {error}") from error
     except (OSError, ValueError) as error:
-        # a directory that points before the file's start; anything else is the disk's own fault
+        # errno None or EINVAL: the zip's directory points before the start of the file
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise DamagedArchive(f"{zip_path}: {error}") from error
@@ -197,7 +198,7 @@ def _check_names(zip_path: Path, infos: list[zipfile.ZipInfo]) -> None:
 
 
 def _folded(path: str) -> str:
-    """One spelling for what a file system that ignores case, or composes accents, merges."""
+    """Return the same text for names that some file systems treat as one (case, accents)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
@@ -236,7 +237,7 @@ def _check_sizes(zip_path: Path, infos: list[zipfile.ZipInfo], max_content: int 
                 f"{zip_path}: {info.filename!r} grows from {info.compress_size} to "
                 f"{info.file_size} bytes: a bomb"
             )
-    # files that share bytes of the archive are how a small zip holds petabytes
+    # Overlapping members are how a small zip can unpack to petabytes.
     by_offset = sorted(infos, key=lambda info: info.header_offset)
     for info, after in pairwise(by_offset):
         if info.header_offset + 30 + info.compress_size > after.header_offset:

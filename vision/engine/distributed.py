@@ -1,8 +1,8 @@
-"""Several processes that train as one: who they are, and what they tell each other.
+"""Training in several processes: ranks, process group, collective operations.
 
-`torchrun` starts the processes and says in the environment who each of them is. Without it there
-is one process, and everything here hands back what it was given. All processes of a job must make
-the same calls in the same order.
+`torchrun` starts the processes and gives each its rank in environment variables. Without it there
+is one process, and every function here works without communication. All processes of a job must
+make the same calls in the same order.
 """
 
 import contextlib
@@ -20,23 +20,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 P, T = ParamSpec("P"), TypeVar("T")
-# gloo's and NCCL's words for a process that is no longer there.
-_LOST = re.compile(
-    r"closed by peer|reset by peer|socket closed|broken pipe|connection refused|connect.*timed out"
-    r"|timed out waiting|gloo|nccl|distbackenderror|tcpstore",
+# What gloo, NCCL and torch's store write when the process at the other end of a connection is gone.
+# NCCL's other errors (out of memory, invalid usage, ...) are not among them.
+_PEER_LOST = re.compile(
+    r"closed by (remote )?peer|reset by peer|broken pipe|socket closed|connection refused"
+    r"|connection was likely closed|connect timeout|while trying to connect|failed to connect"
+    r"|timed out waiting|timeout caused pair closure|collective operation timeout|ncclRemoteError",
     re.IGNORECASE,
 )
 
 
 class MainProcessStopped(SystemExit):
-    """The main process has stopped, and has said why; ends the program with exit code 1."""
+    """The main process has failed and has printed the reason; exit code 1."""
 
     def __init__(self) -> None:
         super().__init__(1)
 
 
 def rank() -> int:
-    """The number of this process in the job; the first, 0, writes and speaks."""
+    """The number of this process in the job, from 0; rank 0 is the main process."""
     return dist.get_rank() if _is_joined() else 0
 
 
@@ -46,12 +48,12 @@ def world_size() -> int:
 
 
 def is_main_process() -> bool:
-    """Tell whether this is the process that writes files and speaks."""
+    """Tell whether this is rank 0, the process that writes files and prints."""
     return rank() == 0
 
 
 def local_rank() -> int:
-    """The number of this process on its machine, which chooses its GPU."""
+    """The number of this process on its machine, from 0; it also selects the GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
@@ -62,19 +64,19 @@ def local_world_size() -> int:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Be one of the processes that torchrun has started; without torchrun, be alone.
+    """Join the processes that torchrun started, and leave them at the end of the `with` block.
 
-    All but the first then log errors only.
+    Without torchrun it does nothing. All processes but the main one log errors only.
 
     Raises:
-        RuntimeError: the others did not come.
+        RuntimeError: the other processes did not connect.
     """
     if _launched_world_size() == 1:
         yield
         return
     store, own_rank, num_processes = next(dist.rendezvous("env://"))
-    # torchrun may keep its store through a restart (torch 2.14, one machine), and with it the
-    # addresses of the processes that are gone.
+    # A prefix for each restart: torchrun may keep its store through a restart (torch 2.14, one
+    # machine), and the store still holds the addresses of the processes that have ended.
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=own_rank, world_size=num_processes)
@@ -87,9 +89,9 @@ def process_group() -> Iterator[None]:
 
 
 def job_id() -> str | None:
-    """Return what tells one torchrun from another, the same after its restarts; None without."""
+    """Return an id of this torchrun, the same after its restarts; None without torchrun."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
-    if name == "none":  # not given by the user: the parent is the torchrun of this machine
+    if name == "none":  # no --rdzv-id was given: the parent process is this machine's torchrun
         return f"{socket.gethostname()} {os.getppid()}"
     return name
 
@@ -120,7 +122,7 @@ def on_main_process(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def gather(part: T) -> list[T]:
-    """Collect what each process has, by rank, in the first; the others get an empty list."""
+    """Return every process's `part`, by rank, in the main process; an empty list in the others."""
     if world_size() == 1:
         return [part]
     parts = [None] * world_size() if is_main_process() else None
@@ -129,7 +131,7 @@ def gather(part: T) -> list[T]:
 
 
 def all_reduce_max(value: int) -> int:
-    """Return the largest of the processes' values."""
+    """Return the largest value over all processes."""
     if world_size() == 1:
         return value
     tensor = torch.tensor(value)
@@ -138,17 +140,17 @@ def all_reduce_max(value: int) -> int:
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """Add the processes' tensors; all get the same bits."""
+    """Add the tensors of all processes, in place; every process gets the same bits."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """Return what to call instead of the model in training, so that gradients are averaged.
+    """Wrap the model for training, so that gradients are averaged over the processes.
 
-    BatchNorm's running statistics are those of the first process, which the others get before
-    each step.
+    The wrapper copies BatchNorm's running statistics from the main process to the others before
+    each forward pass.
     """
     if world_size() == 1 or not any(p.requires_grad for p in model.parameters()):
         return model
@@ -156,24 +158,31 @@ def parallel(model: nn.Module) -> nn.Module:
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give all processes the first one's buffers."""
+    """Copy the model's buffers from the main process to all others."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def explain_lost(error: RuntimeError) -> str | None:
-    """Say in one line that another process is gone; None for another error."""
-    if _launched_world_size() > 1 and _LOST.search(f"{type(error).__name__} {error}"):
+    """Say in one line that another process of the job has ended; None for any other error.
+
+    torch has no exception type for it: gloo raises a bare RuntimeError, NCCL a DistBackendError for
+    every kind of failure. So the text decides, except for DistStoreError: the store is used only to
+    wait for the other processes.
+    """
+    if _launched_world_size() == 1:
+        return None
+    if isinstance(error, dist.DistStoreError) or _PEER_LOST.search(str(error)):
         own = os.environ["RANK"]
         return f"process {own}: another process of this job has ended; its message says why"
     return None
 
 
 def set_threads(number: int = 0) -> None:
-    """Use so many CPU threads; 0: torch's choice, or a fair part of the cores under torchrun.
+    """Set the number of CPU threads; 0: torch's choice, or this process's share under torchrun.
 
-    torchrun gives each process one thread unless OMP_NUM_THREADS says otherwise.
+    torchrun sets OMP_NUM_THREADS=1 unless the user sets it; then 0 means cores / processes here.
     """
     if not number and local_world_size() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
         has_affinity = hasattr(os, "sched_getaffinity")

@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights."""
+"""Exponential moving average (EMA) of a model's weights."""
 
 import copy
 
@@ -9,8 +9,8 @@ from torch import nn
 class ModelEma:
     """Keeps averaged weights for evaluation (Polyak and Juditsky 1992).
 
-    The decay grows as (1 + step) / (10 + step) up to its value, so that the average follows the
-    first steps instead of the initial weights.
+    In the first steps the decay is smaller, (1 + step) / (10 + step), so that the average does not
+    stay close to the initial weights.
     """
 
     def __init__(self, model: nn.Module, *, decay: float):
@@ -19,7 +19,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, step: int) -> None:
-        """Move the average towards the model after step `step` (from 1)."""
+        """Update the average with the model's weights after step `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averaged, current = self.model.state_dict(), model.state_dict()
         floats = [name for name, tensor in current.items() if tensor.is_floating_point()]

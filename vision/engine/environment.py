@@ -1,4 +1,4 @@
-"""What the bits of a run depend on besides its arguments and its data."""
+"""Machine settings and library versions of a run, recorded in config.json."""
 
 import platform
 
@@ -11,7 +11,7 @@ from vision.engine import distributed
 
 
 def machine(device: torch.device, precision: str) -> dict:
-    """Return where a run computes, and how."""
+    """Return device, precision, and numbers of threads and processes."""
     return {
         "device": str(device),
         "precision": precision,
@@ -21,7 +21,7 @@ def machine(device: torch.device, precision: str) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Return what a run was made with."""
+    """Return the versions of the toolkit, of Python and of the libraries."""
     return {
         "toolkit": vision.__version__,
         "torch": str(torch.__version__),

@@ -1,4 +1,4 @@
-"""torch's errors that mean a limit of the machine or a lost process, in words for the user."""
+"""torch's out-of-memory errors and lost processes, explained in one line."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl, and TensorBoard where it is asked for."""
+"""Metrics of a run: metrics.jsonl, TensorBoard (--tensorboard), progress bar, peak memory."""
 
 import json
 import math
@@ -13,29 +13,29 @@ from vision.files.atomic_file import write_atomically
 
 
 def show_progress(batches: Iterable, title: str) -> tqdm:
-    """Iterate with a bar, on a terminal, of the first process."""
+    """Iterate with a progress bar: on a terminal, in the main process."""
     disable = None if distributed.is_main_process() else True
     return tqdm(batches, desc=title, leave=False, disable=disable)
 
 
 class MetricsLog:
-    """One JSON object an epoch, a line each; the file is replaced whole, so it is never cut."""
+    """metrics.jsonl: one line, a JSON object, for each epoch; the file is replaced as a whole."""
 
     def __init__(self, path: Path, *, tensorboard: Path | None = None):
-        """Read what is there.
+        """Read the file if it exists.
 
         Raises:
-            ValueError: the file is not what this class writes.
+            ValueError: the file has another format.
         """
         self.path = path
         self.records = self._read()
         self.writer = _summary_writer(tensorboard) if tensorboard else None
 
     def append(self, record: dict) -> None:
-        """Add an epoch's record, in place of one of the same epoch.
+        """Add an epoch's record, in place of those of the same epoch and of later ones.
 
         A record that could not be written, on a full disk, is written with the next one. Numbers
-        that are not finite become null, as JSON has no word for them.
+        that are not finite become null, since JSON cannot represent them.
         """
         record = {name: None if _not_finite(value) else value for name, value in record.items()}
         self.records = [r for r in self.records if r["epoch"] < record["epoch"]] + [record]
@@ -47,7 +47,7 @@ class MetricsLog:
             self.writer.flush()
 
     def keep_until(self, epoch: int) -> None:
-        """Forget epochs after `epoch`: a resumed run does them again."""
+        """Delete the records of epochs after `epoch`, which a resumed run does again."""
         kept = [record for record in self.records if record["epoch"] <= epoch]
         if len(kept) < len(self.records):
             self.records = kept
@@ -69,7 +69,7 @@ class MetricsLog:
         return records
 
     def content(self) -> bytes:
-        """Return what the file is to hold."""
+        """Return the content of the file."""
         return "".join(json.dumps(record) + "\n" for record in self.records).encode()
 
     def _write(self) -> None:
@@ -89,7 +89,7 @@ def _summary_writer(folder: Path):
 
 
 def peak_memory_mb() -> float:
-    """Return the most memory this process has used, in MB."""
+    """Return the peak resident memory of this process in MB; 0 where it is unknown."""
     try:
         import resource
     except ImportError:  # Windows

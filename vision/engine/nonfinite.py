@@ -1,4 +1,4 @@
-"""What is written down when a loss or gradient is not finite."""
+"""Report of a step whose loss or gradient is not finite: its values, batch and pixels."""
 
 import io
 import json
@@ -27,12 +27,12 @@ def report_nonfinite(
     Args:
         run: the run folder.
         step: steps done before this one.
-        values: loss terms, gradient norm, learning rate and scale.
+        values: loss terms, gradient norm, learning rate and loss scale.
         images: uint8 [B, 3, H, W].
         targets: the batch's targets, boxes in pixels of the input.
 
     Returns:
-        One line that says what was not finite, in which images, and where the report is.
+        One line with the values, the ids of the images, and the report's file.
     """
     batch = [
         {
@@ -60,7 +60,7 @@ def report_nonfinite(
 
 
 def _readable(values: dict[str, float]) -> dict[str, float | str]:
-    """JSON has no word for numbers that are not finite, so they are written as text."""
+    """Turn numbers that are not finite into text, since JSON cannot represent them."""
     return {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
 
 

@@ -14,7 +14,7 @@ SCHEDULERS = ("cosine", "multi-step", "none")
 
 
 def freeze(model: SSD, *, base_net: bool, all_but_heads: bool) -> None:
-    """Stop the gradients of the backbone, or of everything but the prediction heads."""
+    """Freeze the backbone, or everything but the prediction heads: no gradients for them."""
     parts = model.network.parts
     frozen = parts.backbone if base_net or all_but_heads else ()
     if all_but_heads:
@@ -25,10 +25,9 @@ def freeze(model: SSD, *, base_net: bool, all_but_heads: bool) -> None:
 
 
 def set_train_mode(model: SSD) -> None:
-    """Put the model in training mode, frozen parts excepted.
+    """Put the model in training mode, but a frozen BatchNorm in evaluation mode.
 
-    A frozen BatchNorm keeps its statistics too: weights that stay while their normalisation
-    drifts are not frozen.
+    Otherwise its running statistics would change, and the output of the frozen layers with them.
     """
     model.train()
     for module in model.modules():
@@ -39,7 +38,7 @@ def set_train_mode(model: SSD) -> None:
 def parameter_groups(
     model: SSD, *, lr: float, base_net_lr: float | None, extra_layers_lr: float | None
 ) -> list[dict]:
-    """Split the trainable parameters into backbone, extra layers and heads, each with its rate."""
+    """Split the trainable parameters into backbone, extra layers and heads, and set their rates."""
     parts = model.network.parts
     split = []
     for group, prefixes, group_lr in (
@@ -62,7 +61,7 @@ def parameter_groups(
 def build_optimizer(
     name: str, groups: list[dict], *, momentum: float, weight_decay: float
 ) -> Optimizer:
-    """Build one of OPTIMIZERS; each group remembers its `base_lr` for the schedule."""
+    """Build one of OPTIMIZERS; each group keeps its `base_lr`, which the schedule scales."""
     for group in groups:
         group["base_lr"] = group["lr"]
     if name == "sgd":
@@ -72,11 +71,11 @@ def build_optimizer(
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate as a function of the step alone, so that any step can be resumed.
+    """Learning-rate schedule: a function of the step alone, so a run can resume at any step.
 
     Attributes:
         kind: one of SCHEDULERS.
-        total_steps: where the cosine reaches 0.
+        total_steps: step at which the cosine reaches 0.
         warmup_steps: steps over which the rate first grows linearly (Goyal et al. 2017, 2.2).
         milestones: steps at which multi-step multiplies the rate by `gamma`.
     """
@@ -88,7 +87,7 @@ class Schedule:
     gamma: float = 0.1
 
     def factor(self, step: int) -> float:
-        """Return what the base rates are multiplied by in step `step`, counted from 0."""
+        """Return the factor on the base rates in step `step`, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         if self.kind == "cosine":
@@ -100,12 +99,12 @@ class Schedule:
         return 1.0
 
     def apply(self, optimizer: Optimizer, step: int) -> None:
-        """Set the rates of the optimizer's groups for step `step`."""
+        """Set the learning rates of the optimizer's groups for step `step`."""
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.factor(step)
 
     def state_dict(self) -> dict:
-        """Return what a checkpoint keeps of the schedule."""
+        """Return the schedule's settings, for a checkpoint."""
         return {
             "kind": self.kind,
             "total_steps": self.total_steps,

@@ -1,4 +1,4 @@
-"""The number format and threads of training, chosen for the machine."""
+"""Choosing the device and the number format (fp32, bf16, fp16) of training and inference."""
 
 import logging
 
@@ -9,12 +9,12 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
-    """Return the device of that name; `auto` is a GPU, Apple's, or the CPU.
+    """Return the device of that name; `auto`: CUDA if there is a GPU, else Apple's MPS, else CPU.
 
-    Of several processes on a machine, each takes the GPU of its `local_rank`, with `cuda` too.
+    With `auto` and `cuda`, a process takes the GPU whose number is its `local_rank`.
 
     Raises:
-        ValueError: torch does not see that device.
+        ValueError: torch cannot use that device.
     """
     if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
         name = f"cuda:{local_rank}"
@@ -32,10 +32,10 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Resolve `auto`: bf16 where the hardware multiplies it, else fp32.
+    """Return the precision; `auto`: bf16 if the hardware has instructions for it, else fp32.
 
     Raises:
-        ValueError: fp16 on a device without it.
+        ValueError: fp16 on another device than CUDA.
     """
     if name == "fp16" and device.type != "cuda":
         raise ValueError("--precision fp16 needs a CUDA device; use bf16 or fp32")
@@ -43,19 +43,19 @@ def choose_precision(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu" and _cpu_multiplies_bf16():
+    if device.type == "cpu" and _cpu_has_bf16():
         return "bf16"
     return "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Return the context in which the network's forward pass runs."""
+    """Return the autocast context for the network's forward pass."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def _cpu_multiplies_bf16() -> bool:
-    """Tell whether the CPU has bf16 instructions; emulated bf16 is slower than fp32."""
+def _cpu_has_bf16() -> bool:
+    """Tell whether the CPU has bf16 instructions; without them bf16 is slower than fp32."""
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

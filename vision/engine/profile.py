@@ -1,4 +1,4 @@
-"""What limits a run: a trace of a few steps, and one line of advice."""
+"""--profile: a trace of a few training steps, and one line that says what limits the speed."""
 
 import logging
 from pathlib import Path
@@ -14,11 +14,11 @@ MAX_DATA_WAIT, MAX_EVAL_SHARE = 0.1, 0.3
 
 
 class StepProfiler:
-    """Traces the fourth to the eighth step, for chrome://tracing, Perfetto or TensorBoard.
+    """Traces steps 4 to 8; chrome://tracing, Perfetto or TensorBoard show the file.
 
     Args:
-        run: the folder that gets profile_trace.json.
-        precision: of the steps, for the advice.
+        run: folder for profile_trace.json.
+        precision: that of the steps, for the advice.
     """
 
     def __init__(self, run: Path, *, precision: str):
@@ -39,7 +39,7 @@ class StepProfiler:
         self._profiler.step()
 
     def after_epoch(self, record: dict) -> None:
-        """Say what limited the epoch whose metrics these are, and stop tracing."""
+        """Log what limited the epoch with these metrics, and stop tracing."""
         logger.info(limit_line(record, precision=self._precision))
         self._profiler.stop()
 
@@ -52,11 +52,11 @@ class StepProfiler:
 
 
 def limit_line(record: dict, *, precision: str) -> str:
-    """Say in one line what limits the run, and which flag would help.
+    """Say in one line what limits the speed of the run, and which flag would help.
 
     Args:
-        record: an epoch's metrics: `data_wait`, `step_share`, `eval_share`.
-        precision: that the steps are computed in.
+        record: an epoch's metrics: `data_wait`, `step_share`, `eval_share`, each 0..1.
+        precision: that of the steps.
     """
     if record["data_wait"] > MAX_DATA_WAIT:
         return (

@@ -13,17 +13,18 @@ logger = logging.getLogger(__name__)
 
 
 class Interrupted(SystemExit):
-    """A signal has stopped training; ends the program with exit code 128 + signal."""
+    """Training stopped because of a signal; ends the program with exit code 128 + signal."""
 
     def __init__(self, signum: int):
         super().__init__(128 + signum)
         self.signal_name = signal.Signals(signum).name
 
 
-class Interruptible:
-    """A loader that looks at the signals before each batch.
+class StoppableLoader:
+    """A loader that checks the signals before each batch.
 
-    Of several processes each calls it as often as the one that has the most batches.
+    `check` communicates, so every process must call it equally often: a process that has fewer
+    batches than another calls it for the missing ones at the end.
     """
 
     def __init__(self, loader: DetectionLoader, signals: "StopSignals"):
@@ -43,7 +44,11 @@ class Interruptible:
 
 
 class StopSignals:
-    """Remembers a SIGINT or SIGTERM while active; the second SIGINT ends the process at once."""
+    """Catches SIGINT and SIGTERM inside a `with` block; a second SIGINT ends the process at once.
+
+    Attributes:
+        received: the number of the signal, None before one comes.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -59,7 +64,7 @@ class StopSignals:
             signal.signal(signum, handler)
 
     def check(self) -> None:
-        """Raise Interrupted if a signal came, in all processes at the same call."""
+        """Raise Interrupted if any process got a signal; it raises in all of them at this call."""
         signum = distributed.all_reduce_max(self.received or 0)
         if signum:
             raise Interrupted(signum)

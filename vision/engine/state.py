@@ -1,4 +1,4 @@
-"""Everything that training changes, to be saved and restored as one."""
+"""The state of training: model, optimizer, EMA, position in the run; saved and restored."""
 
 import logging
 from dataclasses import dataclass, field
@@ -33,11 +33,11 @@ class TrainingState:
 
     Attributes:
         epoch: whole epochs done, validation included.
-        step: optimizer steps done in the whole run.
+        step: optimizer steps done in the whole run, skipped ones included.
         best: the best validation AP so far and its epoch, or None and None.
-        progress: of the epoch under way: batches done, sums of the loss terms over them, and
-            steps that were not taken because something was not finite.
-        network: the model as training calls it, which averages gradients over the processes.
+        progress: in the current epoch: batches done, sums of the loss terms over them, and the
+            number of steps skipped because the loss or gradient was not finite.
+        network: what training calls: the model, wrapped where several processes average gradients.
     """
 
     model: SSD
@@ -56,11 +56,11 @@ class TrainingState:
 
     @property
     def evaluated_model(self) -> SSD:
-        """The averaged model where there is one."""
+        """The model with averaged weights (EMA) if there is one, else the model."""
         return self.ema.model if self.ema else self.model
 
     def finish_epoch(self, average_precision: float | None) -> None:
-        """Count the epoch and remember it if its AP is the best."""
+        """Count the epoch, and record its AP if it is the best so far."""
         self.epoch += 1
         self.restart_epoch()
         best = self.best["AP"]
@@ -68,15 +68,15 @@ class TrainingState:
             self.best = {"AP": average_precision, "epoch": self.epoch}
 
     def restart_epoch(self) -> None:
-        """Go to the start of the epoch."""
-        in_a_row = self.progress["nonfinite_in_a_row"]  # epochs may be shorter than the limit
+        """Set `progress` to the start of an epoch."""
+        in_a_row = self.progress["nonfinite_in_a_row"]  # goes on: an epoch may be shorter than 10
         self.progress = _no_progress() | {"nonfinite_in_a_row": in_a_row}
 
     def state_dict(self, *, config: dict, classes: list[dict]) -> dict:
-        """Return the content of a checkpoint; tensors are the live ones, not copies.
+        """Return the content of a checkpoint; its tensors are the model's own, not copies.
 
-        The order of images and their augmentation need no generator's state: they are functions of
-        the seed, the epoch and the index.
+        The order and the augmentation of images are not in it: they follow from the seed, the epoch
+        and the index.
         """
         rng = {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
         return {
@@ -97,11 +97,10 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore everything but the schedule, which follows from the arguments.
+        """Restore everything but the learning-rate schedule, which follows from the arguments.
 
         Raises:
-            ValueError: the checkpoint is of another network, or its parts are not what they
-                should be.
+            ValueError: the checkpoint is of another network, or a part of it has a wrong form.
         """
         try:
             self._load(state)
@@ -131,10 +130,10 @@ class TrainingState:
                 "momentum starts anew"
             )
             return
-        # Rates and decay of the groups come from the arguments, which may have been overridden.
+        # Learning rates and weight decay come from the arguments, which may have been overridden.
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own_groups})
 
 
 def _describe(groups: list[dict]) -> list[tuple]:
-    """Return what must be the same for an optimizer's state to mean the same."""
+    """Return what two optimizers must have in common to use the same state."""
     return [(g["name"], len(g["params"]), "betas" in g, "momentum" in g) for g in groups]

@@ -1,4 +1,4 @@
-"""One optimizer step."""
+"""One optimizer step: forward, loss, backward, update; skipped if not finite."""
 
 import math
 from dataclasses import dataclass
@@ -18,13 +18,14 @@ LOSS_TERMS = ("loss", "loss_classification", "loss_regression")
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How a step is made.
+    """Settings of a step.
 
     Attributes:
-        device: where.
+        device: where the model is.
         precision: fp32, bf16 or fp16, of the network's forward pass; the loss is always fp32.
-        clip_grad_norm: largest norm of the gradient; 0 leaves it.
-        skip_nonfinite: go on after a step whose loss or gradient is not finite, up to 10 in a row.
+        clip_grad_norm: largest norm of the gradient; 0: no clipping.
+        skip_nonfinite: continue after a step whose loss or gradient is not finite; 10 such steps in
+            a row still stop the run.
     """
 
     device: torch.device
@@ -40,21 +41,23 @@ def train_step(
     loss_fn: MultiBoxLoss,
     *,
     options: StepOptions,
-    is_borrowed: bool = False,
+    is_padding: bool = False,
 ) -> tuple[dict[str, float], bool]:
     """Take one optimizer step, unless its loss or gradient is not finite.
 
     Args:
-        state: its model, optimizer, scaler and average are changed in place.
+        state: its model, optimizer, scaler and EMA are changed in place.
         images: uint8 [B, 3, H, W].
-        targets: boxes in pixels of the input, labels, iscrowd; a dict an image.
-        loss_fn: gives the loss terms.
-        options: of the step.
-        is_borrowed: the batch is another process's, gone through to keep it company: no effect.
+        targets: one dict for each image: boxes [N, 4] in pixels of the input, labels [N] and
+            iscrowd [N].
+        loss_fn: computes the loss terms.
+        options: settings of the step.
+        is_padding: this process has no part of the batch and only makes the same calls as the
+            others; its images count neither for the loss nor for the gradient.
 
     Returns:
-        The loss terms of all processes' images, `grad_norm`, `lr` and, with fp16, the `scale`; and
-        whether they are finite and the step was taken.
+        The loss terms over the images of all processes, `grad_norm`, `lr` and, with fp16, the loss
+        `scale`; and whether they are finite, so that the step was taken.
     """
     device = options.device
     inputs = normalize_images(
@@ -68,9 +71,9 @@ def train_step(
     state.optimizer.zero_grad(set_to_none=True)
     try:
         terms, grad_norm = _compute_gradients(
-            state, inputs, targets, loss_fn, options=options, is_borrowed=is_borrowed
+            state, inputs, targets, loss_fn, options=options, is_padding=is_padding
         )
-    except RuntimeError:  # another process is gone: this step was not made
+    except RuntimeError:  # for example, another process has ended: undo this step
         _restore(state.model, statistics)
         raise
     values = torch.cat([terms, grad_norm[None]]).tolist()
@@ -80,7 +83,7 @@ def train_step(
     if state.scaler.is_enabled():
         values["scale"] = state.scaler.get_scale()
         if values["scale"] >= 1:
-            # The scaler itself leaves out steps whose scaled gradient overflowed.
+            # GradScaler itself skips a step whose scaled gradient overflowed, and lowers the scale.
             checked.pop()
     is_finite = all(map(math.isfinite, checked))
     if is_finite:
@@ -88,7 +91,7 @@ def train_step(
         state.scaler.update()
         if state.ema:
             state.ema.update(state.model, step=state.step + 1)
-    else:  # the forward pass has moved BatchNorm's statistics: take that back
+    else:  # the forward pass has updated BatchNorm's statistics: restore them
         state.scaler.update()
         _restore(state.model, statistics)
     return values, is_finite
@@ -101,12 +104,12 @@ def _compute_gradients(
     loss_fn: MultiBoxLoss,
     *,
     options: StepOptions,
-    is_borrowed: bool,
+    is_padding: bool,
 ) -> tuple[Tensor, Tensor]:
     """Do the forward and the backward pass; return LOSS_TERMS, [3], and the gradient's norm.
 
-    The sums of the loss are divided by the positives of all processes' images, so that together
-    they compute the loss and the gradient of one process with the whole batch.
+    The loss is divided by the number of positive priors in the images of all processes. So together
+    they compute the loss and the gradient that one process would compute for the whole batch.
     """
     with autocast(options.precision, options.device):
         cls_logits, bbox_regression = state.network(inputs)
@@ -114,9 +117,9 @@ def _compute_gradients(
     loss, terms = losses["loss"], torch.stack([losses[name].detach() for name in LOSS_TERMS])
     num_processes = distributed.world_size()
     if num_processes > 1:
-        divisor = losses["divisor"].double() * (not is_borrowed)
+        divisor = losses["divisor"].double() * (not is_padding)
         share = divisor / distributed.all_reduce_sum(divisor.clone())
-        loss = loss * (share * num_processes)  # as the processes' gradients are averaged
+        loss = loss * (share * num_processes)  # the gradients are averaged over the processes
         terms = distributed.all_reduce_sum(terms * share)
     state.scaler.scale(loss).backward()
     state.scaler.unscale_(state.optimizer)
@@ -128,6 +131,6 @@ def _compute_gradients(
 
 
 def _restore(model: torch.nn.Module, statistics: list[Tensor]) -> None:
-    """Take back what a forward pass did to BatchNorm's statistics."""
+    """Restore BatchNorm's running statistics to their values before the forward pass."""
     for buffer, before in zip(model.buffers(), statistics, strict=True):
         buffer.copy_(before)

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: epochs of steps, validation, checkpoints."""
 
 import logging
 import math
@@ -37,19 +37,19 @@ def fit(
     """Train until `epochs` epochs are done, saving after each.
 
     Args:
-        state: where to start from, changed in place; inside an epoch, only the rest of it is done.
-        epochs: whole epochs of the run, those done before included.
+        state: where to start, changed in place; in the middle of an epoch, the rest of it is done.
+        epochs: number of epochs of the whole run, those already done included.
         loader: training batches.
-        loss_fn: gives the loss terms.
-        options: of each step.
+        loss_fn: computes the loss terms.
+        options: settings of each step.
         validator: measures the model on the val split; None: there is none.
         saver: writes checkpoints and metrics.
-        profiler: hears of the steps of the first epoch.
+        profiler: called after each step of the first epoch.
 
     Raises:
         Interrupted: a signal came; the state is saved.
-        RuntimeError: another process of the job is gone; the state is saved.
-        NonFiniteError: a step could not be taken.
+        RuntimeError: another process of the job has ended; the state is saved.
+        NonFiniteError: the loss or the gradient of a step is not finite.
         OSError: the state could not be saved.
     """
     with StopSignals() as signals, saver:
@@ -64,7 +64,7 @@ def fit(
                     signals=signals,
                     profiler=profiler,
                 )
-                # Validation may start processes, which would inherit a file being written.
+                # Validation may start processes, which would inherit a file that is being written.
                 saver.wait()
                 start = time.perf_counter()
                 distributed.broadcast_buffers(state.evaluated_model)
@@ -80,7 +80,7 @@ def fit(
                     profiler.after_epoch(record)
                     profiler = None
         except (Interrupted, RuntimeError) as error:
-            # Between two steps, as a step that another process's end cut short counts as not made.
+            # The state is that between two steps: train_step undoes a step that was cut short.
             if isinstance(error, Interrupted) or distributed.explain_lost(error):
                 saver.save_step(state)
                 saver.wait()
@@ -97,10 +97,11 @@ def train_one_epoch(
     signals: StopSignals,
     profiler: StepProfiler | None = None,
 ) -> dict:
-    """Do the rest of the epoch that `state.progress` is in, and return its metrics."""
+    """Train for the rest of the current epoch, from `state.progress` on; return its metrics."""
     set_train_mode(state.model)
     progress = state.progress
-    # The schedule's step: that of the run, unless the number of batches has changed since.
+    # The step for the schedule. It equals `state.step`, unless a resumed run has another number of
+    # batches in an epoch.
     epoch_start = state.epoch * loader.num_batches
     loader.set_position(state.epoch, start_batch=progress["batches"])
     num_images, data_wait = 0, 0.0
@@ -110,9 +111,9 @@ def train_one_epoch(
         data_wait += time.perf_counter() - waiting_since
         batch = progress["batches"]
         state.schedule.apply(state.optimizer, epoch_start + batch)
-        is_borrowed = loader.sampler.borrows(batch)
+        is_padding = loader.sampler.is_padding(batch)
         values, is_finite = train_step(
-            state, images, targets, loss_fn, options=options, is_borrowed=is_borrowed
+            state, images, targets, loss_fn, options=options, is_padding=is_padding
         )
         if not is_finite:
             _handle_nonfinite(state, values, images, targets, saver=saver, options=options)
@@ -126,7 +127,7 @@ def train_one_epoch(
             profiler.after_step()
         waiting_since = time.perf_counter()
     seconds = time.perf_counter() - start
-    # Again, for an epoch whose steps were all done before a resume.
+    # Again after the loop, for a resumed run that has no steps left in this epoch.
     state.schedule.apply(state.optimizer, epoch_start + progress["batches"] - 1)
     taken = progress["batches"] - progress["nonfinite"]
     return {
@@ -141,7 +142,7 @@ def train_one_epoch(
 
 
 def _count_step(state: TrainingState, values: dict[str, float], *, is_finite: bool) -> None:
-    """Add a step to the run and, if it was taken, its loss to the epoch's sums."""
+    """Count a step and, if it was taken, add its loss to the epoch's sums."""
     state.step += 1
     state.progress["batches"] += 1
     if is_finite:
@@ -162,7 +163,7 @@ def _handle_nonfinite(
     saver: RunSaver,
     options: StepOptions,
 ) -> None:
-    """Report a step that was not taken; raise NonFiniteError unless it is to be skipped."""
+    """Report a step that is not finite; raise NonFiniteError unless it may be skipped."""
     parts = distributed.gather((images, targets))
     line = f"step {state.step} is not finite"
     if parts:
@@ -181,7 +182,7 @@ def _handle_nonfinite(
 
 
 def add_time_shares(record: dict) -> None:
-    """Say what the epoch's time went to: `data_wait`, `step_share` and `eval_share`, of 1."""
+    """Add the shares of the epoch's time, 0..1: `data_wait`, `step_share` and `eval_share`."""
     waited = record.pop("data_seconds")
     whole = record["seconds"] + record["eval_seconds"]
     record["data_wait"] = waited / whole
@@ -190,7 +191,7 @@ def add_time_shares(record: dict) -> None:
 
 
 def epoch_line(record: dict, epochs: int) -> str:
-    """Say in one line how an epoch went."""
+    """Return the log line of an epoch."""
     parts = [f"epoch {record['epoch']}/{epochs}", f"loss {record['loss']:.4f}"]
     if "val_loss" in record:
         parts.append(f"val loss {record['val_loss']:.4f}")

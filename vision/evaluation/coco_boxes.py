@@ -10,20 +10,20 @@ from vision.datasets.annotation_index import AnnotationIndex, Category
 
 @dataclass
 class GroundTruth:
-    """The annotated boxes of a data set, those of an image in the order of its file."""
+    """The annotated boxes of a data set; those of an image in the order of the annotation file."""
 
     num_images: int
     num_classes: int  # without the background
     image_index: np.ndarray  # int64 [A], from 0
     labels: np.ndarray  # int64 [A], 1..C
     boxes_xywh: np.ndarray  # float64 [A, 4], pixels
-    areas: np.ndarray  # float64 [A]: of the segmentation, where there is one
+    areas: np.ndarray  # float64 [A]: the annotation's `area`, usually that of the segmentation
     iscrowd: np.ndarray  # bool [A]
 
 
 @dataclass
 class Detections:
-    """Found boxes, of any number of images in any order."""
+    """Detected boxes of any number of images, in any order."""
 
     image_index: np.ndarray  # int64 [D], position of the image in the data set
     labels: np.ndarray  # int64 [D], 1..C
@@ -34,14 +34,14 @@ class Detections:
         return len(self.scores)
 
     def take(self, rows: np.ndarray | slice) -> "Detections":
-        """Return those at some places, int [N] or bool [D]; of a slice, views."""
+        """Return the detections at some rows: int [N], bool [D], or a slice, which gives views."""
         return Detections(
             self.image_index[rows], self.labels[rows], self.boxes_xywh[rows], self.scores[rows]
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence["Detections"]) -> "Detections":
-        """Join the detections of several batches or processes; of none, give an empty set."""
+        """Join the detections of several batches or processes; `parts` may be empty."""
         return cls(
             image_index=np.concatenate([np.zeros(0, np.int64), *(p.image_index for p in parts)]),
             labels=np.concatenate([np.zeros(0, np.int64), *(p.labels for p in parts)]),
@@ -51,10 +51,10 @@ class Detections:
 
 
 class DetectionsBuffer:
-    """Gathers detections batch by batch, in arrays that double when they are full.
+    """Collects detections batch by batch, in arrays that double their size when they are full.
 
-    Kept as they come, thousands of small arrays lie on the heap between a network's large ones,
-    and the memory that is freed around them cannot be used again.
+    A list of small arrays, one for each batch, would fragment the heap: they lie between the
+    network's large arrays, and the memory freed around them cannot be used again.
     """
 
     def __init__(self, capacity: int = 1 << 18):
@@ -67,7 +67,7 @@ class DetectionsBuffer:
         self._count = 0
 
     def add(self, part: Detections) -> None:
-        """Copy the detections of a batch behind the others."""
+        """Append the detections of a batch."""
         end = self._count + len(part)
         while end > len(self._detections):
             self._detections = Detections.concatenate([self._detections] * 2)
@@ -76,7 +76,7 @@ class DetectionsBuffer:
         self._count = end
 
     def gathered(self) -> Detections:
-        """Return what was added so far, without copying it."""
+        """Return all detections added so far, as views."""
         return self._detections.take(slice(self._count))
 
 
@@ -87,10 +87,10 @@ def ground_truth_from_index(
 
     Args:
         sources: one or more annotation files, as the data set has them.
-        image_indices: positions in the joined sources that the data set is limited to.
+        image_indices: the images that the data set uses, counted over all sources; None: all.
 
     Returns:
-        Every box of the files, those included that training leaves out.
+        Every valid box of the files, also those too thin for training.
     """
     sources = [sources] if isinstance(sources, AnnotationIndex) else list(sources)
     first_image = np.cumsum([0, *map(len, sources)])
@@ -130,10 +130,10 @@ def categories_by_name(
         where: the file, for the message.
 
     Returns:
-        The file's category of each of the model's labels.
+        The file's category for each of the model's labels.
 
     Raises:
-        ValueError: the names are not the same; the line has both lists.
+        ValueError: the names differ; the message has both lists.
     """
     names = [category.name for category in categories]
     if list(class_names) == names:
@@ -148,7 +148,7 @@ def categories_by_name(
 
 
 def relabel(ground_truth: GroundTruth, categories: Sequence[Category]) -> GroundTruth:
-    """Number the labels by `categories`, as `categories_by_name` returned them, from 1."""
+    """Renumber the labels from 1 in the order of `categories`, from `categories_by_name`."""
     new_label = np.zeros(ground_truth.num_classes + 1, np.int64)
     new_label[[category.label for category in categories]] = np.arange(1, len(categories) + 1)
     return replace(ground_truth, labels=new_label[ground_truth.labels])

@@ -4,8 +4,6 @@ import contextlib
 import io
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from vision.evaluation.coco_arrays import (
     AREA_RANGES,
@@ -45,10 +43,10 @@ def evaluate_boxes(
 
     Args:
         ground_truth: every annotated box of the data set.
-        detections: every detection; none at all gives zeros.
+        detections: every detection; may be empty, then all numbers are 0.
         class_names: of labels 1..C.
-        evaluator: a name of EVALUATORS: "fast" (NumPy on whole arrays) or "pycocotools", which
-            gives the same arrays in forty times the time.
+        evaluator: a key of EVALUATORS: "fast" (NumPy on whole arrays), or "pycocotools", which
+            gives the same arrays in 43 times the time (benchmarks/coco_evaluation.py).
 
     Returns:
         `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl`, each
@@ -56,11 +54,10 @@ def evaluate_boxes(
         name -> {AP, AP50, AR100, num_gt}, with None for a class without boxes.
 
     Raises:
-        ValueError: unknown evaluator, or detections of labels, images or coordinates that cannot
-            be.
+        ValueError: as `check_evaluator`, or a detection has an impossible label, image or
+            coordinate.
     """
-    if evaluator not in EVALUATORS:
-        raise ValueError(f"unknown evaluator {evaluator!r}: choose {' or '.join(EVALUATORS)}")
+    check_evaluator(evaluator)
     _check_detections(detections, ground_truth)
     precision, recall, _ = EVALUATORS[evaluator](ground_truth, detections)
     metrics: dict = {name: _mean(_select(precision, *key)) for name, key in PRECISIONS.items()}
@@ -79,14 +76,36 @@ def evaluate_boxes(
     return metrics
 
 
+def check_evaluator(name: str) -> None:
+    """Check that an evaluator can be used, before the work whose result it would measure.
+
+    Raises:
+        ValueError: `name` is not in EVALUATORS, or pycocotools is not installed.
+    """
+    if name not in EVALUATORS:
+        raise ValueError(f"unknown evaluator {name!r}: choose {' or '.join(EVALUATORS)}")
+    if name == "pycocotools":
+        try:
+            import pycocotools.cocoeval  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                f"--evaluator pycocotools: {error}: pip install pycocotools, "
+                "or use --evaluator fast, which gives the same numbers"
+            ) from None
+
+
 def compute_arrays_pycocotools(
     ground_truth: GroundTruth, detections: Detections
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Let pycocotools make what `coco_arrays.compute_arrays` returns.
+    """Compute what `coco_arrays.compute_arrays` returns with pycocotools.
 
-    The COCO objects are built here with ids from 1, so an id 0 in the file (which pycocotools
-    takes for "not matched"), repeated or sparse ids cannot matter.
+    The COCO objects get new ids from 1. So ids in the file that are 0 (pycocotools takes 0 for "not
+    matched"), repeated or not consecutive do not matter.
     """
+    # Imported here: the rest of evaluation works without pycocotools.
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     gt = ground_truth
     coco_gt, coco_dt = COCO(), COCO()
     images = [{"id": i} for i in range(gt.num_images)]
@@ -100,7 +119,7 @@ def compute_arrays_pycocotools(
     dt = detections
     areas = dt.boxes_xywh[:, 2] * dt.boxes_xywh[:, 3]
     columns = (dt.image_index, dt.labels, dt.boxes_xywh, areas, np.zeros(len(dt), int), dt.scores)
-    # Not loadRes: it wants at least one detection, and adds a polygon to each.
+    # Not COCO.loadRes: it needs at least one detection, and adds a polygon to each.
     coco_dt.dataset = {**coco_gt.dataset, "annotations": _annotations(*columns)}
     with contextlib.redirect_stdout(io.StringIO()):
         coco_gt.createIndex()
@@ -129,13 +148,13 @@ EVALUATORS = {"fast": compute_arrays, "pycocotools": compute_arrays_pycocotools}
 
 
 def _select(values: np.ndarray, iou: float | None, area: str, limit: int) -> np.ndarray:
-    """Take one area range and detection limit, and one IoU threshold or all, of [T, ..., A, M]."""
+    """Select an area range, a detection limit and an IoU threshold (None: all): [T, ..., A, M]."""
     values = values[..., list(AREA_RANGES).index(area), MAX_DETECTIONS.index(limit)]
     return values if iou is None else values[np.isclose(IOU_THRESHOLDS, iou)]
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Mean over the classes that have boxes; COCO marks the others with -1."""
+    """Average over the classes that have boxes; the values of the others are -1."""
     values = values[values > -1]
     return float(values.mean()) if len(values) else None
 

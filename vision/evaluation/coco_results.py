@@ -1,4 +1,4 @@
-"""What an evaluation leaves: the results file, the tables, and why nothing was found."""
+"""Results of an evaluation: detections.json, the printed tables, hints if nothing is detected."""
 
 import json
 import math
@@ -15,14 +15,14 @@ _AT_ONCE = 20_000
 def detections_json(
     detections: Detections, *, image_ids: np.ndarray, category_ids: Sequence[int]
 ) -> Iterator[bytes]:
-    """Encode detections in COCO's results format, in pieces, for a file.
+    """Yield detections in COCO's results format, in pieces, for a file.
 
-    Coordinates keep three decimals of a pixel, scores six: finer than float32 holds them.
+    Coordinates are rounded to three decimals of a pixel, scores to six.
 
     Args:
-        detections: of a data set.
-        image_ids: the file's id of each image position.
-        category_ids: the file's id of labels 1..C.
+        detections: those of a data set.
+        image_ids: for each image position, the image's id in the annotation file.
+        category_ids: for labels 1..C, the category's id in the annotation file.
     """
     categories = np.array([0, *category_ids])
     yield b"["
@@ -42,7 +42,7 @@ def detections_json(
 
 
 def metrics_table(metrics: dict) -> list[str]:
-    """Lay out the twelve numbers and the classes, one a line; n/a where no box could count."""
+    """Format the twelve numbers and the table of classes, as lines; n/a where no box counts."""
     per_class = metrics["per_class"]
     lines = [
         f"{name:6} {_number(metrics[name])}  IoU {iou or '0.50:0.95':9}  area {area:6}  "
@@ -58,11 +58,11 @@ def metrics_table(metrics: dict) -> list[str]:
 
 
 def explain_nothing_found(top_scores: dict[str, float], score_threshold: float) -> list[str]:
-    """Say why there may be no detection at all.
+    """List likely reasons why there is no detection at all.
 
     Args:
         top_scores: {class: its highest score in any image}.
-        score_threshold: what a detection must exceed.
+        score_threshold: the score that a detection must exceed.
     """
     width = max(map(len, top_scores))
     lines = [f"nothing scored above {score_threshold:g}; the highest score of each class:"]
@@ -78,7 +78,7 @@ def explain_nothing_found(top_scores: dict[str, float], score_threshold: float) 
         "  all is background: too few epochs, or a learning rate that is too low or too high; "
         "train_ssd.py --overfit 8 tells whether the network can learn these images",
         "  other preprocessing: images go in as RGB, with the network's own mean and std; weights "
-        "that were trained otherwise see noise",
+        "that were trained with another do not recognise anything",
         "  wrong weights: a backbone alone, or a detector of other classes",
         f"  --score-threshold {score_threshold:g} is too high",
     ]

@@ -1,4 +1,4 @@
-"""Run a detector over a data set and measure it: the one path for training and eval_ssd.py."""
+"""Evaluation: run a detector on a data set, compute COCO's numbers (training and eval_ssd.py)."""
 
 import time
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from torch import nn
 
 from vision.engine import distributed
 from vision.evaluation.coco_boxes import Detections, GroundTruth
-from vision.evaluation.coco_eval import evaluate_boxes
+from vision.evaluation.coco_eval import check_evaluator, evaluate_boxes
 from vision.evaluation.inference import Batch, LossFunction, merge_inference, run_inference
 
 
@@ -19,10 +19,10 @@ class EvaluationResult:
 
     Attributes:
         metrics: the twelve COCO numbers and `per_class`, see `evaluate_boxes`.
-        detections: every detection, image positions as in the ground truth.
-        top_scores: {class: its highest score before the score threshold}.
+        detections: all detections; image positions as in the ground truth.
+        top_scores: {class: its highest score in any image, also below the score threshold}.
         losses: {term: mean over the images}; empty without a loss function.
-        seconds: spent on `data`, `inference`, `loss`, `postprocess` and `coco`.
+        seconds: time spent on `data`, `inference`, `loss`, `postprocess` and `coco`.
     """
 
     metrics: dict
@@ -32,7 +32,7 @@ class EvaluationResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def as_record(self) -> dict:
-        """Flatten to what metrics.jsonl holds of an epoch."""
+        """Return the entries for an epoch's line of metrics.jsonl."""
         losses = {f"val_{name}": value for name, value in self.losses.items()}
         numbers = {name: value for name, value in self.metrics.items() if name != "per_class"}
         seconds = {f"eval_{name}_seconds": value for name, value in self.seconds.items()}
@@ -55,26 +55,28 @@ def evaluate(
     """Measure a model on a data set.
 
     Args:
-        model: called with images [B, 3, H, W], gives cls_logits and bbox_regression; has
+        model: called with images [B, 3, H, W], returns cls_logits and bbox_regression; has
             `priors_cxcywh`, `num_classes` and `network`, whose normalisation and post-processing
-            hold. It is left in evaluation mode.
+            are used. It stays in evaluation mode.
         loader: batches of images uint8 [B, 3, H, W] and target dicts with `index` (the image's
             position in the ground truth), `orig_size` and, for a loss, boxes, labels and iscrowd.
         ground_truth: of the whole data set.
         class_names: of labels 1..C.
         device: where the model is.
         precision: fp32, bf16 or fp16, of the forward pass.
-        loss_fn: also computes the loss, from the same forward pass.
-        evaluator: a name of `coco_eval.EVALUATORS`.
+        loss_fn: if given, the loss is computed too, from the same forward pass.
+        evaluator: a key of `coco_eval.EVALUATORS`.
         score_threshold: lowest score of a detection; None: the network's own.
-        iou_threshold: of the suppression of overlapping boxes; None: the network's own.
+        iou_threshold: that of non-maximum suppression; None: the network's own.
 
     Returns:
-        The measurements; None in all but the first of several processes, which share the images.
+        The measurements; with several processes, which share the images, None in all but rank 0.
 
     Raises:
-        ValueError: the loader's images are not those of the ground truth.
+        ValueError: the evaluator cannot be used, or the loader's images are not those of the
+            ground truth.
     """
+    check_evaluator(evaluator)
     part = run_inference(
         model,
         loader,

@@ -1,4 +1,4 @@
-"""Run a detector over a loader, and join what several processes found."""
+"""Inference on all batches of a loader, and merging the results of several processes."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -20,15 +20,15 @@ LossFunction = Callable[[Tensor, Tensor, list[dict]], dict[str, Tensor]]
 
 @dataclass
 class Inference:
-    """What one process found in its share of the images.
+    """The results of one process, for its share of the images.
 
     Attributes:
-        detections: with positions of images in the data set.
-        image_index: int64 [I], the images seen.
-        top_scores: float64 [C], the highest score of each class before the score threshold.
-        batch_losses: a batch's first image and {term: sum over its images}; empty without a loss
-            function.
-        seconds: spent on `data`, `inference`, `loss` and `postprocess`.
+        detections: their `image_index` is the image's position in the data set.
+        image_index: int64 [I], the images processed.
+        top_scores: float64 [C], the highest score of each class, also below the score threshold.
+        batch_losses: for each batch, its first image and {term: sum over its images}; empty without
+            a loss function.
+        seconds: time spent on `data`, `inference`, `loss` and `postprocess`.
     """
 
     detections: Detections
@@ -49,7 +49,7 @@ def run_inference(
     score_threshold: float | None,
     iou_threshold: float | None,
 ) -> Inference:
-    """Run the model over a loader; the arguments are those of `evaluate`."""
+    """Run the model on all batches of a loader; arguments as for `evaluate`."""
     settings = model.network.postprocessing.changed(
         score_threshold=score_threshold, iou_threshold=iou_threshold
     )
@@ -73,7 +73,7 @@ def run_inference(
             batch_losses.append((targets[0]["index"], _image_sums(losses, len(targets))))
         watch.lap("loss")
         scores = cls_logits.softmax(dim=-1)
-        best = scores.amax(dim=0).amax(dim=0)[1:]  # 8 times as fast as over both at once
+        best = scores.amax(dim=0).amax(dim=0)[1:]  # 8 times as fast as amax(dim=(0, 1))
         top_scores = torch.maximum(top_scores, best.cpu())
         results = select_detections(
             scores,
@@ -96,9 +96,9 @@ def run_inference(
 
 
 def merge_inference(parts: list[Inference]) -> Inference:
-    """Join the shares of several processes in the order of the images.
+    """Merge the results of several processes, in the order of the images.
 
-    The result is that of one process, to the bit where batches are the same.
+    The result is equal to that of one process, bit for bit if the batches are the same.
     """
     detections = Detections.concatenate([part.detections for part in parts])
     in_order = np.argsort(detections.image_index, kind="stable")
@@ -113,7 +113,7 @@ def merge_inference(parts: list[Inference]) -> Inference:
 
 
 class _Stopwatch:
-    """Adds up the seconds between laps, by name; waits for the device, which runs behind."""
+    """Adds up the seconds between laps, by name; waits for CUDA's asynchronous work first."""
 
     def __init__(self, device: torch.device):
         self.seconds = {"data": 0.0, "inference": 0.0, "loss": 0.0, "postprocess": 0.0}
@@ -142,7 +142,7 @@ def _to_device(targets: list[dict], device: torch.device) -> list[dict]:
 
 
 def _to_arrays(results: list[dict[str, Tensor]], positions: list[int]) -> Detections:
-    """Join the detections of a batch; boxes become xywh in float64, as COCO computes."""
+    """Join the detections of a batch; boxes become xywh in float64, as COCO's evaluation uses."""
     boxes = torch.cat([result["boxes"] for result in results]).double().cpu().numpy()
     boxes[:, 2:] -= boxes[:, :2]
     return Detections(

@@ -6,7 +6,7 @@ from torch import nn
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.engine.cpu_memory import give_back_freed_memory
-from vision.engine.signals import Interruptible, StopSignals
+from vision.engine.signals import StoppableLoader, StopSignals
 from vision.evaluation.coco_boxes import GroundTruth
 from vision.evaluation.evaluate import EvaluationResult, evaluate
 from vision.nn.cpu.optimize import optimize_for_inference
@@ -62,7 +62,7 @@ class Validator:
             give_back_freed_memory()
         return evaluate(
             optimize_for_inference(model),
-            self._loader if signals is None else Interruptible(self._loader, signals),
+            self._loader if signals is None else StoppableLoader(self._loader, signals),
             ground_truth=self._ground_truth,
             class_names=self._class_names,
             device=self._device,

@@ -1,4 +1,4 @@
-"""Write files so that an interruption leaves the old one or the new one, never a part."""
+"""Writing files atomically: after an interruption there is the old file or the new one."""
 
 import os
 import re
@@ -9,18 +9,19 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: abandoned temporary files stay until they are deleted by hand
+except ImportError:  # Windows: the temporary files of killed processes stay
     fcntl = None
 
 
 def write_atomically(path: str | os.PathLike, chunks: bytes | Iterable[bytes]) -> None:
-    """Write a file so that at every moment it is absent, the old one, or the whole new one.
+    """Write a file so that at every moment `path` is the old file or the complete new one.
 
-    The bytes go to a temporary name in the same folder, are flushed to the disk and renamed. The
-    temporary file of a writer that was killed is removed by the next writer of the same file.
+    The bytes are written to a temporary file in the same folder, flushed to the disk, and the file
+    is renamed. If the process is killed, the next call for the same `path` removes the temporary
+    file.
 
     Raises:
-        OSError: the disk is full or the folder not writable; `path` is then as it was.
+        OSError: the disk is full or the folder is not writable; `path` is unchanged.
     """
     path = Path(path)
     _remove_abandoned(path)
@@ -28,7 +29,7 @@ def write_atomically(path: str | os.PathLike, chunks: bytes | Iterable[bytes]) -
     try:
         with open(temporary, "xb") as file:
             if fcntl:
-                fcntl.flock(file, fcntl.LOCK_SH)  # held while alive: "not abandoned"
+                fcntl.flock(file, fcntl.LOCK_SH)  # shows other processes that it is in use
             for chunk in [chunks] if isinstance(chunks, bytes) else chunks:
                 file.write(chunk)
             file.flush()
@@ -38,14 +39,14 @@ def write_atomically(path: str | os.PathLike, chunks: bytes | Iterable[bytes]) -
             os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+        if isinstance(error, OSError) and error.filename is None:  # as for a full disk
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and links in `folder` survive a power cut, where the system can."""
+    """Flush renames and links in `folder` to the disk, where the system supports it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -61,7 +62,7 @@ def _remove_abandoned(path: Path) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 temporary.unlink()
         except OSError:
-            continue  # its writer lives, or it is gone
+            continue  # its process is running, or has removed it
 
 
 def _escape_glob(name: str) -> str:

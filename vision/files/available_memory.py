@@ -1,56 +1,65 @@
-"""How much more memory this process may take: what the machine has, and what its cgroup allows."""
+"""How much memory this process can still take, and giving freed memory back to the system."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-_V1_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2_NAMES = ("memory.max", "memory.current", "inactive_file")
-
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that can still be taken without swapping; None where it is unknown (no Linux).
+    """Return the bytes that can still be taken without swapping; None where it is unknown.
+
+    It is the smaller of what the machine has available and what the memory limit of the process's
+    cgroup (a container, a cluster job) leaves. Only version 2 of cgroups is read: the default since
+    Debian 11, Ubuntu 21.10 and RHEL 9; systemd 258 has dropped version 1.
 
     Args:
         root: folder that holds /proc and /sys.
     """
-    rooms = list(_cgroup_rooms(root))
+    amounts = list(_left_in_cgroups(root))
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
-    except OSError:
+    except OSError:  # not Linux
         lines = []
     for line in lines:
         name, _, value = line.partition(":")
         if name == "MemAvailable":
-            rooms.append(int(value.split()[0]) * 1024)
-    return max(0, min(rooms)) if rooms else None
+            amounts.append(int(value.split()[0]) * 1024)
+    return max(0, min(amounts)) if amounts else None
 
 
-def _cgroup_rooms(root: Path) -> Iterator[int]:
-    """What the memory limits of this process's cgroup and of those above it leave, in bytes."""
+def _left_in_cgroups(root: Path) -> Iterator[int]:
+    """Yield the bytes left in this process's cgroup, and in each one above it that has a limit."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
+    top = root / "sys/fs/cgroup"
     for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
+        if not line.startswith("0::"):  # a hierarchy of version 1
             continue
-        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
-        group = top / path.lstrip("/")
-        # Inside a container the path may be the host's; its own group is then the top.
+        group = top / line[3:].lstrip("/")
+        # In a container the path may be the host's, and not exist here: then only `top` counts.
         while group.is_relative_to(top):
-            room = _room(group, _V1_NAMES if controllers else _V2_NAMES)
-            if room is not None:
-                yield room
+            left = _left_in(group)
+            if left is not None:
+                yield left
             group = group.parent
 
 
-def _room(group: Path, names: tuple[str, str, str]) -> int | None:
-    limit_name, usage_name, cache_name = names
+def _left_in(group: Path) -> int | None:
     try:
-        limit = int((group / limit_name).read_text())
-        usage = int((group / usage_name).read_text())
+        limit = int((group / "memory.max").read_text())
+        usage = int((group / "memory.current").read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no such group, or "max": no limit
         return None
-    return limit - usage + int(stat.get(cache_name, 0))  # file pages that can be dropped
+    return limit - usage + int(stat.get("inactive_file", 0))  # cached file pages can be dropped
+
+
+def give_back_freed_memory() -> None:
+    """Return freed memory to the system (glibc's malloc_trim); elsewhere than on glibc, nothing."""
+    if sys.platform.startswith("linux"):
+        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if malloc_trim is not None:
+            malloc_trim(0)

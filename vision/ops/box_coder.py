@@ -1,4 +1,4 @@
-"""Box formats, and the SSD coding of boxes as offsets from priors."""
+"""Conversion of box formats, and SSD's encoding of boxes as offsets from priors."""
 
 import math
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 CENTER_VARIANCE = 0.1
 SIZE_VARIANCE = 0.2
-# exp() of a size offset is capped here, as torchvision does: a wild regression gives a huge
-# box, which clipping handles, and not an infinite one, which nothing handles.
+# Upper limit of a size offset before exp(), as in torchvision: a very large output of the network
+# gives a very large box, which is clipped to the image, not an infinite one.
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """Turn centre-size boxes [..., 4] into corner boxes [..., 4]."""
+    """Convert centre-size boxes [..., 4] to corner boxes [..., 4]."""
     center, size = boxes_cxcywh.split(2, dim=-1)
     return torch.cat([center - size / 2, center + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Turn corner boxes [..., 4] into centre-size boxes [..., 4]."""
+    """Convert corner boxes [..., 4] to centre-size boxes [..., 4]."""
     top_left, bottom_right = boxes.split(2, dim=-1)
     return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
 

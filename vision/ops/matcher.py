@@ -1,4 +1,4 @@
-"""Matching of priors to ground-truth boxes, on whole batches."""
+"""Matching priors to ground-truth boxes, for a whole batch at once."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,19 @@ from vision.ops.box_coder import cxcywh_to_xyxy
 
 BACKGROUND = 0
 IGNORED = -1
-# The family adds this to every union, in units of the image's area; it decides ties and overlaps
-# at the threshold, so the same weights see the same targets here.
+# qfgaohao's pytorch-ssd and its forks add this to every union (in units of the image's area). It
+# decides ties, and overlaps close to the threshold, so it is here too: the targets are the same.
 UNION_EPSILON = 1e-5
-# Overlaps are computed for a few images at a time, so that they stay in the processor's cache:
-# with 100 boxes an image and batch 64, about four times as fast as all at once.
+# Overlaps are computed for a few images at a time, so that they fit in the processor's cache: with
+# 100 boxes in an image and batch 64, about four times as fast as for the whole batch.
 MAX_OVERLAPS_AT_ONCE = 1_000_000
 
 
 def pad_targets(targets: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Stack the boxes of a batch, padded to the image with the most.
+    """Stack the boxes of a batch, padded to the largest number of boxes in an image.
 
     Args:
-        targets: one dict an image with boxes [N, 4], labels [N] and, optionally, iscrowd [N].
+        targets: one dict for each image: boxes [N, 4], labels [N] and, optionally, iscrowd [N].
 
     Returns:
         boxes [B, M, 4], labels [B, M] (0 where padded) and iscrowd [B, M]; M may be 0.
@@ -45,11 +45,12 @@ def match_priors(
     *,
     iou_threshold: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
-    """Give every prior a label and a box (Liu et al. 2016, section 2.2, "Matching strategy").
+    """Assign a label and a box to every prior (Liu et al. 2016, section 2.2, "Matching strategy").
 
-    Each box gets its best prior, the later box winning a prior that two want; every other prior
-    gets the box it overlaps most, if by `iou_threshold` or more. Priors of the background that lie
-    by half or more in a crowd box are ignored: there may well be an object there.
+    Each box is matched to the prior with the highest IoU; of two boxes with the same best prior the
+    later one gets it. Every other prior is matched to the box with the highest IoU, if that is
+    `iou_threshold` or more. A background prior with half or more of its area in a crowd box is
+    ignored, since there may be an object.
 
     Args:
         boxes: xyxy in 0..1, [B, M, 4].
@@ -58,8 +59,8 @@ def match_priors(
         priors_cxcywh: [P, 4] in 0..1.
 
     Returns:
-        prior_labels [B, P] (BACKGROUND, IGNORED or 1..C) and matched_boxes [B, P, 4], whose rows
-        mean something where the label is positive.
+        prior_labels [B, P] (BACKGROUND, IGNORED or 1..C) and matched_boxes [B, P, 4], which is
+        valid where the label is positive.
     """
     batch_size, max_boxes = labels.shape
     num_priors = len(priors_cxcywh)
@@ -69,7 +70,7 @@ def match_priors(
     is_object = (labels > 0) & ~iscrowd
     best_iou, best_box, best_prior = _best_overlaps(boxes, priors, is_object)
 
-    # amax keeps the last box where several want one prior; rows that are no object do not vote.
+    # amax keeps the last box where several have the same best prior; padding and crowds have -1.
     box_index = torch.arange(max_boxes, device=labels.device).expand_as(labels)
     votes = torch.where(is_object, box_index, -1)
     forced = torch.full_like(best_box, -1).scatter_reduce_(1, best_prior, votes, "amax")
@@ -91,7 +92,7 @@ def _best_overlaps(
     prior_areas = _areas(priors)
     images_at_once = max(1, MAX_OVERLAPS_AT_ONCE // (boxes.shape[1] * len(priors)))
     best_iou, best_box, best_prior = [], [], []
-    # What is no object becomes a box without area, which overlaps nothing.
+    # Padding and crowds become boxes without area, which overlap nothing.
     objects = torch.where(is_object[..., None], boxes, 0.0)
     for chunk in objects.split(images_at_once):
         intersection = _pairwise_intersection(chunk, priors)
@@ -105,7 +106,7 @@ def _best_overlaps(
 
 
 def _inside_any(boxes: Tensor, chosen: Tensor, priors: Tensor) -> Tensor:
-    """Tell which priors [B, P] lie by half or more in one of their image's `chosen` boxes."""
+    """Tell which priors have half or more of their area in one `chosen` box: bool [B, P]."""
     image, box = chosen.nonzero(as_tuple=True)
     intersection = _pairwise_intersection(boxes[image, box][:, None], priors)[:, 0]  # [K, P]
     inside = intersection >= 0.5 * _areas(priors).clamp(min=1e-12)
@@ -114,9 +115,9 @@ def _inside_any(boxes: Tensor, chosen: Tensor, priors: Tensor) -> Tensor:
 
 
 def _pairwise_intersection(boxes: Tensor, priors: Tensor) -> Tensor:
-    """Return the areas [B, M, P] that boxes [B, M, 4] and priors [P, 4] share."""
+    """Return the intersection areas [B, M, P] of boxes [B, M, 4] and priors [P, 4]."""
     left, top, right, bottom = (x[..., None] for x in boxes.unbind(-1))  # each [B, M, 1]
-    # Contiguous, [4, P]: eight times as fast as with gaps between the numbers.
+    # [4, P], contiguous: eight times as fast as strided columns of [P, 4].
     prior_left, prior_top, prior_right, prior_bottom = priors.T.contiguous()
     width = torch.minimum(right, prior_right).sub_(torch.maximum(left, prior_left))
     height = torch.minimum(bottom, prior_bottom).sub_(torch.maximum(top, prior_top))

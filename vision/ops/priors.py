@@ -1,4 +1,4 @@
-"""Priors: the boxes that the network's predictions are offsets from."""
+"""Priors (default boxes, anchors): the boxes that the network predicts offsets from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def build_priors(
     image_size: tuple[int, int],
     maps: Sequence[PriorMap],
 ) -> Tensor:
-    """Lay out the priors of all feature maps.
+    """Build the priors of all feature maps (Liu et al. 2016, section 2.2).
 
     Args:
         feature_map_sizes: (height, width) of each map.

@@ -1,4 +1,4 @@
-"""What has to change in a COCO annotation file: category ids in order, broken annotations."""
+"""Planning the repair of a COCO annotation file: sequential category ids, broken annotations."""
 
 import os
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from vision.datasets.coco_tables import (
 
 @dataclass
 class Repair:
-    """What has to change in one annotation file; nothing has been written."""
+    """The changes that one annotation file needs; nothing is written yet."""
 
     document: CocoJson
-    categories: list[CategoryRecord]  # by ascending id; the position is the new id
+    categories: list[CategoryRecord]  # sorted by id; the position is the new id
     annotations: Annotations
-    found: dict[str, np.ndarray]  # what is repaired -> bool [A]; only what there is
+    found: dict[str, np.ndarray]  # kind of defect -> bool [A]; only kinds that occur
     drop: np.ndarray  # bool [A]
     new_ids: np.ndarray  # int64 [A]; MISSING_ID where the annotation keeps its id
     set_area: np.ndarray  # bool [A]
@@ -33,29 +33,30 @@ class Repair:
 
     @cached_property
     def new_category_ids(self) -> dict[int, int]:
-        """Id in the file -> sequential id from 0."""
+        """Map from the id in the file to the sequential id from 0."""
         return {category.id: new for new, category in enumerate(self.categories)}
 
     @cached_property
     def renumbers(self) -> bool:
-        """Whether the category ids or their `original_id` are not yet as they should be."""
+        """Whether category ids or their `original_id` have to be changed."""
         return any(c.id != new or c.original_id is None for new, c in enumerate(self.categories))
 
     @property
     def is_needed(self) -> bool:
+        """Whether the file needs any change."""
         return self.renumbers or bool(self.found)
 
     def class_list(self) -> list[tuple[int, str]]:
-        """(id before any fix, name) by ascending id: what files of a data set have in common."""
+        """List (original id, name), sorted by id; equal for all files of a data set."""
         return [(c.id if c.original_id is None else c.original_id, c.name) for c in self.categories]
 
 
 def plan_repair(path: str | os.PathLike) -> Repair:
-    """Read an annotation file and find what has to change.
+    """Read an annotation file and find the changes it needs.
 
     Raises:
-        ValueError: malformed JSON (with the byte offset), no annotation file, or ids of images or
-            categories that are there twice.
+        ValueError: malformed JSON (names the byte offset), not an annotation file, or the same id
+            for two images or two categories.
         OSError: the file cannot be read.
     """
     document = CocoJson(path)
@@ -78,7 +79,7 @@ _ISCROWD = "without iscrowd, given 0"
 def _dropped(
     annotations: Annotations, images: Images, categories: list[CategoryRecord]
 ) -> dict[str, np.ndarray]:
-    """Reason -> bool [A]; an annotation is counted under its first reason only."""
+    """Find the annotations to drop: {reason: bool [A]}, each under its first reason only."""
     rows = positions_of(annotations.image_ids, images.ids)
     known = np.isin(annotations.category_ids, [category.id for category in categories])
     finite = finite_boxes(annotations.boxes_xywh)
@@ -98,9 +99,12 @@ def _dropped(
 
 
 def _new_ids(ids: np.ndarray, kept: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Unused ids for kept annotations without one, with id 0, or with the id of an earlier one.
+    """Choose new ids for annotations without an id, with id 0, or with the id of an earlier one.
 
-    pycocotools takes a ground truth with id 0 for "not matched".
+    Id 0 is replaced because pycocotools takes a match with that id for "not matched".
+
+    Returns:
+        {reason: bool [A]}, and the new ids int64 [A], MISSING_ID where the id is kept.
     """
     rows = np.flatnonzero(kept)
     repeated = np.zeros(len(ids), bool)
@@ -120,10 +124,10 @@ def _new_ids(ids: np.ndarray, kept: np.ndarray) -> tuple[dict[str, np.ndarray], 
 
 
 def check_same_classes(repairs: list[Repair]) -> None:
-    """Train and val must get the same map from old ids to new ones.
+    """Check that all files have the same categories, so that train and val get the same new ids.
 
     Raises:
-        ValueError: two files have different categories, naming the first that differs.
+        ValueError: two files have different categories; names the first difference.
     """
     for other in repairs[1:]:
         first, second = repairs[0].class_list(), other.class_list()

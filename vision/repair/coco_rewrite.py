@@ -1,4 +1,4 @@
-"""Write a repaired COCO annotation file: sequential category ids, all other bytes as they were."""
+"""Writing a repaired COCO annotation file; bytes that need no repair are copied unchanged."""
 
 import filecmp
 import itertools
@@ -20,13 +20,13 @@ _Values = dict[str, bytes]
 
 
 def write_repair(repair: Repair) -> Path:
-    """Replace the file by the repaired one and return where the original is kept.
+    """Replace the file by the repaired one, and return the path of the original.
 
-    At every moment the file is there, either as it was or repaired, and the original is kept
-    before it is replaced; after a kill the next run completes what is missing.
+    The original gets its second name first, then the file is replaced atomically. After a kill the
+    next run does what is missing.
 
     Raises:
-        OSError: the disk is full or not writable; the annotation file is as it was.
+        OSError: the disk is full or not writable; the annotation file is unchanged.
     """
     path = Path(repair.document.path)
     original = _keep_original(path)
@@ -35,8 +35,8 @@ def write_repair(repair: Repair) -> Path:
 
 
 def _keep_original(path: Path) -> Path:
-    """instances_train.json -> instances_train.original.json, or .original.2.json, ... where that
-    name is taken by an older original."""
+    """Keep the file also as instances_train.original.json or, if an older original has that name,
+    as .original.2.json and so on."""
     for number in itertools.count(1):
         suffix = ".original.json" if number == 1 else f".original.{number}.json"
         original = path.with_name(path.stem + suffix)
@@ -54,7 +54,7 @@ def _keep_original(path: Path) -> Path:
 
 
 def repaired_text(repair: Repair) -> Iterator[bytes]:
-    """The repaired file, piece by piece; what needs no repair is passed on byte for byte."""
+    """Yield the repaired file in pieces; what needs no repair is copied byte for byte."""
     document, position = repair.document, 0
     writers = {"categories": _category_pieces, "annotations": _annotation_pieces}
     keys = [key for key in document.spans if key in writers]
@@ -75,7 +75,7 @@ def _copy(document: CocoJson, start: int, stop: int) -> Iterator[bytes]:
 
 
 def _category_pieces(repair: Repair, start: int) -> Iterator[bytes]:
-    """The list of categories in its old order; returns the byte after its last piece."""
+    """Yield the list of categories in its old order; return the byte after its last entry."""
     new_id = repair.new_category_ids
     position = start + 1
     yield b"["
@@ -91,30 +91,33 @@ def _category_pieces(repair: Repair, start: int) -> Iterator[bytes]:
 
 
 def _annotation_pieces(repair: Repair, start: int) -> Iterator[bytes]:
-    """The list of annotations; returns the byte after its last piece."""
+    """Yield the list of annotations; return the byte after its last entry."""
     annotations, document = repair.annotations, repair.document
     changed = repair.drop | repair.set_area | repair.set_iscrowd | (repair.new_ids != MISSING_ID)
-    position, row, is_main_process = start, 0, True
+    position, row, is_first = start, 0, True
     for first, stop, count in annotations.chunks:
-        yield from _copy(document, position, first)  # "[", before the first
+        yield from _copy(document, position, first)  # the "[" before the first annotation
         rows = slice(row, row + count)
         text = document.source[first:stop]
         text = None if changed[rows].any() else _renumbered(repair, text, rows)
         if text is None:
             changes = [_annotation_changes(repair, i) for i in range(row, row + count)]
             text = b"".join(_rewritten(document, (first, stop), changes))
-        if is_main_process:  # of what is left
+        if is_first:  # nothing is written yet: no comma before it
             text = _SEPARATOR.sub(lambda found: found[0].replace(b",", b""), text, count=1)
         yield text
-        is_main_process = is_main_process and not text.strip()
+        is_first = is_first and not text.strip()
         document.forget_pages(first, stop)
         position, row = stop, row + count
     return position
 
 
 def _renumbered(repair: Repair, text: bytes, rows: slice) -> bytes | None:
-    """`text` with the category ids of these annotations replaced where they stand, or None where
-    they cannot be told by their looks: a `category_id` elsewhere, twice, or as 3.0."""
+    """Replace the category ids in `text`, found by a regular expression, which is fast.
+
+    None if it does not find exactly one id in each annotation: `category_id` is inside another key,
+    twice, or written as 3.0.
+    """
     if not repair.renumbers:
         return text
     old_ids = repair.annotations.category_ids[rows]
@@ -146,7 +149,7 @@ def _annotation_changes(repair: Repair, row: int) -> _Values | None:
 def _rewritten(
     document: CocoJson, span: tuple[int, int], changes: list[_Values | None]
 ) -> Iterator[bytes]:
-    """The objects of a piece of a list with some values set, None for an object to leave out."""
+    """Yield the objects of a part of a list with changed values; None leaves an object out."""
     start, stop = span
     first = _SEPARATOR.match(document.source, start, stop).end()
     parsed = document.parsed[first:stop]
@@ -162,7 +165,7 @@ def _rewritten(
 
 
 def _with_values(text: bytes, parsed: msgspec.Raw, values: _Values) -> bytes:
-    """A JSON object with the values of some keys replaced in place, new keys at the end."""
+    """Replace the values of some keys in a JSON object; new keys are added at its end."""
     spans = raw_spans(memoryview(parsed), msgspec.json.decode(parsed, type=dict[str, msgspec.Raw]))
     present = sorted((spans[key], value) for key, value in values.items() if key in spans)
     added = [b'"%s": %s' % (key.encode(), values[key]) for key in values if key not in spans]

@@ -23,18 +23,18 @@ KEYS = {
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 _NAME = re.compile(r"checkpoint_epoch_(\d{4,})(?:_step_(\d{8,}))?\.pt")
 _DIGEST_PREFIX = b"sha256:"
-_ZIP_END = b"PK\x05\x06"  # a zip's last record; its last two bytes count the comment's length
+_ZIP_END = b"PK\x05\x06"  # starts a zip's last record, which ends with the comment's length
 _ZIP_END_SIZE = 22
 _COMMENT_SIZE = len(_DIGEST_PREFIX) + 64
 
 
 def epoch_path(run: Path, epoch: int) -> Path:
-    """Name the checkpoint after `epoch` whole epochs."""
+    """Return the path of the checkpoint after `epoch` whole epochs."""
     return run / f"checkpoint_epoch_{epoch:04d}.pt"
 
 
 def step_path(run: Path, epoch: int, step: int) -> Path:
-    """Name a checkpoint inside epoch `epoch` (1-based), after `step` steps of the run."""
+    """Return the path of a checkpoint in epoch `epoch` (from 1), after `step` steps of the run."""
     return run / f"checkpoint_epoch_{epoch:04d}_step_{step:08d}.pt"
 
 
@@ -48,25 +48,24 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def has_checkpoints(run: Path) -> bool:
-    """Whether the folder has any, be it only the last or the best."""
+    """Whether the folder has any checkpoint, also if only checkpoint_last.pt or _best.pt."""
     return bool(list_checkpoints(run)) or (run / LAST).exists() or (run / BEST).exists()
 
 
 def position_of(path: Path) -> tuple[int, ...]:
-    """Return what a checkpoint's name says of its place in the run; greater is later.
+    """Return the position in the run that a checkpoint's name tells; a later one is greater.
 
-    That is its epoch (1-based), whether that is done (0 or 1), and the step inside it; empty for
-    another kind of name.
+    It is (epoch from 1, 1 if the epoch is done else 0, step); empty for a name of another kind.
     """
     match = _NAME.fullmatch(path.name)
     return (int(match[1]), 0 if match[2] else 1, int(match[2] or 0)) if match else ()
 
 
 def serialize(state: dict) -> bytes:
-    """Turn a checkpoint into the bytes of its file: torch's zip, the digest as its comment.
+    """Return the bytes of a checkpoint's file: torch's zip with a SHA-256 digest as its comment.
 
-    The digest covers every byte before it, and readers of zip files pass over it, so
-    `torch.load(path, weights_only=True)` works on the file as it is.
+    The digest covers every byte before it. Programs that read zip files ignore the comment, so
+    `torch.load(path, weights_only=True)` works on the file.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -77,10 +76,10 @@ def serialize(state: dict) -> bytes:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """Read a checkpoint and check its digest and its keys. Nothing in it can run code.
+    """Read a checkpoint and check its digest and keys; no code from the file is run.
 
     Raises:
-        ValueError: one line that names the file and says what is wrong with it.
+        ValueError: one line that names the file and says what is wrong.
     """
     content = path.read_bytes()
     comment = content[-_COMMENT_SIZE:]
@@ -103,15 +102,15 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def load_tensors(path: Path, content: bytes | None = None) -> object:
-    """Load any .pt or .pth file with `weights_only=True`; there is no other way in this toolkit.
+    """Load a .pt or .pth file with `weights_only=True`; all files are loaded by this function.
 
     Args:
         path: the file.
         content: its bytes, if they have been read already.
 
     Raises:
-        ValueError: the file is not torch's, is damaged, or holds objects other than tensors,
-            numbers, strings, lists and dicts.
+        ValueError: it is not a torch file, is damaged, or has objects other than tensors, numbers,
+            strings, lists and dicts.
     """
     source = path if content is None else io.BytesIO(content)
     try:
@@ -119,9 +118,9 @@ def load_tensors(path: Path, content: bytes | None = None) -> object:
     except OSError as error:
         if error.filename is not None:
             raise
-        # torch seeks past the end of a file that was cut off
+        # torch seeks outside a file that was cut short
         raise ValueError(f"{path}: cut short, or not a torch file") from None
-    except Exception as error:  # noqa: BLE001  the unpickler raises whatever the bytes lead it to
+    except Exception as error:  # noqa: BLE001  damaged bytes make the unpickler raise any type
         text = str(error)
         if "weights_only" in text or "Weights only" in text:
             raise ValueError(
@@ -139,18 +138,18 @@ def find_newest(
 
     Args:
         run: the folder.
-        check: gets a path and its content, and raises ValueError if it is not to be used.
+        check: called with a path and its content; raises ValueError to refuse the checkpoint.
 
     Returns:
-        Its path, its content, and one line for each newer file that had to be passed over.
+        Its path, its content, and one line for each newer file that could not be used.
 
     Raises:
-        ValueError: there is no checkpoint, or none that is intact.
+        ValueError: there is no checkpoint, or no intact one.
     """
     listed, skipped = list_checkpoints(run), []
     found: tuple[Path, dict] | None = None
     for path in [*listed, run / LAST, run / BEST]:
-        # The newest of the list is enough, unless its file was deleted and left its other name.
+        # After one is found only checkpoint_last.pt may be newer, if its other name was deleted.
         if not path.is_file() or (found and path.name != LAST):
             continue
         if path not in listed and any(path.samefile(other) for other in listed):
@@ -176,9 +175,9 @@ def _place(checkpoint: dict) -> tuple[int, int]:
 
 
 def link_or_copy(target: Path, name: Path) -> None:
-    """Make `name` another name of `target`, atomically; a copy where links are not to be had."""
+    """Make `name` a hard link to `target`, atomically; a copy where links are not possible."""
     if name.exists() and os.path.samefile(target, name):
-        return  # a rename would do nothing, and leave its temporary name
+        return  # os.replace would do nothing, and leave the temporary name
     temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:

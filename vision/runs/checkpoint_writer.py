@@ -1,4 +1,4 @@
-"""Checkpoints written in the background, while training goes on."""
+"""Writing checkpoints in a background thread, while training continues."""
 
 import shutil
 import threading
@@ -12,7 +12,7 @@ from vision.runs.checkpoint import link_or_copy, serialize
 
 
 def save_error(path: Path, error: OSError, num_bytes: int) -> OSError:
-    """Say which file could not be written, the space it needs and the space there is."""
+    """Make an error that names the file, the space it needs and the free space."""
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     return OSError(
         f"{path}: could not be written ({error.strerror or error}); "
@@ -21,14 +21,14 @@ def save_error(path: Path, error: OSError, num_bytes: int) -> OSError:
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread, one at a time, while training goes on.
+    """Writes checkpoints in a thread, one at a time, while training continues.
 
-    `save` first waits for the write before it. A write that failed is raised by the next `poll`,
-    `save` or `join`, as an OSError that names the file, the bytes needed and the bytes free.
+    `save` first waits for the previous write to end. If a write fails, the next `poll`, `save` or
+    `join` raises an OSError that names the file, the space it needs and the free space.
 
     Attributes:
         last_path: the newest file that is on disk.
-        last_size: its bytes.
+        last_size: its size in bytes.
     """
 
     def __init__(self) -> None:
@@ -43,34 +43,34 @@ class CheckpointWriter:
         path: Path,
         *,
         links: Iterable[Path] = (),
-        needless: Callable[[], Iterable[Path]] = tuple,
+        find_obsolete: Callable[[], Iterable[Path]] = tuple,
     ) -> None:
-        """Copy the state now, and write it to `path` soon.
+        """Copy the state now, and write it to `path` in the background.
 
         Args:
             state: the checkpoint; its tensors may change after this returns.
             path: the file.
-            links: further names that the file gets, once it is on disk.
-            needless: names the files to remove, once the links are there.
+            links: further names for the file, made once it is on disk.
+            find_obsolete: called after that, returns the files to remove.
         """
         self.join()
         self._thread = threading.Thread(
-            target=self._write, args=(_copy(state), path, list(links), needless)
+            target=self._write, args=(_copy(state), path, list(links), find_obsolete)
         )
         self._thread.start()
 
     @property
     def is_busy(self) -> bool:
-        """Whether a write is in flight."""
+        """Whether a write is in progress."""
         return self._thread is not None and self._thread.is_alive()
 
     def poll(self) -> None:
-        """Raise what went wrong with a write that has ended; do not wait."""
+        """Raise the error of a write that has ended; do not wait."""
         if not self.is_busy:
             self.join()
 
     def join(self) -> None:
-        """Wait for the write in flight, and raise what went wrong with it."""
+        """Wait for the write in progress, and raise its error."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -83,7 +83,7 @@ class CheckpointWriter:
         state: dict,
         path: Path,
         links: list[Path],
-        needless: Callable[[], Iterable[Path]],
+        find_obsolete: Callable[[], Iterable[Path]],
     ) -> None:
         content = b""
         try:
@@ -92,11 +92,11 @@ class CheckpointWriter:
             self.last_path, self.last_size = path, len(content)
             for link in links:
                 link_or_copy(path, link)
-            for old in needless():
+            for old in find_obsolete():
                 old.unlink(missing_ok=True)
         except OSError as error:
             self._error = save_error(path, error, len(content))
-        except Exception as error:  # noqa: BLE001  raised in the main thread instead
+        except Exception as error:  # noqa: BLE001  raised in the main thread, by `join`
             self._error = error
 
 
@@ -108,6 +108,6 @@ def _copy(value: object) -> object:
         return {key: _copy(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_copy(item) for item in value]
-    # Anything else, a NumPy number among them, would be refused by weights_only when read.
+    # Other types, such as NumPy numbers, could not be read with weights_only=True.
     assert value is None or type(value) in (bool, int, float, str), f"{value!r} in a checkpoint"
     return value

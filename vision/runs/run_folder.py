@@ -1,4 +1,4 @@
-"""A run's folder: its lock, config.json, labels.txt, and which checkpoints stay."""
+"""The folder of a run: its lock, config.json, labels.txt, and which checkpoints are kept."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from vision.runs.checkpoint import (
 
 try:
     import fcntl
-except ImportError:  # Windows has no POSIX locks; there a run folder is not guarded
+except ImportError:  # Windows has no POSIX locks: there a run folder is not locked
     fcntl = None
 
 logger = logging.getLogger(__name__)
@@ -29,13 +29,13 @@ _CLASS_KEYS = {"label", "category_id", "original_category_id", "name"}
 
 
 class RunLock:
-    """Keeps a second process out of a run folder.
+    """Locks a run folder, so that only one process writes in it.
 
-    A POSIX record lock: the system drops it with the process, however that ends, and children do
-    not inherit it. The file says who holds it.
+    A POSIX record lock: the system releases it when the process ends for any reason, and child
+    processes do not inherit it. The file holds the pid and host of the owner.
 
     Raises:
-        ValueError: another process holds it; names its pid and host.
+        ValueError: another process has the lock; names its pid and host.
     """
 
     def __init__(self, run: Path):
@@ -72,7 +72,7 @@ def read_config(run: Path) -> dict:
     """Read config.json.
 
     Raises:
-        ValueError: it is not there, or not what this toolkit writes.
+        ValueError: the file is missing, or has another format than this toolkit writes.
     """
     path = run / CONFIG
     if not path.is_file():
@@ -86,10 +86,10 @@ def read_config(run: Path) -> dict:
 
 
 def check_config(config: object, *, where: Path) -> None:
-    """Refuse what is not the configuration of a run; the arguments' values are not looked at.
+    """Check that `config` has the form of a run's configuration, whatever its arguments' values.
 
     Raises:
-        ValueError: names `where`.
+        ValueError: it has not; names `where`.
     """
     try:
         is_config = (
@@ -104,22 +104,23 @@ def check_config(config: object, *, where: Path) -> None:
 
 
 def write_config(run: Path, config: dict) -> None:
-    """Write labels.txt and config.json, which makes the folder a run."""
+    """Write labels.txt, then config.json; a folder with config.json is a run."""
     names = ["BACKGROUND", *(item["name"] for item in config["classes"])]
     write_atomically(run / LABELS, ("\n".join(names) + "\n").encode())
     write_atomically(run / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove temporary files that a killed process of this run left."""
+    """Remove the temporary files of a killed process of this run."""
     for path in run.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def repair_links(run: Path, newest: Path, *, best_epoch: int | None) -> None:
-    """Point checkpoint_last.pt and checkpoint_best.pt at the right files again.
+    """Make checkpoint_last.pt and checkpoint_best.pt links to the right files again.
 
-    A kill between the checkpoint and its links, or a return to an older one, leaves them behind.
+    They are out of date after a kill between a checkpoint and its links, and after a return to an
+    older checkpoint.
     """
     link_or_copy(newest, run / LAST)
     best = epoch_path(run, best_epoch) if best_epoch else None
@@ -128,19 +129,20 @@ def repair_links(run: Path, newest: Path, *, best_epoch: int | None) -> None:
 
 
 def set_aside_later(run: Path, *, position: tuple[int, ...], best_epoch: int | None) -> Path | None:
-    """Move checkpoints later than `position` into a folder of their own, with the metrics.
+    """Move the checkpoints after `position` into a new folder, with a copy of the metrics.
 
-    For a return to an older checkpoint: otherwise the next --resume, or a kill before the first
-    new checkpoint, would go on from what was to be undone. Newest first, so that at each moment
-    what is left is a run.
+    Used when a run returns to an older checkpoint. Otherwise the next --resume would continue from
+    the newest checkpoint, which the user wants to undo. The newest is moved first, so that the run
+    can be resumed at any moment.
 
     Args:
-        run: the folder.
-        position: of the older checkpoint, as `position_of` gives it.
-        best_epoch: the best one until then; None: what is best now comes later, and goes too.
+        run: the run folder.
+        position: of the older checkpoint, from `position_of`.
+        best_epoch: the best epoch up to `position`; None: there was none, so checkpoint_best.pt is
+            of a later epoch and is moved too.
 
     Returns:
-        The new folder, or None if there was nothing later.
+        The new folder, or None if there is no later checkpoint.
     """
     later = [path for path in list_checkpoints(run) if position_of(path) > position]
     if not later:
@@ -160,18 +162,20 @@ def set_aside_later(run: Path, *, position: tuple[int, ...], best_epoch: int | N
     return folder
 
 
-def superseded(run: Path, *, epoch: int, best_epoch: int | None, keep_last: int) -> list[Path]:
-    """Name the checkpoints that the one of `epoch` makes needless, once it is on disk.
+def obsolete_checkpoints(
+    run: Path, *, epoch: int, best_epoch: int | None, keep_last: int
+) -> list[Path]:
+    """Return the checkpoints that may be removed once the one of `epoch` is on disk.
 
-    Those are the ones inside an epoch up to this one and, with `keep_last` K > 0, all but the
-    newest K epochs that are there, the best excepted.
+    Those are the ones inside an epoch, up to this epoch; and, with `keep_last` K > 0, those of all
+    epochs but the newest K and the best.
     """
-    needless, num_epochs = [], 0
+    obsolete, num_epochs = [], 0
     for path in list_checkpoints(run):
         number, is_done, _ = position_of(path)
         if number > epoch:
             continue
         num_epochs += is_done
         if not is_done or (keep_last and num_epochs > keep_last and number != best_epoch):
-            needless.append(path)
-    return needless
+            obsolete.append(path)
+    return obsolete

@@ -1,4 +1,4 @@
-"""When and under which name the state of a run is saved."""
+"""Saving a run: when a checkpoint is due, its name, and which older ones are removed."""
 
 import logging
 import shutil
@@ -11,23 +11,23 @@ from vision.engine.metrics import MetricsLog
 from vision.engine.state import TrainingState
 from vision.runs.checkpoint import BEST, LAST, epoch_path, step_path
 from vision.runs.checkpoint_writer import CheckpointWriter, save_error
-from vision.runs.run_folder import superseded
+from vision.runs.run_folder import obsolete_checkpoints
 
 logger = logging.getLogger(__name__)
 
 
 class RunSaver:
-    """Writes the checkpoints and metrics of a run; as a context manager, ends with all on disk.
+    """Writes the checkpoints and metrics of a run; at the end of a `with` block all is on disk.
 
     Args:
         run: the run folder.
         metrics: its metrics.jsonl.
-        config: of the run, kept in each checkpoint.
-        classes: one dict a class: label, category_id, original_category_id, name.
-        every_steps: save inside an epoch every so many steps; 0 does not.
-        every_minutes: save inside an epoch after so many minutes; 0 does not.
-        keep_last: epochs that stay, besides the best; 0 keeps all.
-        continue_on_error: go on when a checkpoint could not be written.
+        config: the run's configuration, stored in each checkpoint.
+        classes: one dict for each class: label, category_id, original_category_id, name.
+        every_steps: steps between checkpoints inside an epoch; 0: none.
+        every_minutes: minutes between checkpoints inside an epoch; 0: none.
+        keep_last: number of newest epochs to keep, besides the best; 0: all.
+        continue_on_error: continue training when a checkpoint could not be written.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class RunSaver:
 
     @property
     def newest(self) -> Path | None:
-        """The newest checkpoint of this process that is on disk."""
+        """The newest checkpoint that this process has written."""
         return self._writer.last_path
 
     def __enter__(self) -> "RunSaver":
@@ -68,7 +68,7 @@ class RunSaver:
         except OSError as failure:
             if kind is None:
                 self._failed(failure)
-            else:  # training ends for another reason, which is what is to be raised
+            else:  # another error ends the training already: that one is raised
                 logger.error("%s", failure)
 
     def wait(self) -> None:
@@ -76,7 +76,7 @@ class RunSaver:
         self._checked(self._writer.join)
 
     def after_step(self, state: TrainingState) -> None:
-        """Save inside the epoch if it is time; say early when the last write failed."""
+        """Save inside the epoch if it is due; report a failed write soon."""
         self._checked(self._writer.poll)
         self._check_disk(state)
         minutes = (time.monotonic() - self._last_save) / 60
@@ -87,21 +87,21 @@ class RunSaver:
             self.save_step(state)
 
     def save_step(self, state: TrainingState) -> None:
-        """Save inside the epoch, in place of the last such checkpoint."""
+        """Save inside the epoch; the previous such checkpoint is removed."""
         epoch = state.epoch + 1
         path = step_path(self.run, epoch, state.step)
 
-        def needless() -> list[Path]:
-            older = superseded(self.run, epoch=epoch, best_epoch=None, keep_last=0)
+        def find_obsolete() -> list[Path]:
+            older = obsolete_checkpoints(self.run, epoch=epoch, best_epoch=None, keep_last=0)
             return [p for p in older if p != path]
 
-        self._save(state, path, links=[self.run / LAST], needless=needless)
+        self._save(state, path, links=[self.run / LAST], find_obsolete=find_obsolete)
 
     def save_epoch(self, state: TrainingState, record: dict) -> None:
         """Write the epoch's metrics, then its checkpoint.
 
-        In this order a kill between the two leaves a line too many, which a resume takes back, and
-        never a checkpoint without its line.
+        In this order, a kill between the two leaves a line without its checkpoint, which a resume
+        removes, and never a checkpoint without its line.
         """
         try:
             self.metrics.append(record)
@@ -112,8 +112,8 @@ class RunSaver:
             state,
             epoch_path(self.run, state.epoch),
             links=[self.run / LAST] + [self.run / BEST] * (best_epoch == state.epoch),
-            needless=partial(
-                superseded,
+            find_obsolete=partial(
+                obsolete_checkpoints,
                 self.run,
                 epoch=state.epoch,
                 best_epoch=best_epoch,
@@ -134,13 +134,13 @@ class RunSaver:
             self._failed(error)
 
     def _check_disk(self, state: TrainingState) -> None:
-        """Once a checkpoint's size is known, warn if those to come do not fit."""
+        """Warn once, when the size of a checkpoint is known, if the further ones do not fit."""
         if self._disk_checked or not self._writer.last_size:
             return
         self._disk_checked = True
         to_come = self.config["arguments"]["epochs"] - state.epoch
         if self.keep_last:
-            to_come = min(to_come, self.keep_last + 2)  # the best, and one before it replaces
+            to_come = min(to_come, self.keep_last + 2)  # + the best, + the one just being written
         needed, free = to_come * self._writer.last_size, shutil.disk_usage(self.run).free
         if needed > free:
             logger.warning(
@@ -155,7 +155,7 @@ class RunSaver:
 
 
 class NoSaver:
-    """Stands for a RunSaver in the processes that do not write."""
+    """Does nothing, in place of a RunSaver, in all processes but the main one."""
 
     def __init__(self, run: Path):
         self.run = run
@@ -165,10 +165,10 @@ class NoSaver:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Nothing is being written."""
+        """Do nothing: no write is in progress."""
 
     def wait(self) -> None:
-        """Nothing is being written."""
+        """Do nothing: no write is in progress."""
 
     def after_step(self, state: TrainingState) -> None:
         """Save nothing."""

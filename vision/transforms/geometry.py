@@ -1,4 +1,4 @@
-"""Where the network looks: expand, IoU crop and flip as one rectangle, then one resize."""
+"""Geometric augmentation: expand, IoU crop and flip combined to one rectangle and one resize."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class View(NamedTuple):
-    """The rectangle of source pixels that fills the output; it may reach beyond the image."""
+    """The rectangle of source pixels that fills the output; it may extend beyond the image."""
 
     x1: int
     y1: int
@@ -17,7 +17,7 @@ class View(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """The visible rectangle of the source and the rectangle of the output it is resized into."""
+    """The visible rectangle of the source, and the output's rectangle that it is resized to."""
 
     source: View
     output: View
@@ -25,7 +25,7 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class RandomExpand:
-    """Zoom out: the image lies somewhere on a canvas up to `max_ratio` times as long per side.
+    """Zoom out: place the image at random on a canvas with sides up to `max_ratio` times as long.
 
     SSD paper, section 3.6 ("data augmentation for small object accuracy").
     """
@@ -51,18 +51,19 @@ class RandomExpand:
 
 @dataclass(frozen=True)
 class RandomIouCrop:
-    """Zoom in on a patch that overlaps some box by a random least IoU, or keep the whole view.
+    """Zoom in: crop a patch with a minimum IoU with some box, or keep the whole view.
 
-    SSD paper, section 2.2, sampled as its Caffe code does: each least IoU gets `trials` random
-    patches and puts forward the first that fits; one of these, or the whole view, is picked with
-    equal chance. A patch fits if a box with its centre inside reaches the IoU. Unlike Caffe, and
-    like the PyTorch ports, the least IoU 0 also asks for a centre, so no crop loses all boxes.
+    SSD paper, section 2.2, sampled as in its Caffe code: for each minimum IoU, `trials` patches are
+    drawn, and the first that fits is a candidate; then one of the candidates and the whole view is
+    chosen, all equally likely. A patch fits if some box has its centre in the patch and at least
+    that IoU with it. Unlike in Caffe, and as in the PyTorch ports, minimum IoU 0 also needs a
+    centre, so a crop always keeps a box.
 
     Attributes:
-        min_ious: the least IoUs; the paper's list, with 0 for its "randomly sample a patch".
+        min_ious: the minimum IoUs; the paper's list, with 0 for its "randomly sample a patch".
         min_size: shortest side of a patch as a fraction of the same side of the view.
         max_aspect: a patch's width / height in pixels lies in [1 / max_aspect, max_aspect].
-        trials: random patches for each least IoU.
+        trials: random patches for each minimum IoU.
     """
 
     min_ious: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
@@ -71,7 +72,7 @@ class RandomIouCrop:
     trials: int = 50
 
     def __call__(self, view: View, boxes: np.ndarray, rng: np.random.Generator) -> View:
-        """Pick a patch of `view`, given `boxes` [N, 4] xyxy source pixels with N >= 1."""
+        """Choose a patch of `view`, given `boxes` [N, 4] xyxy in source pixels, N >= 1."""
         crops = self._sample(view, rng)  # [4, K * T]
         least = np.repeat(np.asarray(self.min_ious, np.float32), self.trials)
         fits = (self._best_iou(crops, boxes) >= least).reshape(-1, self.trials)
@@ -83,7 +84,7 @@ class RandomIouCrop:
         return View(*(int(edge) for edge in crops[:, row * self.trials + fits[row].argmax()]))
 
     def _sample(self, view: View, rng: np.random.Generator) -> np.ndarray:
-        """Random whole-pixel patches [4, K * T] of the view, whatever their aspect and IoU."""
+        """Draw random whole-pixel patches [4, K * T] of the view, of any aspect ratio and IoU."""
         draws = rng.random((4, len(self.min_ious) * self.trials))
         origin = np.array(view[:2])[:, None]
         length = np.array([view.x2 - view.x1, view.y2 - view.y1])[:, None]
@@ -93,9 +94,12 @@ class RandomIouCrop:
         return np.concatenate([first, first + side]).astype(np.float32)
 
     def _best_iou(self, crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """Largest IoU [M] with a box centred in the patch; -1 without one or of a bad aspect."""
+        """Return each patch's largest IoU with a box centred in it: [M].
+
+        -1 if there is no such box, or if the patch's aspect ratio is out of range.
+        """
         x1, y1, x2, y2 = crops
-        # Boxes go down the rows, as numpy is fast along the last axis and patches are many.
+        # Boxes are rows, patches columns: NumPy is fast along the last axis, the longer one here.
         bx1, by1, bx2, by2 = boxes.astype(np.float32).T[:, :, None]
         width = np.minimum(x2, bx2) - np.maximum(x1, bx1)  # [N, M]
         height = np.minimum(y2, by2) - np.maximum(y1, by1)
@@ -111,9 +115,9 @@ class RandomIouCrop:
 
 
 def place_view(view: View, source_size: tuple[int, int], image_size: tuple[int, int]) -> Placement:
-    """Where the part of the source seen in `view` comes to lie in the output.
+    """Return the visible part of the source in `view`, and its rectangle in the output.
 
-    Both rectangles are whole pixels, so that pixels and boxes follow the same map exactly.
+    Both rectangles are in whole pixels, so the same map is exact for pixels and for boxes.
 
     Args:
         view: source pixels that fill the output.
@@ -128,8 +132,10 @@ def place_view(view: View, source_size: tuple[int, int], image_size: tuple[int, 
     )
 
 
-def _place_axis(start: int, end: int, source: int, output: int):
-    """The visible (first, last) of one axis in source and in output pixels, each at least one."""
+def _place_axis(
+    start: int, end: int, source: int, output: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return one axis's visible (first, end) in source and output pixels, at least one pixel."""
     first = min(max(start, 0), source - 1)
     last = max(min(end, source), first + 1)
     scale = output / (end - start)
@@ -139,7 +145,7 @@ def _place_axis(start: int, end: int, source: int, output: int):
 
 
 def cut_patch(image: np.ndarray, placement: Placement) -> np.ndarray:
-    """Resize the visible part of `image` [H, W, 3] to its size in the output; always a copy."""
+    """Resize the visible part of `image` [H, W, 3] to its size in the output; returns a copy."""
     x1, y1, x2, y2 = placement.source
     out = placement.output
     size = (out.x2 - out.x1, out.y2 - out.y1)
@@ -154,7 +160,7 @@ def paste_patch(
     fill: tuple[int, int, int],
     flip: bool,
 ) -> np.ndarray:
-    """The output [h, w, 3]: the patch with the RGB `fill` around it, mirrored if `flip`."""
+    """Return the output [h, w, 3]: the patch with a border of colour `fill`, mirrored if `flip`."""
     x1, y1, x2, y2 = placement.output
     height, width = image_size
     if flip:
@@ -167,11 +173,11 @@ def paste_patch(
 
 
 def place_boxes(target: dict, placement: Placement, *, output_width: int, flip: bool) -> dict:
-    """Move the boxes with the pixels; a new dict with boxes, labels and iscrowd filtered together.
+    """Transform the boxes as the pixels; return a new dict with boxes, labels and iscrowd filtered.
 
-    A box whose centre is no longer visible goes, the rest is clipped to what is visible, and what
-    is then narrower than one output pixel goes too. A crowd stays as long as any of it is visible:
-    it tells the loss which pixels to ignore.
+    Boxes whose centre is not visible are removed, the others are clipped to the visible part, and
+    those then narrower than one output pixel are removed too. A crowd is kept while any part of it
+    is visible: it tells the loss which pixels to ignore.
 
     Args:
         target: boxes [N, 4] xyxy source pixels, labels [N], iscrowd [N]; other keys are kept.

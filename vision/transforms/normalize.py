@@ -1,4 +1,4 @@
-"""From uint8 batches to what the network expects, on the device of the batch."""
+"""Normalising uint8 image batches for the network, on the device of the batch."""
 
 from collections.abc import Sequence
 

@@ -8,17 +8,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PhotometricDistort:
-    """Colour distortion of the SSD paper (after Howard, 2013) with its Caffe code's numbers.
+    """Colour distortion of the SSD paper (after Howard, 2013), with the values of its Caffe code.
 
-    Brightness, contrast, saturation and hue each change with `probability`; contrast comes first
-    or last with equal chance. Levels saturate at 0 and 255 after each step.
+    Brightness, contrast, saturation and hue are each changed with `probability`; contrast is
+    changed before or after saturation and hue, equally likely. Values are clipped to 0..255 after
+    each step.
 
     Attributes:
-        brightness: largest shift of the 0..255 levels, up or down.
-        contrast: range of the factor on the levels.
-        saturation: range of the factor on the saturation of HSV.
-        hue: largest turn of the hue of HSV in degrees, either way.
-        probability: chance of each of the four.
+        brightness: largest number added to the 0..255 values, positive or negative.
+        contrast: range of the factor on the values.
+        saturation: range of the factor on HSV saturation.
+        hue: largest rotation of HSV hue in degrees, in both directions.
+        probability: that of each of the four.
     """
 
     brightness: float = 32.0
@@ -45,8 +46,8 @@ class PhotometricDistort:
 
 
 def _change_tone(image: np.ndarray, shift: float, contrast: float) -> np.ndarray:
-    """Add `shift` in whole levels, then multiply by `contrast`."""
-    # At most half the time of a look-up in a table of 256 levels, which OpenCV does one by one.
+    """Add `shift`, rounded, then multiply by `contrast`."""
+    # At most half the time of cv2.LUT, which looks up each value in a table of 256.
     levels = round(abs(shift))
     if levels:
         image = (cv2.add if shift > 0 else cv2.subtract)(image, (levels,) * 4)
@@ -54,11 +55,11 @@ def _change_tone(image: np.ndarray, shift: float, contrast: float) -> np.ndarray
 
 
 def _change_color(image: np.ndarray, saturation: float, turn: float) -> np.ndarray:
-    """Scale the saturation and turn the hue by `turn` degrees."""
-    # The _FULL conversions spread 360 degrees over 0..255, so the hue wraps as uint8 does.
+    """Multiply the saturation, and rotate the hue by `turn` degrees."""
+    # The _FULL conversions map 360 degrees to 0..255, so the hue wraps around as uint8 does.
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     if turn != 0.0:
-        # Row by row, with zeros for the other channels: three times faster than with gaps.
+        # Whole rows, with 0 for the other channels: three times as fast as the strided hue channel.
         row = np.zeros((hsv.shape[1], 3), np.uint8)
         row[:, 0] = round(turn * 256 / 360) % 256
         levels = hsv.reshape(len(hsv), -1)

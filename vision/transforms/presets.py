@@ -1,4 +1,4 @@
-"""The joint image and box transforms for training and evaluation, by name."""
+"""Transforms of image and boxes for training and evaluation, and the augmentation presets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from vision.transforms.photometric import PhotometricDistort
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What a preset draws at random; None or 0 leaves that part out."""
+    """The random parts of a preset; None or 0: without that part."""
 
     photometric: PhotometricDistort | None = None
     expand: RandomExpand | None = None
@@ -28,9 +28,9 @@ class Augmentation:
 
 
 PRESETS: dict[str, Augmentation] = {
-    # The paper's.
+    # As in the SSD paper.
     "ssd": Augmentation(PhotometricDistort(), RandomExpand(), RandomIouCrop(), 0.5),
-    # For small data sets: sides of objects vary by a factor of 2.5, not of 13.
+    # For small data sets: the size of an object varies by a factor of 2.5 instead of 13.
     "light": Augmentation(
         PhotometricDistort(16.0, (0.8, 1.2), (0.8, 1.2), 6.0),
         RandomExpand(max_ratio=1.5),
@@ -44,14 +44,14 @@ PRESETS: dict[str, Augmentation] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided for one image before its pixels are read.
+    """The random geometry of one image, drawn before its pixels are read.
 
     Attributes:
         view: source pixels that will fill the output.
         flip: mirror left and right.
-        source_size: (height, width) of the image that `view` and the boxes are in.
-        min_size: (height, width) at which the image may be decoded without losing detail; larger
-            than `source_size` where the view is enlarged.
+        source_size: (height, width) of the image, in whose pixels `view` and the boxes are.
+        min_size: smallest (height, width) at which the image can be decoded without losing detail;
+            larger than `source_size` if the view is enlarged.
     """
 
     view: View
@@ -62,16 +62,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class ViewTransform:
-    """Augment an image and its boxes, and stretch the result to the network's input size.
+    """Augment an image and its boxes, and resize the result to the network's input size.
 
-    Expand, crop and flip are first combined into one rectangle of the source, from sizes and boxes
-    alone. Only what is visible of it is then resized, and only these pixels are distorted: never
-    the source's, nor the fill around them.
+    Expand, crop and flip are first combined into one rectangle of the source, which needs only
+    sizes and boxes. Only the visible part of it is then resized and changed in colour, not the
+    whole source and not the border around it. The aspect ratio is not kept.
 
     Attributes:
         image_size: (height, width) of the output.
-        fill: RGB levels around an image that was zoomed out.
-        augmentation: what is drawn at random.
+        fill: RGB colour of the border around an image that was zoomed out, 0..255.
+        augmentation: the random parts.
     """
 
     image_size: tuple[int, int]
@@ -81,16 +81,16 @@ class ViewTransform:
     def __call__(
         self, image: np.ndarray, target: dict, rng: np.random.Generator | None = None
     ) -> tuple[np.ndarray, dict]:
-        """Transform one image; everything random comes from `rng`, and neither input is changed.
+        """Transform one image and its boxes; neither input is changed.
 
         Args:
             image: uint8 [H, W, 3] RGB.
             target: boxes float32 [N, 4] xyxy pixels of `image`, labels int64 [N], iscrowd bool
-                [N]; N may be 0. Other keys are handed through.
-            rng: the only source of randomness; None if the augmentation has nothing random.
+                [N]; N may be 0. Other keys are kept.
+            rng: the only source of randomness; None if the augmentation has no random part.
 
         Returns:
-            The image uint8 [h, w, 3], and a new target with the boxes in its pixels.
+            The image uint8 [h, w, 3], and a new target with boxes in pixels of that image.
         """
         return self.apply(image, target, self.plan(image.shape[:2], target, rng), rng)
 
@@ -99,8 +99,8 @@ class ViewTransform:
     ) -> Plan:
         """Draw the geometry, so that a large image need not be decoded at full size.
 
-        `plan`, then `read_image(..., min_size=plan.min_size)`, then `apply` with the same `rng`
-        draws what the call draws; the pixels differ only by the decoder's way of scaling.
+        `plan`, `read_image(..., min_size=plan.min_size)` and `apply` with the same `rng` give the
+        result of `__call__`, except that the decoder may do a part of the scaling.
         """
         view, flip = self._draw_view(source_size, target, rng)
         height = -(-source_size[0] * self.image_size[0] // (view.y2 - view.y1))  # rounded up
@@ -110,7 +110,7 @@ class ViewTransform:
     def apply(
         self, image: np.ndarray, target: dict, plan: Plan, rng: np.random.Generator | None = None
     ) -> tuple[np.ndarray, dict]:
-        """Carry out `plan` on `image`, which may be smaller than `plan.source_size`."""
+        """Transform `image`, which may be smaller than `plan.source_size`, as planned."""
         view = plan.view
         if image.shape[:2] != plan.source_size:
             ratio_y, ratio_x = np.divide(image.shape[:2], plan.source_size)
@@ -136,7 +136,7 @@ class ViewTransform:
         augmentation = self.augmentation
         view = View(0, 0, source_size[1], source_size[0])
         boxes = target["boxes"][~target["iscrowd"]]
-        if len(boxes) == 0:  # the image itself is then what a crop must not lose
+        if len(boxes) == 0:  # then a crop must have the required IoU with the whole image
             boxes = np.array([view], np.float32)
         if augmentation.expand:
             view = augmentation.expand(view, rng)
@@ -149,15 +149,15 @@ class ViewTransform:
 def build_train_transform(
     name: str, *, image_size: tuple[int, int], mean: Sequence[float]
 ) -> ViewTransform:
-    """The training transform called `name` in PRESETS.
+    """Build the training transform called `name` in PRESETS.
 
     Args:
         name: a key of PRESETS.
         image_size: (height, width) of the output.
-        mean: three RGB levels in 0..255 (or one for all) around an image that was zoomed out.
+        mean: RGB colour in 0..255, three numbers or one, of the border of a zoomed-out image.
 
     Raises:
-        ValueError: `name` is no preset.
+        ValueError: there is no such preset.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown augmentation {name!r}; choose one of {', '.join(PRESETS)}")
@@ -166,5 +166,5 @@ def build_train_transform(
 
 
 def build_eval_transform(image_size: tuple[int, int]) -> ViewTransform:
-    """Nothing but the stretch to `image_size` (height, width), the boxes scaled along."""
+    """Build the evaluation transform: only resize image and boxes to `image_size` (h, w)."""
     return ViewTransform(tuple(image_size), (0, 0, 0), PRESETS["none"])

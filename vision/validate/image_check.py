@@ -1,4 +1,4 @@
-"""Decoding image files in processes to find the ones that cannot be read."""
+"""Checking image files by decoding them, in several processes."""
 
 import hashlib
 import os
@@ -16,28 +16,28 @@ from skimage import io as skimage_io
 
 from vision.datasets.image_files import read_header, read_image
 
-# Kinds whose files nothing can train on. A file that the system fails to hand out is not among
-# them: its content may be whole.
+# Kinds of files that training cannot use. A file that the system cannot read is not one of them:
+# its content may be intact.
 UNREADABLE = frozenset(
     {"empty", "not an image", "truncated", "unreadable", "decompression bomb", "kills the decoder"}
 )
-# Kinds that come from the machine rather than from the file.
+# Kinds that are caused by the machine, not by the file.
 MACHINE_FAULTS = frozenset({"unstable", "not accessible", "not checked"})
 
-# Where scikit-image itself refuses to read: 179 million pixels.
+# Larger images are refused by Pillow, and so by scikit-image: 179 million pixels.
 _MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
-# What a whole file ends with. Others are decoded by the training reader, too: Pillow accepts a
-# PNG without its end, OpenCV does not.
+# Last bytes of a complete JPEG or PNG file. A file that ends otherwise is also decoded by the
+# reader that training uses: Pillow accepts a PNG without its end, OpenCV does not.
 _ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82")
 _BATCH = 16
 _STARTED, _DONE = 1, 2
 
-_worker: tuple = ()  # of a worker process: the shared states of the files, the check
+_worker: tuple = ()  # in a worker process: the shared states of the files, the check function
 
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """What decoding one file showed; `kind` is None for a sound image."""
+    """The result for one file; `kind` is None for a valid image."""
 
     file: str
     kind: str | None = None
@@ -49,7 +49,7 @@ class ImageCheck:
 
 
 def check_image(file: str) -> ImageCheck:
-    """Decode one file fully; whatever is wrong with it is in the result, never raised."""
+    """Decode one file completely; an error is returned in the result, not raised."""
     first = _check_once(file)
     if first.kind not in UNREADABLE:
         return first
@@ -65,10 +65,10 @@ def check_images(
     workers: int,
     check: Callable[[str], ImageCheck] = check_image,
 ) -> Iterator[ImageCheck]:
-    """Check files in `workers` processes (one: in this process), yielding as results come.
+    """Check files in `workers` processes (1: in this process), and yield the results.
 
-    A file that kills its process (a crash of the decoder, or memory running out) is found by
-    decoding the files that were in hand alone; the rest goes on.
+    If a file kills its process (the decoder crashes, or memory runs out), each file that was being
+    decoded at that moment is decoded in a process of its own, to find it; then the check continues.
     """
     if workers == 1:
         yield from map(check, files)
@@ -83,14 +83,14 @@ def check_images(
                 num_yielded += len(results)
             return
         except BrokenProcessPool:
-            in_hand = {
+            unfinished = {
                 file for file, state in zip(pending, states, strict=True) if state == _STARTED
             }
-            if not in_hand and not num_yielded:
+            if not unfinished and not num_yielded:
                 raise OSError("the worker processes die at once; use fewer --workers") from None
             pending = pending[num_yielded:]
-            yield from (_check_alone(file, check) for file in pending if file in in_hand)
-            pending = [file for file in pending if file not in in_hand]
+            yield from (_check_alone(file, check) for file in pending if file in unfinished)
+            pending = [file for file in pending if file not in unfinished]
 
 
 def _run_pool(pending, states, workers, check) -> Iterator[list[ImageCheck]]:
@@ -120,7 +120,7 @@ def _check_alone(file: str, check: Callable[[str], ImageCheck]) -> ImageCheck:
 def _start_worker(states: Sequence[int], check: Callable[[str], ImageCheck]) -> None:
     global _worker
     _worker = (states, check)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once and without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback
 
 
 def _check_batch(start: int, files: list[str]) -> list[ImageCheck]:
@@ -163,9 +163,9 @@ def _check_stream(file: str, stream, num_bytes: int) -> ImageCheck:
         _decode(file, stream, num_bytes)
     except MemoryError:
         raise
-    except Exception as error:  # a decoder of damaged bytes may raise anything
+    except Exception as error:  # damaged bytes make a decoder raise any type
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the system's error, not the decoder's
+            raise  # an error of the system, not of the decoder
         return unreadable("truncated" if "runcated" in str(error) else "unreadable", error)
     upright = (width, height) if orientation >= 5 else (height, width)
     return ImageCheck(file, stored_size=(height, width), upright_size=upright)
@@ -176,7 +176,7 @@ def _decode(file: str, stream, num_bytes: int) -> None:
     is_whole = stream.read().endswith(_ENDINGS)
     stream.seek(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # oddities of tags, and sizes that are checked above
+        warnings.simplefilter("ignore")  # about unusual tags, and about sizes, checked above
         skimage_io.imread(stream)
     if not is_whole:
         read_image(file)

@@ -1,4 +1,4 @@
-"""The `images` entries of COCO files against the files themselves: names and sizes."""
+"""Comparing the `images` entries of COCO files with the image files: names and sizes."""
 
 import os
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from vision.validate.image_check import ImageCheck
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """What an annotation file says about an image; (height, width) in pixels."""
+    """The entry of an image in an annotation file; `size` is (height, width) in pixels."""
 
     annotation_file: str
     size: tuple[int, int]
 
 
 def find_annotation_files(image_folder: Path) -> list[tuple[Path, Path]]:
-    """The annotation files of the splits whose images are in the folder or below it.
+    """Find the annotation files of the splits whose images are in the folder or below it.
 
     Returns:
-        Pairs of annotation file and the folder that its file names are relative to.
+        Pairs of an annotation file and the folder that its file names are relative to.
     """
     folder = os.path.realpath(image_folder)
     found = []
@@ -38,13 +38,13 @@ def find_annotation_files(image_folder: Path) -> list[tuple[Path, Path]]:
 
 
 class ImageEntries:
-    """The entries of annotation files, by the image's path relative to the checked folder.
+    """The image entries of annotation files, by the image's path relative to the checked folder.
 
-    An unreadable annotation file and an image that has two entries become findings.
+    An annotation file that cannot be read, and an image with two entries, become findings.
 
     Args:
         image_folder: the folder that is checked.
-        annotation_files: pairs of annotation file and the folder its file names are relative to.
+        annotation_files: pairs of an annotation file and the folder its file names are relative to.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class ImageEntries:
         self._folders.append("" if folder == os.curdir else os.path.join(folder, ""))
 
     def expects(self, name: str) -> bool:
-        """Whether an image of this path ought to have an entry."""
+        """Whether an image with this path should have an entry."""
         return any(name.startswith(folder) for folder in self._folders)
 
 
 def compare_size(check: ImageCheck, entry: ImageEntry) -> tuple[str, str] | None:
-    """(kind, message) where a sound image has not the size that its entry states."""
+    """Return (kind, message) if a valid image has another size than its entry, else None."""
     if check.upright_size == entry.size:
         return None
     stated = f"{entry.size[1]}x{entry.size[0]} in {entry.annotation_file}"

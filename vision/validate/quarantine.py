@@ -1,4 +1,4 @@
-"""Moving unreadable images aside, with a report by which they can be moved back."""
+"""Moving unreadable images to `<folder>_invalid`, and back with the help of its report.json."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ REPORT_NAME = "report.json"
 
 @dataclass(frozen=True)
 class MovedImage:
-    """One file moved aside; names are relative to the image folder and to its `_invalid`."""
+    """One moved file; `file` is relative to the image folder, `moved_to` to its `_invalid`."""
 
     file: str
     moved_to: str
@@ -25,24 +25,24 @@ class MovedImage:
 
 
 def invalid_folder(image_folder: Path) -> Path:
-    """Where the unreadable images of a folder go: `<folder>_invalid` beside it."""
+    """Return the folder for unreadable images: `<folder>_invalid`, beside the image folder."""
     return image_folder.with_name(image_folder.name + "_invalid")
 
 
 def move_aside(image_folder: Path, images: list[MovedImage]) -> list[MovedImage]:
     """Move images to `<folder>_invalid/` and add them to its report.json.
 
-    The report is written first: whatever interrupts the moves, every moved file is in it.
+    The report is written first, so that after an interruption every moved file is in it.
 
     Returns:
-        The images with the names that they got.
+        The images with their new names.
 
     Raises:
-        OSError: a file cannot be moved; those before it are.
+        OSError: a file cannot be moved; those before it have been moved.
     """
     folder = invalid_folder(image_folder)
     folder.mkdir(exist_ok=True)
-    # an entry whose file is not there is of a run that was interrupted before it moved it
+    # an entry without a file is from a run that was interrupted before it moved the file
     known = [image for image in _read_report(folder) if (folder / image.moved_to).exists()]
     taken = {image.moved_to for image in known}
     moves = []
@@ -57,13 +57,13 @@ def move_aside(image_folder: Path, images: list[MovedImage]) -> list[MovedImage]
 
 
 def restore(image_folder: Path, *, dry_run: bool = False) -> tuple[list[str], list[str]]:
-    """Move images back from `<folder>_invalid/`; a file that is there again is not replaced.
+    """Move images back from `<folder>_invalid/`; an existing file is not replaced.
 
     Returns:
-        The files restored, and a line for each that was not.
+        The restored files, and a line for each file that was not restored.
 
     Raises:
-        OSError: a file cannot be moved; those before it are.
+        OSError: a file cannot be moved; those before it have been moved.
         ValueError: there is no report.json, or it is damaged.
     """
     folder = invalid_folder(image_folder)
@@ -86,13 +86,13 @@ def restore(image_folder: Path, *, dry_run: bool = False) -> tuple[list[str], li
         _write_report(folder, kept)
     elif not dry_run:
         (folder / REPORT_NAME).unlink()
-        with suppress(OSError):  # something else lies in it
+        with suppress(OSError):  # the folder has other files
             folder.rmdir()
     return restored, problems
 
 
 def _free_name(folder: Path, file: str, taken: set[str]) -> str:
-    """The name itself, or name.1.jpg, name.2.jpg where an earlier one lies there."""
+    """Return the name itself or, if that exists already, name.1.jpg, name.2.jpg, ..."""
     stem, suffix = os.path.splitext(file)
     name, number = file, 0
     while name in taken or name == REPORT_NAME or (folder / name).exists():

@@ -1,4 +1,4 @@
-"""Every image of a folder decoded, and compared with the annotations that know it."""
+"""Validating a folder: decode every image, compare its name and size with its annotations."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -23,17 +23,17 @@ def validate_folder(
 
     Args:
         image_folder: searched with its subfolders.
-        annotation_files: pairs of COCO file and the folder that its file names are relative to.
-        workers: processes.
-        findings: gets whatever is wrong.
-        progress: wraps the iteration over the images, called with `total=`, as tqdm does.
+        annotation_files: pairs of a COCO file and the folder that its file names are relative to.
+        workers: number of processes.
+        findings: collects everything that is wrong.
+        progress: wraps the iterator over the images; called with `total=`, as tqdm is.
 
     Returns:
-        The number of files and the unreadable ones, not yet moved.
+        The number of files, and the unreadable ones (not moved yet).
 
     Raises:
         OSError: the worker processes cannot run.
-        ValueError: there is no such folder, or no image in it.
+        ValueError: the folder does not exist, or has no image.
     """
     if not image_folder.is_dir():
         raise ValueError(f"{image_folder}: no such folder; give the one that holds the images")
@@ -64,7 +64,11 @@ def validate_folder(
 def _find_missing(
     image_folder: Path, entries: ImageEntries, names: set[str], findings: Findings
 ) -> list[str]:
-    """Names of entries that are files after all, of unusual suffixes; the others are findings."""
+    """Look for the files of entries that were not listed as images.
+
+    Returns:
+        The names of those that exist (with an unusual suffix); the others become findings.
+    """
     found = []
     for name in sorted(entries.by_name.keys() - names):
         if (image_folder / name).is_file():
