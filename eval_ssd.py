@@ -17,7 +17,7 @@ those that convert_yolo_to_coco.py gives).
 
 from vision.installed import require
 
-require("cv2", "msgspec", "numpy", "pycocotools", "torch", "torchvision", "tqdm", "yaml")
+require("cv2", "msgspec", "numpy", "torch", "torchvision", "tqdm", "yaml")
 
 import argparse
 import json
