@@ -82,6 +82,15 @@ def test_names_that_were_given():
     assert given == {"datasets", "checkpoint_folder", "epochs", "lr", "tensorboard"}
 
 
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.0002), ("sgd", 0.001)])
+def test_vgg16_has_a_tenth_of_the_rate_unless_given(optimizer, lr):
+    flags = ["--net=vgg16-ssd", "--optimizer", optimizer]
+    assert parse(*flags).lr == pytest.approx(lr)
+    assert parse(*flags, "--lr=0.5").lr == 0.5
+    text = build_train_parser().format_help()
+    assert "0.1 of that for vgg16-ssd" in " ".join(text.split())
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_rate_and_decay_follow_the_optimizer_unless_given(optimizer):
     args = parse("--optimizer", optimizer)

@@ -27,6 +27,11 @@ from vision.transforms.presets import PRESETS
 
 DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "adam": 0.0, "sgd": 5e-4}
+_OTHER_RATES = "".join(
+    f"; {network.lr_scale:g} of that for {name}"
+    for name, network in MODELS.items()
+    if network.lr_scale != 1
+)
 WORDS_FOR_WEIGHTS = ("none", "imagenet", "torchvision")
 
 # What --resume does about a flag whose value differs from the saved one.
@@ -163,7 +168,7 @@ class TrainArguments:
         read=int, metavar="N", limits=BATCHES, group="recipe")  # fmt: skip
     optimizer: str = flag("adamw", "optimizer", choices=OPTIMIZERS, group="recipe")
     lr: float | None = flag(
-        None, "learning rate; default: 0.002, with sgd 0.01", "--learning-rate",
+        None, f"learning rate; default: 0.002, with sgd 0.01{_OTHER_RATES}", "--learning-rate",
         read=float, metavar="X", limits=MORE_THAN_0, group="recipe")  # fmt: skip
     base_net_lr: float | None = flag(
         None, "of the backbone; default --lr",
@@ -256,7 +261,7 @@ class TrainArguments:
         """Fill in the defaults that follow from the network, the optimizer or the machine."""
         defaults = {
             "image_size": MODELS[self.net].image_size,
-            "lr": DEFAULT_LR[self.optimizer],
+            "lr": DEFAULT_LR[self.optimizer] * MODELS[self.net].lr_scale,
             "weight_decay": DEFAULT_WEIGHT_DECAY[self.optimizer],
             "workers": default_workers(),
         }

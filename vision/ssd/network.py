@@ -82,6 +82,7 @@ class Network:
         imagenet_weights: torchvision's name of a trained backbone, which --base-net imagenet loads.
         coco_weights: torchvision's name of the trained detector, which --pretrained-ssd torchvision
             loads.
+        lr_scale: the default learning rate over that of the other networks.
         postprocessing: how its detections are selected.
         min_image_size: pixels; of smaller inputs the last layers have nothing to look at.
         width_mult: channels of the backbone over its usual ones; None: it has one width.
@@ -99,6 +100,7 @@ class Network:
     min_matched_backbone: float = 0.9
     imagenet_weights: str | None = None
     coco_weights: str | None = None
+    lr_scale: float = 1.0
     postprocessing: PostProcessing = field(default_factory=PostProcessing)
     min_image_size: int = 96
     width_mult: float | None = None
