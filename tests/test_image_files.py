@@ -152,6 +152,14 @@ def test_damaged_exif_reads_as_upright(tmp_path, damage):
     assert read_image(path).shape == (40, 60, 3)
 
 
+@pytest.mark.parametrize("suffix", ["bmp", "webp"])
+def test_the_size_of_an_image_larger_than_pillow_takes(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(quadrants()).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert image_size(path) == (40, 60) and Image.MAX_IMAGE_PIXELS == 100
+
+
 def test_list_images_knows_suffixes_of_any_case(tmp_path):
     for name in ("b.JPG", "a.jpeg", "c d.\u00e9.webp", ".hidden.jpg", "notes.txt", "sub/e.Png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
