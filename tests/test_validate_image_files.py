@@ -128,6 +128,17 @@ def test_a_jpeg_with_anything_behind_it_is_sound(tmp_path, kind, trailer):
     assert check_image(str(tmp_path / "a.jpg")).kind in ("truncated", "unreadable")
 
 
+def test_a_tiff_that_training_does_not_read_stays(tmp_path, run_script):
+    path = tmp_path / "images/a.tif"
+    path.parent.mkdir()
+    Image.fromarray(np.ones((4, 5), np.float32)).save(path)
+    (tmp_path / "images/b.heic").touch()
+    done = run_script(SCRIPT, "--path", tmp_path / "images")
+    assert done.returncode == 1 and "not for training: 1" in done.stdout
+    assert "8 bits" in done.stderr and "b.heic: passed over" in done.stderr
+    assert path.is_file() and not (tmp_path / "images_invalid").exists()
+
+
 def test_sound_images_of_every_kind_are_clean(tmp_path, run_script):
     save(tmp_path / "a.jpg")
     save(tmp_path / "progressive.JPEG", progressive=True)
@@ -137,9 +148,12 @@ def test_sound_images_of_every_kind_are_clean(tmp_path, run_script):
             tmp_path / f"{mode[0]}{len(mode)}.png"
         )
     Image.new("CMYK", (9, 7)).save(tmp_path / "cmyk.jpg")
+    save(tmp_path / "scan.TIF")
+    save(tmp_path / "lzw.tiff", compression="tiff_lzw")
+    save(tmp_path / "old.jfif", format="JPEG")
     done = run_script(SCRIPT, "--path", tmp_path, "--report", tmp_path / "report.json")
     assert done.returncode == 0, done.stderr + done.stdout
-    assert json.loads((tmp_path / "report.json").read_text())["num_files"] == 10
+    assert json.loads((tmp_path / "report.json").read_text())["num_files"] == 13
     assert not Path(f"{tmp_path}_invalid").exists()
 
 

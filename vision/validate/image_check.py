@@ -14,7 +14,7 @@ from multiprocessing.sharedctypes import RawArray
 from PIL import Image
 from skimage import io as skimage_io
 
-from vision.datasets.image_files import JPEG_MAGIC, read_header, read_image
+from vision.datasets.image_files import JPEG_MAGIC, TIFF_MAGIC, read_header, read_image
 from vision.datasets.jpeg import is_cut_off
 
 # Kinds of files that training cannot use. A file that the system cannot read is not one of them:
@@ -38,6 +38,10 @@ _BATCH = 16
 _STARTED, _DONE = 1, 2
 
 _worker: tuple = ()  # in a worker process: the shared states of the files, the check function
+
+
+class _Unsupported(Exception):
+    """A sound image that the training reader does not read."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,8 @@ def _check_stream(file: str, stream, num_bytes: int) -> ImageCheck:
             _decode(file, stream)
     except MemoryError:
         raise
+    except _Unsupported as error:
+        return ImageCheck(file, "not for training", str(error).removeprefix(f"{file}: "))
     except Exception as error:  # damaged bytes make a decoder raise any type
         if isinstance(error, OSError) and error.errno is not None:
             raise  # an error of the system, not of the decoder
@@ -195,8 +201,14 @@ def _decode(file: str, stream) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about unusual tags, and about sizes, checked above
         skimage_io.imread(stream)
-    if not is_whole:
+    if is_whole:
+        return
+    try:
         read_image(file)
+    except ValueError as error:
+        if data.startswith(TIFF_MAGIC):
+            raise _Unsupported(error) from None
+        raise
 
 
 def _digest(file: str) -> str:
