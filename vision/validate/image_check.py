@@ -25,8 +25,8 @@ UNREADABLE = frozenset(
 # Kinds that are caused by the machine, not by the file.
 MACHINE_FAULTS = frozenset({"unstable", "not accessible", "not checked"})
 
-# Larger images are refused by Pillow, and so by scikit-image: 179 million pixels. OpenCV, with which
-# training reads, refuses those of more than a billion.
+# Larger images are refused by Pillow, and so by scikit-image: 179 million pixels. OpenCV, with
+# which training reads, refuses those of more than a billion.
 _MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 _MAX_PIXELS_OF_TRAINING = 1 << 30
 # No photo file is this small: a flat JPEG has 300 pixels a byte, a flat colour PNG 350.
