@@ -22,7 +22,7 @@ from pathlib import Path
 
 from vision.command_line import FamilyParser
 from vision.datasets.coco_json import MISSING_ID
-from vision.datasets.layouts.choose import contents_of
+from vision.datasets.folder_contents import contents_of
 from vision.datasets.yolo_folder import yolo_signs
 from vision.repair.coco_repair import Repair, check_same_classes, plan_repair
 from vision.repair.coco_rewrite import write_repair

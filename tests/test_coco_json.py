@@ -108,6 +108,15 @@ class TestSplitFiles:
             (["instances_val.json"], ["images/val2017", "images/val"], (0, "images/val2017")),
             (["instances_val.json", "instances_train.json"], ["images/val"], (0, "images/val")),
             (["instances_val.json"], ["images", "train2017"], (0, "images")),
+            (["instances_valid.json"], ["valid", "images"], (0, "valid")),
+            (
+                ["instances_validation.json"],
+                ["images/validation", "images"],
+                (0, "images/validation"),
+            ),
+            (["instances_valid.json", "instances_val.json"], ["valid", "val"], (1, "val")),
+            (["instances_valid.json"], ["images/val"], (0, "images/val")),
+            (["instances_val2014.json"], ["train2014", "val2014"], (0, "val2014")),
         ],
     )
     def test_the_first_name_that_exists(self, tmp_path, files, folders, expected):

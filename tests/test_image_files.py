@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vision.datasets.image_files import image_size, list_images, read_image
+from vision.datasets.image_files import image_size, list_images, read_image, scan_images
 
 FORMATS = ["jpg", "png", "webp"]
 
@@ -152,12 +152,50 @@ def test_damaged_exif_reads_as_upright(tmp_path, damage):
     assert read_image(path).shape == (40, 60, 3)
 
 
+@pytest.mark.parametrize("suffix", ["bmp", "webp"])
+def test_the_size_of_an_image_larger_than_pillow_takes(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(quadrants()).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert image_size(path) == (40, 60) and Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_upright(tmp_path, orientation):
+    """OpenCV turns it, whatever it is told, and scikit-image does not."""
+    path = tmp_path / "a.tif"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(quadrants()).save(path, exif=exif)
+    png = save(tmp_path / "a.png", quadrants(), orientation=orientation)
+    assert image_size(path) == image_size(png)
+    np.testing.assert_array_equal(read_image(path), read_image(png))
+
+
+def test_a_tiff_of_numbers_says_what_to_do(tmp_path):
+    Image.fromarray(np.ones((4, 5), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif: .*8 bits"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_list_images_knows_suffixes_of_any_case(tmp_path):
-    for name in ("b.JPG", "a.jpeg", "c d.\u00e9.webp", ".hidden.jpg", "notes.txt", "sub/e.Png"):
+    shown = (
+        "b.JPG",
+        "a.jpeg",
+        "c d.\u00e9.webp",
+        "f.JFIF",
+        "g.Tif",
+        "h.tiff",
+        "i.MPO",
+        "sub/e.Png",
+    )
+    for name in (*shown, ".hidden.jpg", "notes.txt", "j.HEIC", "._k.gif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     names = [file[len(str(tmp_path)) + 1 :] for file in list_images(tmp_path)]
-    assert names == ["a.jpeg", "b.JPG", "c d.\u00e9.webp", "sub/e.Png"]
+    assert names == sorted(shown)
+    found = scan_images(tmp_path, recursive=False)
+    assert len(found.images) == 7 and found.others == [str(tmp_path / "j.HEIC")]
 
 
 def test_headers_of_real_photos_agree_with_the_decoder(shared):

@@ -99,6 +99,16 @@ def test_a_split_that_is_absent(tmp_path):
         assert open_folder(tmp_path / name, split="val").splits == expected
 
 
+def test_splits_of_a_coco_folder_by_other_names(tmp_path):
+    for name in ("train2014", "valid", "small"):
+        make_coco(tmp_path, split=name)
+    (tmp_path / "annotations/instances_valid.original.json").write_text("{}")
+    assert open_folder(tmp_path, split="train").splits == ["train", "val", "small"]
+    for split in ("train", "val", "small"):
+        source = open_split(tmp_path, split)
+        assert (source.image_folder / source.index.file_name(0)).is_file()
+
+
 def touch(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_jpeg import KINDS, TRAILERS, picture
 
 from vision.validate.image_check import ImageCheck, check_image, check_images
 
@@ -103,6 +104,41 @@ def test_unreadable_files_move_and_come_back(tmp_path, run_script, workers):
     assert not (invalid / "report.json").exists()
 
 
+def test_a_very_large_sound_photo_is_reported_and_stays(tmp_path, run_script):
+    """190 million pixels: training reads them, scikit-image does not."""
+    path = tmp_path / "images/big.jpg"
+    path.parent.mkdir()
+    Image.new("L", (15000, 12700), 90).save(path, quality=60)
+    done = run_script(SCRIPT, "--path", tmp_path / "images", "--workers", 1)
+    assert done.returncode == 1 and "very large: 1" in done.stdout
+    assert f"{path}: 15000x12700 pixels: sound for training" in done.stderr
+    assert path.is_file() and not (tmp_path / "images_invalid").exists()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert check_image(str(path)).kind == "truncated"
+    path.write_bytes(bomb_png(40000, 40000) + bytes(2_000_000))
+    assert check_image(str(path)).kind == "too large"
+
+
+@pytest.mark.parametrize("trailer", TRAILERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_jpeg_with_anything_behind_it_is_sound(tmp_path, kind, trailer):
+    (tmp_path / "a.jpg").write_bytes(picture(kind) + TRAILERS[trailer])
+    assert check_image(str(tmp_path / "a.jpg")).kind is None
+    (tmp_path / "a.jpg").write_bytes(picture(kind)[:-300] + TRAILERS["a second picture"])
+    assert check_image(str(tmp_path / "a.jpg")).kind in ("truncated", "unreadable")
+
+
+def test_a_tiff_that_training_does_not_read_stays(tmp_path, run_script):
+    path = tmp_path / "images/a.tif"
+    path.parent.mkdir()
+    Image.fromarray(np.ones((4, 5), np.float32)).save(path)
+    (tmp_path / "images/b.heic").touch()
+    done = run_script(SCRIPT, "--path", tmp_path / "images")
+    assert done.returncode == 1 and "not for training: 1" in done.stdout
+    assert "8 bits" in done.stderr and "b.heic: passed over" in done.stderr
+    assert path.is_file() and not (tmp_path / "images_invalid").exists()
+
+
 def test_sound_images_of_every_kind_are_clean(tmp_path, run_script):
     save(tmp_path / "a.jpg")
     save(tmp_path / "progressive.JPEG", progressive=True)
@@ -112,9 +148,12 @@ def test_sound_images_of_every_kind_are_clean(tmp_path, run_script):
             tmp_path / f"{mode[0]}{len(mode)}.png"
         )
     Image.new("CMYK", (9, 7)).save(tmp_path / "cmyk.jpg")
+    save(tmp_path / "scan.TIF")
+    save(tmp_path / "lzw.tiff", compression="tiff_lzw")
+    save(tmp_path / "old.jfif", format="JPEG")
     done = run_script(SCRIPT, "--path", tmp_path, "--report", tmp_path / "report.json")
     assert done.returncode == 0, done.stderr + done.stdout
-    assert json.loads((tmp_path / "report.json").read_text())["num_files"] == 10
+    assert json.loads((tmp_path / "report.json").read_text())["num_files"] == 13
     assert not Path(f"{tmp_path}_invalid").exists()
 
 

@@ -119,6 +119,11 @@ def test_any_rows_give_a_set_that_is_perfect_against_itself(images):
         root = make_folder(Path(folder), labels)
         for index, ((width, height), _) in enumerate(images):
             write_image(root / "images" / f"{index}.png", width=width, height=height)
+        write_image(root / "images" / "good.png")
+        (root / "labels" / "good.txt").write_text(BOX)  # a split with no box at all is an error
+        with open(root / "splits" / "val.txt", "a") as split:
+            split.write("images/good.png\n")
+        images = [*images, ((100, 50), None)]
         coco = as_coco(read_yolo(root, findings=Findings(num_shown=0))["val"])
     for annotation in coco["annotations"]:
         x, y, box_width, box_height = annotation["bbox"]
@@ -126,8 +131,7 @@ def test_any_rows_give_a_set_that_is_perfect_against_itself(images):
         assert x >= 0 and y >= 0 and box_width > 0 and box_height > 0
         assert x + box_width <= width + 1e-9 and y + box_height <= height + 1e-9
         assert annotation["category_id"] in (1, 2, 3)
-    if coco["annotations"]:
-        assert evaluate_against_itself(coco) == pytest.approx(1.0)
+    assert evaluate_against_itself(coco) == pytest.approx(1.0)
 
 
 def test_the_blood_cells(shared):

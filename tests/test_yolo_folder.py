@@ -181,3 +181,135 @@ def test_an_empty_split_is_named(tmp_path):
     (root / "splits" / "val.txt").write_text("\n")
     with pytest.raises(ValueError, match="split val has no images"):
         read_yolo(root)
+
+
+# ---- other names and places
+
+
+def write_labelled(root, image, rows=BOX, *, labels=None, **options):
+    """An image, and its label file beside it or in `labels`."""
+    path = write_image(root / image, **options)
+    folder = root / labels if labels else path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{path.stem}.txt").write_text(rows)
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "val2017", "validation2017"])
+def test_other_names_of_the_val_split(tmp_path, val):
+    for name in ("train", val):
+        write_labelled(tmp_path / "folders", f"images/{name}/a.jpg", labels=f"labels/{name}")
+        write_labelled(tmp_path / "lists", f"images/{name}.jpg", labels="labels")
+        (tmp_path / "lists/splits").mkdir(exist_ok=True)
+        (tmp_path / f"lists/splits/{name}.txt").write_text(f"images/{name}.jpg\n")
+    for folder in ("folders", "lists"):
+        (tmp_path / folder / "classes.txt").write_text("cat\n")
+        findings = Findings()
+        splits = read_yolo(tmp_path / folder, findings=findings)
+        assert list(splits) == ["train", "val"] and len(splits["val"].boxes) == 1
+        assert findings.counts == {}
+
+
+def test_what_is_not_taken_is_counted_with_its_name(tmp_path):
+    for name in ("train", "val", "valid"):
+        write_labelled(tmp_path, f"images/{name}/a.jpg", labels=f"labels/{name}")
+    (tmp_path / "images/val/b.HEIC").touch()
+    (tmp_path / "classes.txt").write_text("cat\n")
+    findings = Findings()
+    read_yolo(tmp_path, findings=findings)
+    items = findings.as_report()["passed over"]["items"]
+    assert [item["file"] for item in items] == [
+        f"{tmp_path}/images/valid",
+        f"{tmp_path}/images/val/b.HEIC",
+    ]
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.txt").write_text("images/train/a.jpg\n")
+    (tmp_path / "splits/small.txt").write_text("images/train/a.jpg\n")
+    findings = Findings()
+    assert list(read_yolo(tmp_path, findings=findings)) == ["train"]
+    assert findings.as_report()["passed over"]["items"][0]["file"].endswith("splits/small.txt")
+
+
+def test_labels_beside_images_as_darknet_and_labelimg_have_them(tmp_path):
+    for split in ("train", "val"):
+        write_labelled(tmp_path, f"{split}/{split}.jpg")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    for _ in range(2):  # as folders, then as lists
+        splits = read_yolo(tmp_path)
+        assert {split: len(data.boxes) for split, data in splits.items()} == {"train": 1, "val": 1}
+        assert splits["val"].names == ["val.jpg"]
+        for split in ("train", "val"):
+            (tmp_path / f"{split}.txt").write_text(f"{split}/{split}.jpg\n")
+
+
+def test_a_folder_as_cvat_exports_it(tmp_path):
+    for number in range(3):
+        write_labelled(tmp_path, f"obj_train_data/sub/{number}.JFIF", format="JPEG")
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "obj.data").write_text("classes = 2\ntrain = data/train.txt\n")
+    lines = "".join(f"data/obj_train_data/sub/{number}.JFIF\n" for number in range(3))
+    (tmp_path / "train.txt").write_text(lines)
+    splits = read_yolo(tmp_path)
+    assert list(splits) == ["train"] and len(splits["train"].boxes) == 3
+    assert splits["train"].classes == {0: "cat", 1: "dog"}
+
+
+def test_a_note_that_is_called_as_a_split_is_no_list(tmp_path):
+    write_labelled(tmp_path, "images/train/a.jpg", labels="labels/train")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    (tmp_path / "train.txt").write_text("trained on Monday\n")
+    assert read_yolo(tmp_path)["train"].names == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "place"),
+    [
+        ("train: images/train\nval: images/validation\n", "val: images/validation"),
+        ("train: [images/train, images/more]\n", "train: images/more"),
+        ("train: images/train\ntest: ../test/images\n", "test: ../test/images"),
+        ("path: D:\\data\ntrain: D:\\data\\pictures\n", "train: D:\\data\\pictures"),
+    ],
+    ids=["val", "one of a list", "test", "windows"],
+)
+def test_a_place_that_data_yaml_names_has_to_be_there(tmp_path, yaml, place):
+    write_labelled(tmp_path, "images/train/a.jpg", labels="labels/train")
+    (tmp_path / "data.yaml").write_text(f"{yaml}names: [cat]\n")
+    with pytest.raises(ValueError) as error:
+        read_yolo(tmp_path)
+    assert f"{tmp_path}/data.yaml: {place} is not there" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "path: D:\\sets\\mine\ntrain: images\\train\n",
+        "path: /content/mine\ntrain: /content/mine/images/train\n",
+        "path: ../datasets\ntrain: ../../elsewhere/images/train\n",
+    ],
+    ids=["windows", "absolute", "relative"],
+)
+def test_places_of_another_machine(tmp_path, yaml):
+    write_labelled(tmp_path, "images/train/a.jpg", labels="labels/train")
+    (tmp_path / "data.yaml").write_text(f"{yaml}names: [cat]\n")
+    assert len(read_yolo(tmp_path)["train"].boxes) == 1
+
+
+def test_a_yaml_of_another_name(tmp_path):
+    write_labelled(tmp_path, "images/train/a.jpg", labels="labels/train")
+    (tmp_path / "hyp.yaml").write_text("lr0: 0.01\n")
+    (tmp_path / "cats.yml").write_text("names: [cat]\n")
+    assert read_yolo(tmp_path)["train"].classes == {0: "cat"}
+    (tmp_path / "dogs.yaml").write_text("names: [dog]\n")
+    with pytest.raises(ValueError, match=r"cats\.yml, dogs\.yaml all name classes; give one"):
+        read_yolo(tmp_path)
+    assert read_yolo(tmp_path / "dogs.yaml")["train"].classes == {0: "dog"}
+
+
+def test_a_split_whose_rows_are_all_bad_is_an_error_and_one_without_labels_is_noted(tmp_path):
+    root = make_folder(tmp_path, {"a.png": "9 0.5 0.5 0.5 0.5\n", "b.png": None})
+    with pytest.raises(ValueError, match=r"split val: none of the 1 rows .*labels/a\.txt"):
+        read_yolo(root)
+    (root / "labels/a.txt").unlink()
+    findings = Findings()
+    assert len(read_yolo(root, findings=findings)["val"].names) == 2
+    (item,) = findings.as_report()["no label files"]["items"]
+    assert f"{root}/labels/a.txt" in item["message"] and "split val" in item["message"]

@@ -93,7 +93,7 @@ def test_findings_name_file_and_line(tmp_path, caplog):
 
 def test_twenty_of_a_kind_are_shown_and_all_reported(tmp_path, caplog):
     findings = Findings()
-    root = make_folder(tmp_path, {"a.png": "7 0.5 0.5 0.5 0.5\n" * 30})
+    root = make_folder(tmp_path, {"a.png": "7 0.5 0.5 0.5 0.5\n" * 30, "b.png": BOX})
     read_yolo(root, findings=findings)
     assert caplog.text.count("class 7") == 20
     report = findings.as_report()["unknown class"]

@@ -3,16 +3,28 @@
 import io
 import os
 import struct
-import warnings
+import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+from vision.datasets.jpeg import is_cut_off
 
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+)
+# Pictures, but of kinds that are not read here.
+OTHER_SUFFIXES = frozenset(
+    {".heic", ".heif", ".avif", ".gif", ".jp2", ".j2k", ".jxl", ".psd", ".dng", ".cr2", ".cr3",
+     ".nef", ".arw", ".raf", ".orf", ".rw2", ".svg", ".ppm", ".pgm", ".exr", ".hdr", ".tga"}
+)  # fmt: skip
+
+JPEG_MAGIC = b"\xff\xd8"
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_pillow_limit = threading.Lock()
 _HEAD_BYTES = 4096
 _EXIF_ORIENTATION = 0x0112
 # Decoding to RGB directly saves the channel swap (530 against 500 images/s at 640x480, one core);
@@ -32,7 +44,7 @@ def read_image(
     """Decode an image file to RGB, turned upright by its EXIF orientation.
 
     Args:
-        path: a JPEG, PNG, BMP or WebP file; grayscale, palette, alpha and CMYK become RGB.
+        path: a JPEG, PNG, BMP, WebP or TIFF file; grayscale, palette, alpha and CMYK become RGB.
         size: (height, width) as the annotations state it. Where only the unrotated pixels have
             that size, they are returned unrotated: the annotations decide.
         min_size: (height, width) that is enough. A JPEG may then be decoded at 1/2, 1/4 or 1/8,
@@ -72,14 +84,35 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return (width, height) if orientation >= 5 else (height, width)
 
 
+class ImagesBelow(NamedTuple):
+    """The pictures below a folder, sorted; hidden files are left out."""
+
+    images: list[str]  # of kinds that are read, by their suffix
+    others: list[str]  # of kinds that are not
+
+
+def scan_images(folder: str | Path, *, recursive: bool = True) -> ImagesBelow:
+    """Look for pictures in a folder, and unless `recursive` is false in those below it."""
+    found = ImagesBelow([], [])
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if suffix in IMAGE_SUFFIXES:
+                found.images.append(os.path.join(parent, name))
+            elif suffix in OTHER_SUFFIXES:
+                found.others.append(os.path.join(parent, name))
+        if not recursive:
+            folders.clear()
+    found.images.sort()
+    found.others.sort()
+    return found
+
+
 def list_images(folder: str | Path) -> list[str]:
     """All files below a folder that have an image's suffix, sorted; hidden ones are left out."""
-    return sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )
+    return scan_images(folder).images
 
 
 def _resolve_orientation(
@@ -99,7 +132,7 @@ def _resolve_orientation(
 
 def _jpeg_reduction(data: bytes, stored: tuple[int, int], min_size: tuple[int, int] | None) -> int:
     """Largest divisor of 8, 4, 2, 1 at which a JPEG still has `min_size`."""
-    if min_size is None or not data.startswith(b"\xff\xd8"):
+    if min_size is None or not data.startswith(JPEG_MAGIC):
         return 1
     for divisor in (8, 4, 2):
         # libjpeg rounds a scaled size up
@@ -114,16 +147,14 @@ def _decode(path: str | Path, data: bytes, reduction: int) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ValueError(f"{path}: cannot be decoded ({error.err or error})") from None
-    if image is None or _is_cut_off(data):
+    if image is None or (data.startswith(JPEG_MAGIC) and is_cut_off(data)):
+        if data.startswith(TIFF_MAGIC):
+            raise ValueError(
+                f"{path}: damaged, or a TIFF of a kind that OpenCV does not read; make its samples "
+                "8 bits"
+            )
         raise ValueError(f"{path}: truncated or damaged; run validate_image_files.py")
     return image if _DECODES_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
-
-
-def _is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG ends inside a scan; OpenCV 4 decodes that to grey without a word."""
-    if not data.startswith(b"\xff\xd8") or data.endswith(b"\xff\xd9"):
-        return False
-    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def _turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -146,7 +177,7 @@ def read_header(stream: BinaryIO) -> tuple[int, int, int]:
     if not magic:
         raise ValueError("the file is empty")
     try:
-        if magic.startswith(b"\xff\xd8"):
+        if magic.startswith(JPEG_MAGIC):
             return _read_jpeg_header(stream)
         if magic == b"\x89PNG\r\n\x1a\n":
             return _read_png_header(stream)
@@ -228,13 +259,19 @@ def _orientation_from_tiff(tiff: bytes) -> int:
 def _read_header_with_pillow(stream: BinaryIO) -> tuple[int, int, int]:
     from PIL import Image, UnidentifiedImageError  # scikit-image needs it; slow to import
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _pillow_limit:  # this reads no pixels, so however many there are
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
             with Image.open(stream) as image:
                 orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+                if image.format == "TIFF":
+                    width, height = image.tag_v2[256], image.tag_v2[257]
+                    # OpenCV always turns these upright.
+                    return (width, height, 1) if orientation >= 5 else (height, width, 1)
                 return image.height, image.width, orientation if orientation in range(1, 9) else 1
-    except UnidentifiedImageError:
-        raise ValueError("its format is unknown") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from None
+        except UnidentifiedImageError:
+            raise ValueError("its format is unknown") from None
+        except (OSError, SyntaxError, ValueError, KeyError) as error:
+            raise ValueError(str(error)) from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

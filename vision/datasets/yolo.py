@@ -52,8 +52,9 @@ def read_yolo(
     Raises:
         OSError, ValueError: as `find_yolo_folder` and `YoloReader.read` do.
     """
+    findings = Findings() if findings is None else findings
     reader = YoloReader(
-        find_yolo_folder(root, split_files=split_files, class_file=class_file),
+        find_yolo_folder(root, split_files=split_files, class_file=class_file, findings=findings),
         strict_labels=strict_labels,
         has_confidence=has_confidence,
         findings=findings,
@@ -112,6 +113,14 @@ class YoloReader:
             pass
         sizes = np.concatenate([block.sizes for block in blocks])
         boxes = parser.boxes(sizes, self.folder.classes)
+        num_without = sum(block.num_without for block in blocks)
+        if num_without == len(images):
+            self._note_no_label_files(split, images)
+        elif parser.num_rows and not len(boxes):
+            raise ValueError(
+                f"{root}: split {split}: none of the {parser.num_rows} rows of its label files is "
+                f"a box that can be used (see above), the first in {parser.first_file}"
+            )
         image_folder, names = _relative_names(root, split, images)
         if split == "train":
             kept = _images_with_boxes(root, images, boxes, self.findings)
@@ -124,8 +133,13 @@ class YoloReader:
             sizes=sizes,
             boxes=boxes,
             num_listed=len(listed),
-            num_without_label_file=sum(block.num_without for block in blocks),
+            num_without_label_file=num_without,
         )
+
+    def _note_no_label_files(self, split: str, images: list[str]) -> None:
+        places = " and ".join(label_candidates(self.folder.root, images[0]))
+        message = f"split {split} has no label file; those of its first image would be {places}"
+        self.findings.add("no label files", str(self.folder.root), message)
 
     def _read_into(
         self, parser: LabelParser, images: list[str], blocks: list[LabelledImages]

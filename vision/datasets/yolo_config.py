@@ -5,6 +5,9 @@ from pathlib import Path
 
 import yaml
 
+_MOST_BYTES = 1 << 20  # of a list of classes
+_SPLIT_KEYS = {"train": ["train"], "val": ["validation", "valid", "val"], "test": ["test"]}
+
 
 @dataclass(frozen=True)
 class DataYaml:
@@ -28,6 +31,36 @@ def read_class_file(path: Path) -> dict[int, str]:
     return _checked_names(path, dict(enumerate(names)))
 
 
+def find_data_yaml(root: Path) -> Path | None:
+    """The data.yaml of a folder, or what stands for it under another name.
+
+    Raises:
+        ValueError: there are several that could be meant.
+    """
+    found = data_yamls(root)
+    if len(found) > 1 and found[0].name != "data.yaml":
+        names = ", ".join(file.name for file in found)
+        raise ValueError(f"{root}: {names} all name classes; give one of them as the data set")
+    return found[0] if found else None
+
+
+def data_yamls(root: Path) -> list[Path]:
+    """data.yaml, if it is there, and other YAML files of the folder that name classes."""
+    data, others = root / "data.yaml", sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
+    found = [file for file in others if file != data and _names_classes(file)]
+    return [data, *found] if data.is_file() else found
+
+
+def _names_classes(file: Path) -> bool:
+    try:
+        if file.stat().st_size > _MOST_BYTES:
+            return False
+        entries = yaml.load(read_text(file), Loader=yaml.BaseLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(entries, dict) and "names" in entries
+
+
 def read_data_yaml(path: Path) -> DataYaml:
     """Read the path, train, val, test, nc and names of an ultralytics data file.
 
@@ -46,7 +79,7 @@ def read_data_yaml(path: Path) -> DataYaml:
         raise ValueError(f"{path}: its labels are key points (kpt_shape), not boxes")
     splits = {
         split: _as_list(path, key, entries[key])
-        for split, keys in {"train": ["train"], "val": ["val", "valid"], "test": ["test"]}.items()
+        for split, keys in _SPLIT_KEYS.items()
         for key in keys
         if entries.get(key)
     }

@@ -41,6 +41,8 @@ class LabelParser:
         self._findings = findings
         self._strict = strict
         self._has_confidence = has_confidence
+        self.num_rows = 0
+        self.first_file: str | None = None  # that has a row
         self._files: list[str] = []
         # image index, line, class, x_center, y_center, width, height
         self._tables: list[np.ndarray] = [np.empty((0, 7))]
@@ -49,6 +51,9 @@ class LabelParser:
         """Take the rows of the label files of the next images, one file each."""
         images = rows.file_indices + len(self._files)
         self._files += label_files
+        if len(images) and self.first_file is None:
+            self.first_file = self._files[images[0]]
+        self.num_rows += len(images)
         lengths = rows.lengths
         if self._has_confidence:
             lengths = lengths - ((lengths >= 6) & (lengths % 2 == 0))

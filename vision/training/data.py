@@ -135,8 +135,12 @@ def open_sources(
     for root in datasets:
         folder = open_folder(root, split="train", layout=layout, options=options)
         train_sources.append(folder.open("train"))
-        if not validation_dataset and "val" in folder.splits:
+        if validation_dataset:
+            continue
+        if "val" in folder.splits:
             val_sources.append(folder.open("val"))
+        else:
+            logger.warning("%s: no val split; it has %s", root, ", ".join(folder.splits))
     if validation_dataset:
         options = OpenOptions({"val": val_split} if val_split else {}, strict_labels)
         source = open_split(validation_dataset, "val", layout=layout, options=options)

@@ -14,7 +14,8 @@ from multiprocessing.sharedctypes import RawArray
 from PIL import Image
 from skimage import io as skimage_io
 
-from vision.datasets.image_files import read_header, read_image
+from vision.datasets.image_files import JPEG_MAGIC, TIFF_MAGIC, read_header, read_image
+from vision.datasets.jpeg import is_cut_off
 
 # Kinds of files that training cannot use. A file that the system cannot read is not one of them:
 # its content may be intact.
@@ -24,15 +25,23 @@ UNREADABLE = frozenset(
 # Kinds that are caused by the machine, not by the file.
 MACHINE_FAULTS = frozenset({"unstable", "not accessible", "not checked"})
 
-# Larger images are refused by Pillow, and so by scikit-image: 179 million pixels.
+# Larger images are refused by Pillow, and so by scikit-image: 179 million pixels. OpenCV, with
+# which training reads, refuses those of more than a billion.
 _MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
-# Last bytes of a complete JPEG or PNG file. A file that ends otherwise is also decoded by the
-# reader that training uses: Pillow accepts a PNG without its end, OpenCV does not.
-_ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82")
+_MAX_PIXELS_OF_TRAINING = 1 << 30
+# No photo file is this small: a flat JPEG has 300 pixels a byte, a flat colour PNG 350.
+_BOMB_PIXELS_PER_BYTE = 1000
+# A PNG that ends otherwise is also decoded by the reader that training uses: Pillow accepts a PNG
+# without its end, OpenCV does not.
+_PNG_END = b"IEND\xaeB`\x82"
 _BATCH = 16
 _STARTED, _DONE = 1, 2
 
 _worker: tuple = ()  # in a worker process: the shared states of the files, the check function
+
+
+class _Unsupported(Exception):
+    """A sound image that the training reader does not read."""
 
 
 @dataclass(frozen=True)
@@ -157,29 +166,49 @@ def _check_stream(file: str, stream, num_bytes: int) -> ImageCheck:
         height, width, orientation = read_header(stream)
     except ValueError as error:
         return unreadable("truncated" if "cut off" in str(error) else "not an image", error)
-    if height * width > _MAX_PIXELS:
+    num_pixels = height * width
+    is_large = num_pixels > _MAX_PIXELS
+    if is_large and num_pixels > _BOMB_PIXELS_PER_BYTE * num_bytes:
         return unreadable("decompression bomb", f"{width}x{height} pixels in {num_bytes} bytes")
+    if num_pixels > _MAX_PIXELS_OF_TRAINING:
+        message = f"{width}x{height} pixels, more than training reads; shrink it"
+        return ImageCheck(file, "too large", message)
     try:
-        _decode(file, stream, num_bytes)
+        if is_large:
+            read_image(file, min_size=(1, 1))
+        else:
+            _decode(file, stream)
     except MemoryError:
         raise
+    except _Unsupported as error:
+        return ImageCheck(file, "not for training", str(error).removeprefix(f"{file}: "))
     except Exception as error:  # damaged bytes make a decoder raise any type
         if isinstance(error, OSError) and error.errno is not None:
             raise  # an error of the system, not of the decoder
         return unreadable("truncated" if "runcated" in str(error) else "unreadable", error)
     upright = (width, height) if orientation >= 5 else (height, width)
+    if is_large:
+        message = f"{width}x{height} pixels: sound for training, more than scikit-image reads"
+        return ImageCheck(file, "very large", message)
     return ImageCheck(file, stored_size=(height, width), upright_size=upright)
 
 
-def _decode(file: str, stream, num_bytes: int) -> None:
-    stream.seek(max(0, num_bytes - 8))
-    is_whole = stream.read().endswith(_ENDINGS)
+def _decode(file: str, stream) -> None:
+    stream.seek(0)
+    data = stream.read()
+    is_whole = data.endswith(_PNG_END) or (data.startswith(JPEG_MAGIC) and not is_cut_off(data))
     stream.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about unusual tags, and about sizes, checked above
         skimage_io.imread(stream)
-    if not is_whole:
+    if is_whole:
+        return
+    try:
         read_image(file)
+    except ValueError as error:
+        if data.startswith(TIFF_MAGIC):
+            raise _Unsupported(error) from None
+        raise
 
 
 def _digest(file: str) -> str:

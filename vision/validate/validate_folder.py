@@ -1,14 +1,17 @@
 """Validating a folder: decode every image, compare its name and size with its annotations."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vision.datasets.findings import Findings, no_progress
-from vision.datasets.image_files import list_images
+from vision.datasets.image_files import scan_images
 from vision.validate.image_check import UNREADABLE, check_images
 from vision.validate.image_entries import ImageEntries, compare_size
 from vision.validate.quarantine import MovedImage, invalid_folder
+
+logger = logging.getLogger(__name__)
 
 
 def validate_folder(
@@ -38,7 +41,13 @@ def validate_folder(
     if not image_folder.is_dir():
         raise ValueError(f"{image_folder}: no such folder; give the one that holds the images")
     prefix = os.path.join(image_folder, "")
-    names = [file[len(prefix) :] for file in list_images(image_folder)]
+    found = scan_images(image_folder)
+    if found.others:
+        logger.warning(
+            "%s: passed over, as %d more: kinds of pictures that are not read",
+            found.others[0], len(found.others) - 1,
+        )  # fmt: skip
+    names = [file[len(prefix) :] for file in found.images]
     entries = ImageEntries(image_folder, annotation_files, findings)
     names += _find_missing(image_folder, entries, set(names), findings)
     if not names:

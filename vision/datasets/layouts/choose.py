@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections import Counter
 from pathlib import Path
 
+from vision.datasets.folder_contents import contents_of
 from vision.datasets.layouts.coco import CocoLayout
 from vision.datasets.layouts.layout import Layout, OpenOptions, Source
 from vision.datasets.layouts.yolo import YoloLayout
@@ -17,7 +17,6 @@ LAYOUTS: dict[str, type[Layout]] = {"coco": CocoLayout, "yolo": YoloLayout}
 DATASET_TYPES = ("auto", *LAYOUTS)
 
 _NO_OPTIONS = OpenOptions()
-_MAX_SHOWN = 10
 
 
 def open_split(
@@ -54,20 +53,6 @@ def open_folder(
     root = Path(root)
     name = _recognise(root, split, options) if layout == "auto" else layout
     return LAYOUTS[name](root, options)
-
-
-def contents_of(root: Path) -> str:
-    """Name what lies in a folder in a few words: images/, notes.txt, 12 x .jpg."""
-    with os.scandir(root) as entries:
-        folders, files = [], []
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            (folders if entry.is_dir() else files).append(entry.name)
-    suffixes = Counter(os.path.splitext(name)[1] for name in files)
-    shown = [f"{name}/" for name in folders]
-    shown += [name for name in files if suffixes[os.path.splitext(name)[1]] == 1]
-    shown += [f"{count} x {suffix or 'files'}" for suffix, count in suffixes.items() if count > 1]
-    more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
-    return ", ".join(shown[:_MAX_SHOWN]) + more if shown else "nothing"
 
 
 def _recognise(root: Path, split: str, options: OpenOptions) -> str:

@@ -23,8 +23,9 @@ class YoloLayout(Layout):
 
     def __init__(self, root: Path, options: OpenOptions) -> None:
         super().__init__(root, options)
-        folder = find_yolo_folder(root, split_files=options.split_files)
-        self._reader = YoloReader(folder, strict_labels=options.strict_labels)
+        findings = Findings()
+        folder = find_yolo_folder(root, split_files=options.split_files, findings=findings)
+        self._reader = YoloReader(folder, strict_labels=options.strict_labels, findings=findings)
         self._log_findings("")
 
     @staticmethod
