@@ -1,16 +1,16 @@
-"""The images and boxes of one split as a few flat arrays, for training and evaluation."""
+"""Index of one split: its images and boxes in flat arrays, for training and evaluation."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-# Coordinates in pixels at and beyond this are no places in an image: they count as not finite.
+# Coordinates in pixels of this size or more count as not finite.
 NOT_FINITE = 1e9
 
 
 @dataclass(frozen=True)
 class Category:
-    """A class: `label` 1..C, its id in the file, its id before fix_coco_annotations.py."""
+    """A class: its label 1..C, its id in the file, and its id before fix_coco_annotations.py."""
 
     label: int
     category_id: int
@@ -20,14 +20,14 @@ class Category:
 
 @dataclass
 class AnnotationIndex:
-    """Images and boxes of one split; no Python object per image or box.
+    """Images and boxes of one split, without a Python object for each image or box.
 
-    Annotations are sorted by image, in file order inside an image: image `i` owns the rows
-    `box_offsets[i]` to `box_offsets[i + 1]`. Boxes that are not finite or have no area inside
-    their image are left out, as fix_coco_annotations.py drops them; `rejected` says where.
+    Annotations are sorted by image, then in file order: image `i` has the rows `box_offsets[i]` to
+    `box_offsets[i + 1]`. Boxes that are not finite, or have no area inside their image, are left
+    out (fix_coco_annotations.py drops them); `rejected` has the ids of their images.
     """
 
-    annotation_file: str  # or what stands for it in messages, where boxes come from many files
+    annotation_file: str  # for messages; if the boxes are from many files, another name
     categories: list[Category]  # by ascending id
     image_ids: np.ndarray  # int64 [I]
     sizes: np.ndarray  # int32 [I, 2], (height, width)
@@ -40,31 +40,22 @@ class AnnotationIndex:
     areas: np.ndarray  # float64 [A]
     iscrowd: np.ndarray  # bool [A]
     trainable: np.ndarray  # bool [A]: at least 1 px wide and high after clipping
-    rejected: dict[str, np.ndarray]  # reason -> int64, image ids of boxes that training leaves out
+    rejected: dict[str, np.ndarray]  # reason -> int64, image ids of boxes not used in training
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def file_name(self, image: int) -> str:
-        """The `file_name` of the image at this position."""
+        """Return the `file_name` of the image at this position."""
         return self.name_bytes[self.name_offsets[image] : self.name_offsets[image + 1]].decode()
 
     def boxes_per_class(self) -> np.ndarray:
-        """int64 [C]: trainable boxes of labels 1, 2, ..."""
-        return self._per_class(self.labels[self.trainable])
-
-    def images_per_class(self) -> np.ndarray:
-        """int64 [C]: images with a trainable box of labels 1, 2, ..."""
-        images = np.repeat(np.arange(len(self)), np.diff(self.box_offsets))[self.trainable]
-        classes = len(self.categories) + 1
-        pairs = np.unique(images * classes + self.labels[self.trainable])
-        return self._per_class(pairs % classes)
-
-    def _per_class(self, labels: np.ndarray) -> np.ndarray:
+        """Count the trainable boxes of labels 1, 2, ...: int64 [C]."""
+        labels = self.labels[self.trainable]
         return np.bincount(labels, minlength=len(self.categories) + 1)[1:]
 
     def num_empty_images(self) -> int:
-        """Images without a trainable box."""
+        """Count the images without a trainable box."""
         before = np.concatenate([[0], np.cumsum(self.trainable)])[self.box_offsets]
         return int((np.diff(before) == 0).sum())
 
@@ -82,7 +73,7 @@ def build_index(
     areas: np.ndarray,
     iscrowd: np.ndarray,
 ) -> AnnotationIndex:
-    """Sort boxes by image, and leave out those that no image shows.
+    """Sort boxes by image, and leave out those without area inside their image.
 
     Args:
         name: the annotation file, for messages.
@@ -129,17 +120,19 @@ def build_index(
 
 
 def finite_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
-    """bool [A]: all four numbers are there and are plausible pixels."""
+    """Tell which boxes have four finite numbers of plausible size: bool [A]."""
     return (np.abs(boxes_xywh) < NOT_FINITE).all(axis=1)
 
 
 def clip_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Boxes [A, 4] cut off at the borders of images of `sizes` [A, 2] (height, width): xyxy.
+    """Clip boxes [A, 4] to images of `sizes` [A, 2] (height, width); return them as xyxy.
 
-    A box without area in its image comes back with x2 <= x1 or y2 <= y1.
+    A box without area inside its image gets x2 <= x1 or y2 <= y1.
     """
     clipped = np.empty_like(boxes_xywh)
-    for axis, limits in enumerate((sizes[:, 1], sizes[:, 0])):  # by columns: three times as fast
+    for axis, limits in enumerate(
+        (sizes[:, 1], sizes[:, 0])
+    ):  # column by column: three times as fast
         start, extent = boxes_xywh[:, axis], boxes_xywh[:, axis + 2]
         clipped[:, axis] = np.maximum(start, 0)
         clipped[:, axis + 2] = np.minimum(start + extent, limits)
