@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from detection_factory import found, truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,27 +17,6 @@ from vision.evaluation.coco_eval import compute_arrays_pycocotools, evaluate_box
 BOTH = pytest.mark.parametrize("evaluator", ["fast", "pycocotools"])
 NAMES = ["cat", "dog", "owl"]
 ONE = pytest.approx(1.0)  # COCO's precision is tp / (tp + fp + 2e-16)
-
-
-def truth(*rows, num_images=2) -> GroundTruth:
-    """Ground truth from rows (image, label, x, y, w, h[, iscrowd])."""
-    table = np.array([(*row, 0)[:7] for row in rows], float).reshape(-1, 7)
-    return GroundTruth(
-        num_images=num_images,
-        num_classes=len(NAMES),
-        image_index=table[:, 0].astype(int),
-        labels=table[:, 1].astype(int),
-        boxes_xywh=table[:, 2:6],
-        areas=table[:, 4] * table[:, 5],
-        iscrowd=table[:, 6].astype(bool),
-    )
-
-
-def found(*rows) -> Detections:
-    """Detections from rows (image, label, x, y, w, h, score)."""
-    table = np.array(rows, float).reshape(-1, 7)
-    labels = table[:, 1].astype(int)
-    return Detections(table[:, 0].astype(int), labels, table[:, 2:6], table[:, 6])
 
 
 def as_found(gt: GroundTruth) -> Detections:

@@ -6,6 +6,8 @@ matched together, one detection of each at a time. The rules, and the order of t
 pycocotools; the tests compare whole arrays with it.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from vision.evaluation.coco_boxes import Detections, GroundTruth
@@ -22,6 +24,32 @@ AREA_RANGES = {
 _PAIRS_AT_ONCE = 1_000_000  # 60 MB; bounds the memory for crowded images
 
 
+@dataclass
+class Matches:
+    """Which detections are right, for every IoU threshold and area range.
+
+    Attributes:
+        ground_truth: sorted by class and image.
+        detections: sorted by class, image and falling score; the best 100 of a class in an image.
+        rows: int64 [D], their places in the detections that were given.
+        ranks: int64 [D], from 0, among those of their class and image.
+        is_tp: bool [A, T, D].
+        is_fp: bool [A, T, D]; a detection that does not count is neither.
+        gt_ignored: bool [G, A].
+        partners: int64 [D], the box that each has at the lowest IoU threshold in the whole area
+            range, as a place in `ground_truth`; -1 without one.
+    """
+
+    ground_truth: GroundTruth
+    detections: Detections
+    rows: np.ndarray
+    ranks: np.ndarray
+    is_tp: np.ndarray
+    is_fp: np.ndarray
+    gt_ignored: np.ndarray
+    partners: np.ndarray
+
+
 def compute_arrays(
     ground_truth: GroundTruth, detections: Detections
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -32,26 +60,30 @@ def compute_arrays(
         thresholds, R recall thresholds, C classes, A area ranges and M detection limits; -1 for
         classes without a box in the area range.
     """
+    return accumulate(match_boxes(ground_truth, detections))
+
+
+def match_boxes(ground_truth: GroundTruth, detections: Detections) -> Matches:
+    """Match detections with the boxes of their class and image, as COCOeval does."""
     gt, gt_groups = _sort_ground_truth(ground_truth)
-    dt, dt_groups, ranks = _sort_detections(detections, ground_truth.num_images)
-    gt_ignored = gt.iscrowd[:, None] | _outside_areas(gt.areas)  # [G, A]
-    matched, ignored = _match(
-        *_find_overlaps(gt, gt_groups, dt, dt_groups),
+    dt, dt_groups, ranks, rows = _sort_detections(detections, ground_truth.num_images)
+    gt_ignored = gt.iscrowd[:, None] | outside_areas(gt.areas)  # [G, A]
+    matched, ignored, partners = _match(
+        *find_overlaps(gt, gt_groups, dt, dt_groups),
         dt_groups=dt_groups,
         gt_ignored=gt_ignored,
         iscrowd=gt.iscrowd,
     )
-    outside = _outside_areas(dt.boxes_xywh[:, 2] * dt.boxes_xywh[:, 3])
-    is_tp = (matched & ~ignored).transpose(2, 1, 0)  # [A, T, D]
-    is_fp = (~matched & ~outside[:, None]).transpose(2, 1, 0)
-    return _accumulate(
-        is_tp,
-        is_fp,
-        dt,
+    outside = outside_areas(dt.boxes_xywh[:, 2] * dt.boxes_xywh[:, 3])
+    return Matches(
+        ground_truth=gt,
+        detections=dt,
+        rows=rows,
         ranks=ranks,
-        gt_labels=gt.labels,
+        is_tp=(matched & ~ignored).transpose(2, 1, 0),
+        is_fp=(~matched & ~outside[:, None]).transpose(2, 1, 0),
         gt_ignored=gt_ignored,
-        num_classes=gt.num_classes,
+        partners=partners,
     )
 
 
@@ -71,17 +103,20 @@ def _sort_ground_truth(gt: GroundTruth) -> tuple[GroundTruth, np.ndarray]:
     return gt, groups[order]
 
 
-def _sort_detections(dt: Detections, num_images: int) -> tuple[Detections, np.ndarray, np.ndarray]:
+def _sort_detections(
+    dt: Detections, num_images: int
+) -> tuple[Detections, np.ndarray, np.ndarray, np.ndarray]:
     """Sort by class, image and descending score; keep the 100 best of a class in an image.
 
     Returns:
-        The kept detections, their groups, and their ranks in the group, from 0.
+        The kept detections, their groups, their ranks in the group, from 0, and their indices in
+        `dt`.
     """
     groups = dt.labels * num_images + dt.image_index
     order = np.lexsort((-dt.scores, groups))
     ranks = _rank_in_group(groups[order])
     order, ranks = order[ranks < MAX_DETECTIONS[-1]], ranks[ranks < MAX_DETECTIONS[-1]]
-    return dt.take(order), groups[order], ranks
+    return dt.take(order), groups[order], ranks, order
 
 
 def _rank_in_group(groups: np.ndarray) -> np.ndarray:
@@ -91,16 +126,28 @@ def _rank_in_group(groups: np.ndarray) -> np.ndarray:
     return places - np.maximum.accumulate(np.where(is_first, places, 0))
 
 
-def _outside_areas(areas: np.ndarray) -> np.ndarray:
+def outside_areas(areas: np.ndarray) -> np.ndarray:
     """Tell which boxes are too small or too large for each area range: bool [N, A]."""
     lowest, highest = np.array(list(AREA_RANGES.values())).T
     return (areas[:, None] < lowest) | (areas[:, None] > highest)
 
 
-def _find_overlaps(
-    gt: GroundTruth, gt_groups: np.ndarray, dt: Detections, dt_groups: np.ndarray
+def find_overlaps(
+    gt: GroundTruth,
+    gt_groups: np.ndarray,
+    dt: Detections,
+    dt_groups: np.ndarray,
+    *,
+    lowest: float = IOU_THRESHOLDS[0],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the pairs of a detection and a ground truth of its group with IoU >= 0.5.
+    """Find the pairs of a detection and a ground truth of its group with IoU >= `lowest`.
+
+    Args:
+        gt: sorted by `gt_groups`.
+        gt_groups: int64 [G].
+        dt: in any order.
+        dt_groups: int64 [D].
+        lowest: IoU.
 
     Returns:
         Indices of the detections, indices of the ground truth, and IoUs, each [E]; sorted by
@@ -116,7 +163,7 @@ def _find_overlaps(
         dt_rows = np.repeat(members, counts[members])
         gt_rows = np.repeat(starts[members], counts[members]) + _rank_in_group(dt_rows)
         ious = _pairwise_iou(dt.boxes_xywh[dt_rows], gt.boxes_xywh[gt_rows], gt.iscrowd[gt_rows])
-        near = ious >= IOU_THRESHOLDS[0]
+        near = ious >= lowest
         found.append((dt_rows[near], gt_rows[near], ious[near]))
     if not found:
         return np.zeros(0, int), np.zeros(0, int), np.zeros(0)
@@ -143,17 +190,19 @@ def _match(
     dt_groups: np.ndarray,
     gt_ignored: np.ndarray,
     iscrowd: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Match each detection, highest score first, to the unmatched ground truth of highest IoU.
 
     Ground truth that counts is preferred to ignored ground truth, whatever the IoUs. A crowd can be
     matched any number of times.
 
     Returns:
-        Two arrays, bool [D, T, A]: the detection is matched; it is matched to ignored ground truth.
+        Two arrays, bool [D, T, A]: the detection is matched; it is matched to ignored ground truth;
+        and the index of its match at the first threshold in the first range, [D], or -1.
     """
     shape = (len(dt_groups), len(IOU_THRESHOLDS), len(AREA_RANGES))
     matched, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
+    partners = np.full(len(dt_groups), -1)
     taken = np.zeros((len(gt_ignored), *shape[1:]), bool)
     reaches = ious[:, None] >= IOU_THRESHOLDS  # [E, T]
     # Round r matches the r-th detection of every group, counting those that overlap anything. They
@@ -171,7 +220,8 @@ def _match(
                 matched[dt] |= gets
                 taken[gt] |= gets & ~iscrowd[gt, None, None]
                 ignored[dt] |= gets & want_ignored
-    return matched, ignored
+                partners[dt[gets[:, 0, 0]]] = gt[gets[:, 0, 0]]
+    return matched, ignored, partners
 
 
 def _split_runs(rows: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
@@ -179,27 +229,20 @@ def _split_runs(rows: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
     return np.split(rows, np.flatnonzero(np.diff(keys[rows])) + 1)
 
 
-def _accumulate(
-    is_tp: np.ndarray,
-    is_fp: np.ndarray,
-    dt: Detections,
-    *,
-    ranks: np.ndarray,
-    gt_labels: np.ndarray,
-    gt_ignored: np.ndarray,
-    num_classes: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Build the arrays of `compute_arrays` from true and false positives [A, T, D]."""
+def accumulate(matches: Matches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Build the arrays of `compute_arrays`."""
+    dt, is_tp, is_fp = matches.detections, matches.is_tp, matches.is_fp
+    num_classes = matches.ground_truth.num_classes
     shape = (num_classes, len(AREA_RANGES), len(MAX_DETECTIONS))
     precision = np.full((len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), *shape), -1.0)
     recall = np.full((len(IOU_THRESHOLDS), *shape), -1.0)
     scores = precision.copy()
     for k in range(num_classes):
-        num_gt = (~gt_ignored[gt_labels == k + 1]).sum(axis=0)  # [A]
+        num_gt = (~matches.gt_ignored[matches.ground_truth.labels == k + 1]).sum(axis=0)  # [A]
         start, stop = np.searchsorted(dt.labels, [k + 1, k + 2])
         best_first = start + np.argsort(-dt.scores[start:stop], kind="stable")
         for m, limit in enumerate(MAX_DETECTIONS):
-            rows = best_first[ranks[best_first] < limit]
+            rows = best_first[matches.ranks[best_first] < limit]
             for a in np.flatnonzero(num_gt):
                 precision[:, :, k, a, m], recall[:, k, a, m], scores[:, :, k, a, m] = _curve(
                     is_tp[a][:, rows], is_fp[a][:, rows], dt.scores[rows], int(num_gt[a])
