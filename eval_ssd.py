@@ -10,9 +10,10 @@
     python eval_ssd.py --trained-model torchvision --net ssdlite320-mb3-large --dataset coco-data
     torchrun --nproc_per_node=2 eval_ssd.py --trained-model runs/coco --dataset coco-data
 
-Prints the twelve COCO numbers and a line for each class; --output-dir DIR gets metrics.json and
-detections.json (COCO's results format, in the ids of the annotation file; of a YOLO folder, in
-those that convert_yolo_to_coco.py gives).
+Prints the twelve COCO numbers, a line for each class and a summary; --output-dir DIR gets
+metrics.json, detections.json (COCO's results format, in the ids of the annotation file; of a YOLO
+folder, in those that convert_yolo_to_coco.py gives) and report.html: curves, where AP is lost,
+pictures of errors, and what to try next.
 """
 
 from vision.installed import require
@@ -30,9 +31,9 @@ import torch
 
 from vision.args import default_workers, image_size
 from vision.command_line import FamilyParser, run_script
-from vision.datasets.annotation_index import AnnotationIndex
 from vision.datasets.coco import CocoDetection
-from vision.datasets.layouts.choose import DATASET_TYPES, open_split
+from vision.datasets.layouts.choose import DATASET_TYPES, open_folder, open_split
+from vision.datasets.layouts.layout import Source
 from vision.engine import distributed
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.machine_limits import explain
@@ -43,6 +44,10 @@ from vision.evaluation.coco_results import detections_json, explain_nothing_foun
 from vision.evaluation.evaluate import EvaluationResult, evaluate
 from vision.files.atomic_file import write_atomically
 from vision.nn.cpu.optimize import optimize_for_inference
+from vision.report.analysis import Analysis
+from vision.report.inputs import Validation, describe_network
+from vision.report.report import write_report
+from vision.report.summary import summary_lines
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
 from vision.training.data import shared_loader
@@ -55,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate; return the exit code."""
     parser = build_eval_parser(description=__doc__)
     args = parser.parse_args(argv)
+    args.command = ["./eval_ssd.py", *(sys.argv[1:] if argv is None else argv)]
     check_arguments(parser, args)
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
@@ -78,7 +84,7 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
         help="layout of --dataset; auto: as recognised")  # fmt: skip
     add("--split", default="val", metavar="NAME", help="split to evaluate: val, test, train")
     add("--output-dir", "--eval-dir", metavar="DIR",
-        help="gets metrics.json and detections.json")  # fmt: skip
+        help="gets metrics.json, detections.json and report.html")  # fmt: skip
     add("--image-size", "--resolution", type=image_size, metavar="SIZE",
         help="input in pixels, 300 or HEIGHTxWIDTH; default: as trained")  # fmt: skip
     add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
@@ -141,10 +147,12 @@ def evaluate_split(args: argparse.Namespace) -> None:
         len(dataset), *model.image_size, len(class_names), device, precision,
         torch.get_num_threads(), args.workers,
     )  # fmt: skip
+    ground_truth = relabel(ground_truth_from_index(index), categories)
+    network = describe_network(model)
     result = evaluate(
         optimize_for_inference(model).to(device, memory_format=torch.channels_last),
         loader,
-        ground_truth=relabel(ground_truth_from_index(index), categories),
+        ground_truth=ground_truth,
         class_names=class_names,
         device=device,
         precision=precision,
@@ -153,36 +161,70 @@ def evaluate_split(args: argparse.Namespace) -> None:
         iou_threshold=args.iou_threshold,
     )
     if result:
-        category_ids = [category.category_id for category in categories]
-        settings = model.network.postprocessing.changed(score_threshold=args.score_threshold)
-        report(args, result, index, category_ids, score_threshold=settings.score_threshold)
+        settings = model.network.postprocessing.changed(
+            score_threshold=args.score_threshold, iou_threshold=args.iou_threshold
+        )
+        validation = Validation(
+            metrics=result.metrics,
+            detections=result.detections,
+            ground_truth=ground_truth,
+            class_names=class_names,
+            network=network,
+            sources=[source],
+            weights=args.trained_model,
+            dataset=args.dataset,
+            split=args.split,
+            train_sources=find_train_sources(args),
+            weights_flags=weights_flags(args),
+            command=args.command,
+            score_threshold=settings.score_threshold,
+            iou_threshold=settings.iou_threshold,
+        )
+        report(args, result, validation, [category.category_id for category in categories])
+
+
+def weights_flags(args: argparse.Namespace) -> list[str]:
+    """Return what a command needs besides --trained-model to load the same weights."""
+    pairs = (("--net", args.net), ("--label-file", args.label_file))
+    return [word for flag, value in pairs if value for word in (flag, value)]
+
+
+def find_train_sources(args: argparse.Namespace) -> list[Source] | None:
+    """Read the training split beside the one that is evaluated, for the report; None without."""
+    if not args.output_dir or args.split == "train":
+        return None
+    folder = open_folder(args.dataset, split=args.split, layout=args.dataset_type)
+    return [folder.open("train")] if "train" in folder.splits else None
 
 
 def report(
     args: argparse.Namespace,
     result: EvaluationResult,
-    index: AnnotationIndex,
+    validation: Validation,
     category_ids: list[int],
-    *,
-    score_threshold: float,
 ) -> None:
     """Print the measurements and write the files."""
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
     logger.info("%d detections; %s", len(result.detections), spent)
     print(json.dumps(result.metrics) if args.json else "\n".join(metrics_table(result.metrics)))
     if not len(result.detections):
-        lines = explain_nothing_found(result.top_scores, score_threshold)
+        lines = explain_nothing_found(result.top_scores, validation.score_threshold)
         print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)
+    analysis, written = Analysis(validation), None
     if args.output_dir:
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        content = detections_json(
-            result.detections, image_ids=index.image_ids, category_ids=category_ids
-        )
+        image_ids = validation.sources[0].index.image_ids
+        content = detections_json(result.detections, image_ids=image_ids, category_ids=category_ids)
         write_atomically(folder / "detections.json", content)
         metrics = json.dumps(result.metrics, indent=2) + "\n"
         write_atomically(folder / "metrics.json", metrics.encode())
+        trained = Path(args.trained_model)
+        run = trained if trained.is_dir() else trained.parent
+        analysis, written = write_report(folder, validation, run=run)
         logger.info("%s: metrics.json and detections.json", folder)
+    if not args.json:
+        print("\n".join(["", *summary_lines(analysis, report=written and str(written))]))
 
 
 if __name__ == "__main__":

@@ -263,7 +263,10 @@ def test_files_hold_what_pycocotools_measures(root, weights, run_script, tmp_pat
         assert metrics[name] == expected, name
     assert sorted(metrics["per_class"]) == ["cat", "dog", "owl"]
     assert "AP50" in done.stdout and "dog" in done.stdout
-    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix != ".json"]
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"metrics.json", "detections.json", "report.html"}
+    assert f"report: {tmp_path / 'out' / 'report.html'}" in done.stdout
+    assert f"AP {metrics['AP']:.3f} (95 %: " in done.stdout
 
 
 def test_json_is_all_of_stdout_and_evaluators_agree(run_eval):

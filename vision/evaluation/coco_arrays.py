@@ -162,7 +162,7 @@ def find_overlaps(
         members = np.flatnonzero((chunk_of == chunk) & (counts > 0))
         dt_rows = np.repeat(members, counts[members])
         gt_rows = np.repeat(starts[members], counts[members]) + _rank_in_group(dt_rows)
-        ious = _pairwise_iou(dt.boxes_xywh[dt_rows], gt.boxes_xywh[gt_rows], gt.iscrowd[gt_rows])
+        ious = pairwise_iou(dt.boxes_xywh[dt_rows], gt.boxes_xywh[gt_rows], gt.iscrowd[gt_rows])
         near = ious >= lowest
         found.append((dt_rows[near], gt_rows[near], ious[near]))
     if not found:
@@ -172,7 +172,7 @@ def find_overlaps(
     return dt_rows[order], gt_rows[order], ious[order]
 
 
-def _pairwise_iou(dt_xywh: np.ndarray, gt_xywh: np.ndarray, iscrowd: np.ndarray) -> np.ndarray:
+def pairwise_iou(dt_xywh: np.ndarray, gt_xywh: np.ndarray, iscrowd: np.ndarray) -> np.ndarray:
     """Return the IoUs [N] of boxes [N, 4] and [N, 4]; for a crowd, overlap / detection's area."""
     ends = np.minimum(dt_xywh[:, :2] + dt_xywh[:, 2:], gt_xywh[:, :2] + gt_xywh[:, 2:])
     sides = ends - np.maximum(dt_xywh[:, :2], gt_xywh[:, :2])

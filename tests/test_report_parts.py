@@ -1,0 +1,254 @@
+"""What the report finds: advice, label errors, shifts of the data, numbers of the network."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from detection_factory import found, random_case, truth
+from report_factory import make_validation, network, write_run, write_split
+
+import eval_ssd
+from vision.args import build_train_parser
+from vision.evaluation.coco_boxes import GroundTruth
+from vision.evaluation.errors import gain_if_found
+from vision.report.advice import LIMIT, find_advice, fit_prior_sizes
+from vision.report.analysis import Analysis
+from vision.report.dataset import describe_split, find_shifts
+from vision.report.gallery import draw_pictures, false_positives, likely_label_errors, misses
+from vision.report.inputs import RunHistory, describe_network, read_history
+from vision.report.svg import Canvas, label
+from vision.report.tables import MAX_MATRIX, confusion_table
+from vision.ssd.models import MODELS, build_model
+from vision.ssd.torchvision_ssd import NamedClasses
+
+NAMES = ["cat", "dog", "owl"]
+BOX = (10, 10, 100, 100)
+
+
+def grid(num_images: int, label: int, side: float, *, start: int = 0, count: int = 3) -> list:
+    """`count` boxes of `side` pixels in each image, apart from each other."""
+    return [
+        (start + i, label, 15 + 110 * j, 20, side, side)
+        for i in range(num_images)
+        for j in range(count)
+    ]
+
+
+def analyse(folder, boxes, detections, *, num_images: int = 30, **changes) -> Analysis:
+    gt = truth(*boxes, num_images=num_images)
+    return Analysis(make_validation(folder, NAMES, (gt, found(*detections)), **changes))
+
+
+def facts_of(analysis: Analysis):
+    return describe_split(analysis.given.sources, NAMES, analysis.given.network)
+
+
+def advice_of(analysis: Analysis, history: RunHistory | None = None) -> dict[str, object]:
+    """The advice by its flag."""
+    found_advice = find_advice(analysis, history or RunHistory(), facts_of(analysis))
+    gains = [advice.gain for advice in found_advice]
+    assert gains == sorted(gains, reverse=True) and len(gains) <= LIMIT
+    return {next(w for w in a.remedy.split()[1:] if w[:2] == "--"): a for a in found_advice}
+
+
+def test_missed_small_boxes_ask_for_a_larger_input(tmp_path):
+    """Cats of 40 px in images of 400 are 9.6 px of 96; owls of 100 px are found."""
+    boxes = grid(20, 1, 40) + grid(20, 3, 100)
+    analysis = analyse(tmp_path, boxes, [(*box, 0.9) for box in grid(20, 3, 100)])
+    advice = advice_of(analysis)["--image-size"]
+    assert advice.statement.startswith("100 % of 60 missed boxes are under 32 px")
+    assert advice.remedy == "train_ssd.py --image-size 160"  # 1.5 x 96, up to 32
+    assert advice.gain == pytest.approx(0.5)  # of two classes, one has AP50 0
+    assert gain_if_found(analysis.matches, analysis.errors.is_missed) == pytest.approx(0.5)
+
+
+def test_missed_boxes_without_a_prior_ask_for_other_sizes(tmp_path):
+    """9.6 px in the middle of cells of 16 px: today's smallest prior has 19.2, IoU 1/4."""
+    cell = 400 / 6
+    boxes = [
+        (i, 1, (j + 0.5) * cell - 20, 1.5 * cell - 20, 40, 40) for i in range(9) for j in (0, 2)
+    ]
+    owls = [(i, 3, 150, 150, 100, 100) for i in range(9)]
+    analysis = analyse(tmp_path, boxes + owls, [(*owl, 0.9) for owl in owls])
+    missed = analysis.errors.is_missed
+    assert analysis.prior_ious[missed].tolist() == pytest.approx([0.25] * 18, abs=1e-4)
+    sizes, before, after = fit_prior_sizes(facts_of(analysis), analysis.given.network)
+    assert (before, after) == pytest.approx((1 / 3, 1)) and list(sizes) == sorted(sizes)
+    advice = advice_of(analysis)["--prior-sizes"]
+    assert "100 % of 18 missed boxes fit no prior" in advice.statement
+    assert f"from {before:.2f} to {after:.2f}" in advice.statement
+    assert [float(x) for x in advice.remedy.split("--prior-sizes ")[1].split()] == list(sizes)
+
+
+def test_a_val_loss_that_turns_is_overfitting(tmp_path):
+    run = write_run(
+        tmp_path / "run",
+        loss=[5, 4, 3, 2, 1],
+        val_loss=[5, 4, 4.2, 4.6, 5],
+        AP=[0.1, 0.3, 0.3, 0.2, 0.2],
+    )
+    analysis = analyse(tmp_path, [(0, 1, *BOX)], [(0, 1, *BOX, 0.9)])
+    advice = advice_of(analysis, read_history(run))["--epochs"]
+    assert "val loss rises from epoch 2 on, from 4.000 to 5.000" in advice.statement
+    assert advice.gain == pytest.approx(0.1)
+    falling = write_run(tmp_path / "good", loss=[5, 4, 3, 2, 1], val_loss=[5, 4, 3.9, 3.8, 3.7])
+    assert "--epochs" not in advice_of(analysis, read_history(falling))
+
+
+def test_an_ap_that_still_rises_asks_for_more_epochs(tmp_path):
+    run = write_run(tmp_path / "run", AP=[0.1, 0.2, 0.3, 0.4], val_loss=[4, 3, 2, 1])
+    analysis = analyse(tmp_path, [(0, 1, *BOX)], [(0, 1, *BOX, 0.9)])
+    advice = advice_of(analysis, read_history(run))["--resume"]
+    assert advice.remedy == f"train_ssd.py --resume {run} --epochs 9"
+    assert advice.gain == pytest.approx(0.1)
+
+
+def test_classes_with_few_boxes_are_named(tmp_path):
+    boxes = [*grid(25, 1, 100), (26, 2, *BOX), (27, 2, *BOX)]
+    analysis = analyse(tmp_path, boxes, [(*box, 0.9) for box in grid(25, 1, 100)])
+    advice = advice_of(analysis)["--pretrained-ssd"]
+    assert "(dog has 2)" in advice.statement
+    assert advice.gain == pytest.approx(0.5)
+
+
+def test_a_perfect_result_needs_no_advice(tmp_path):
+    boxes = grid(20, 1, 100)
+    assert advice_of(analyse(tmp_path, boxes, [(*box, 0.9) for box in boxes])) == {}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_flag_that_is_advised_exists(tmp_path, seed):
+    run = write_run(
+        tmp_path / "run", loss=[5, 4, 3, 2, 1], val_loss=[5, 4, 4.2, 4.6, 5], AP=[0.1] * 5,
+        data_wait=[0.5] * 5,
+    )  # fmt: skip
+    case = random_case(seed, num_images=20)
+    analysis = Analysis(make_validation(tmp_path, NAMES, case))
+    found_advice = find_advice(analysis, read_history(run), facts_of(analysis))
+    assert len(found_advice) == LIMIT
+    parsers = {"train_ssd.py": build_train_parser(), "eval_ssd.py": eval_ssd.build_eval_parser()}
+    for advice in found_advice:
+        script, *words = advice.remedy[advice.remedy.rindex("_ssd.py") - 5 :].strip().split()
+        script = script if script in parsers else "eval_ssd.py"
+        for word in words:
+            if word.startswith("--"):
+                assert word in parsers[script]._option_string_actions, advice.remedy
+
+
+def test_likely_label_errors_are_those_that_are_mostly_right(tmp_path):
+    """Nine cats are found and one more where no label is; two owls lie on one place."""
+    cats = [(i, 1, *BOX) for i in range(9)]
+    detections = [(*cat, 0.9) for cat in cats] + [(9, 1, *BOX, 0.95), (10, 2, *BOX, 0.97)]
+    owls = [(11, 3, *BOX), (11, 3, 12, 10, 100, 100), (10, 3, *BOX)]
+    analysis = analyse(tmp_path, cats + owls, detections, num_images=12)
+    examples = likely_label_errors(analysis)
+    captions = [(example.image, example.caption) for example in examples]
+    # The twin owls overlap by 98 / 102; above 0.95 no cat is right, and no dog at all.
+    assert captions == [
+        (11, "labelled twice as owl, IoU 0.96"),
+        (10, "dog 0.97, labelled owl; 0 % of such are right"),
+        (9, "cat 0.95, no label here; 0 % of such are right"),
+    ]
+    shown = false_positives(analysis)
+    assert [example.image for example in shown] == [9]
+    assert {example.key for example in shown} <= {example.key for example in examples}
+    assert [example.image for example in misses(analysis)] == [11, 11]
+
+
+def test_a_picture_shows_its_box(tmp_path):
+    analysis = analyse(tmp_path, [(1, 1, *BOX)], [], num_images=2)
+    pictures = draw_pictures(misses(analysis), analysis.given.sources)
+    assert [p.file for p in pictures] == ["1.jpg"]
+    assert max(pictures[0].width, pictures[0].height) == 176
+    assert pictures[0].source.startswith("data:image/jpeg;base64,")
+
+
+def test_splits_that_differ_are_told_from_chance(tmp_path):
+    """The same drawing twice does not differ; classes in another mix do."""
+    first, second = random_case(1, num_images=60)[0], random_case(2, num_images=60)[0]
+    other = dataclasses.replace(second, labels=np.where(second.labels == 1, 3, second.labels))
+    splits = [split(tmp_path / str(i), gt) for i, gt in enumerate((first, second, other))]
+    alike = {s.name: s for s in find_shifts(splits[0], splits[1], NAMES)}
+    differ = {s.name: s for s in find_shifts(splits[0], splits[2], NAMES)}
+    assert not alike["classes"].is_seen and not alike["box sizes"].is_seen
+    assert differ["classes"].is_seen and differ["classes"].largest in ("cat", "owl")
+    expected = np.bincount(splits[2].labels, minlength=4)[1:] / len(splits[2].labels)
+    place = NAMES.index(differ["classes"].largest)
+    assert differ["classes"].shares[1] == pytest.approx(expected[place])
+
+
+def split(folder, gt: GroundTruth):
+    return describe_split([(write_split(folder, gt, NAMES), folder)], NAMES, network())
+
+
+def test_boxes_at_the_input_size(tmp_path):
+    """100 x 50 px of 400 x 400 at 96 x 96: 24 x 12 px. Classes are found by name."""
+    gt = truth((0, 1, 200, 100, 100, 50), (0, 1, 0, 0, 10, 10, 1), num_images=2)
+    index = write_split(tmp_path, gt, ["owl", "cat", "dog"])
+    facts = describe_split([(index, tmp_path)], NAMES, network())
+    assert facts.labels.tolist() == [3]  # the file's first class is our third
+    assert facts.sizes.tolist() == pytest.approx([np.sqrt(24 * 12)])
+    assert facts.ratios.tolist() == pytest.approx([2])
+    assert facts.centers.tolist() == [pytest.approx([0.625, 0.3125])]
+    assert (facts.num_images, facts.num_empty) == (2, 1)
+    assert facts.places()[5, 10] == 1
+
+
+def test_numbers_of_a_network():
+    """Against torch's own count of the parameters, and a convolution counted by hand."""
+    model = build_model("mb2-ssd-lite", num_classes=4)
+    facts = describe_network(model)
+    assert facts.num_parameters == sum(p.numel() for p in model.parameters()) == 3_087_328
+    assert facts.priors_cxcywh.shape == (3000, 4)
+    counted = []
+
+    def count(layer, inputs, output):
+        taps = layer.in_channels // layer.groups * np.prod(layer.kernel_size)
+        counted.append(output.numel() * int(taps))
+
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(count)
+    model.eval()(torch.zeros(1, 3, 300, 300))
+    assert facts.macs == sum(counted)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_other_sizes_fit_every_network(tmp_path, name):
+    """The search of prior sizes works with any number of maps and any aspect ratios."""
+    model = build_model(name, num_classes=3)
+    facts = describe_network(model)
+    gt = random_case(0, side=300)[0]
+    index = write_split(tmp_path, gt, NAMES)
+    sizes, before, after = fit_prior_sizes(describe_split([(index, tmp_path)], NAMES, facts), facts)
+    assert after >= before and (not sizes or len(sizes) == len(facts.feature_map_sizes) + 1)
+
+
+def test_a_network_without_some_classes_is_described():
+    model = NamedClasses(build_model("ssdlite320-mb3-large", num_classes=5), [1, 3])
+    facts = describe_network(model)
+    assert facts.name == "ssdlite320-mb3-large" and len(facts.feature_map_sizes) == 6
+
+
+def test_many_classes_are_folded_in_the_matrix(tmp_path):
+    names = [f"class {i}" for i in range(40)]
+    analysis = Analysis(make_validation(tmp_path, names, random_case(0, num_classes=40)))
+    table = confusion_table(analysis)
+    assert (
+        table["names"][-2:] == ["other 28", "not found"] and len(table["names"]) == MAX_MATRIX + 2
+    )
+    total = sum(cell["count"] or 0 for _, row in table["rows"] for cell in row)
+    assert total == analysis.confusion.sum()
+
+
+def test_names_in_drawings():
+    assert label("a$b$") == r"a\$b\$"
+    assert label("x" * 50) == "x" * 19 + "..."
+    assert label("two\nlines") == "two lines"
+    canvas = Canvas()
+    with canvas.figure() as (drawing, axes):
+        axes.set_title("<&>")
+        figure = canvas.finish(drawing, 'a "title" <b>', "")
+    assert 'aria-label="a &quot;title&quot; &lt;b>"' in figure.svg
+    assert "&lt;&amp;&gt;" in figure.svg and "currentColor" in figure.svg

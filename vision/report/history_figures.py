@@ -1,0 +1,120 @@
+"""The drawings of a training: what changed from epoch to epoch, and where a run was resumed."""
+
+import numpy as np
+
+from vision.report.inputs import RunHistory
+from vision.report.svg import BLUE, GREEN, ORANGE, RED, Canvas, Figure, legend
+from vision.report.words import percent
+
+HEIGHT = 2.2  # inches
+
+
+def history_figures(history: RunHistory, canvas: Canvas) -> list[Figure]:
+    """Draw losses, AP, learning rate, speed, time and memory over the epochs."""
+    if not history.records:
+        return []
+    figures = [_losses(history, canvas)]
+    if (~np.isnan(history.column("AP"))).any():
+        figures.append(_precision(history, canvas))
+    rates = history.column("images_per_second")
+    figures.append(
+        _line(history, canvas, "lr", "Learning rate", f"From {history.column('lr').max():.2g} at "
+              f"its highest to {history.column('lr')[-1]:.2g} in the last epoch.")
+    )  # fmt: skip
+    figures.append(
+        _line(history, canvas, "images_per_second", "Images a second",
+              f"Between {np.nanmin(rates):.1f} and {np.nanmax(rates):.1f} images a second in "
+              "training.")
+    )  # fmt: skip
+    figures.append(_time_shares(history, canvas))
+    memory = history.column("peak_memory_mb")
+    figures.append(
+        _line(history, canvas, "peak_memory_mb", "Peak memory, MB",
+              f"At most {np.nanmax(memory):.0f} MB, {np.nanmax(memory) - memory[0]:.0f} MB more "
+              "than after the first epoch.")
+    )  # fmt: skip
+    return figures
+
+
+def _losses(history: RunHistory, canvas: Canvas) -> Figure:
+    with canvas.figure(height=HEIGHT) as (drawing, axes):
+        for name, title, color in (
+            ("loss", "loss", BLUE),
+            ("loss_classification", "classification", GREEN),
+            ("loss_regression", "regression", ORANGE),
+        ):
+            axes.plot(history.epochs, history.column(name), color=color, label=title, marker=".")
+            validated = ~np.isnan(history.column(f"val_{name}"))
+            if validated.any():
+                axes.plot(
+                    history.epochs[validated], history.column(f"val_{name}")[validated], "--",
+                    color=color, marker=".",
+                )  # fmt: skip
+        _finish_axes(history, axes)
+        axes.set_ylim(bottom=0)
+        legend(drawing, title="train; val dashed")
+        train, val = history.column("loss"), history.column("val_loss")
+        caption = f"The training loss went from {train[0]:.3f} to {train[-1]:.3f}"
+        seen = val[~np.isnan(val)]
+        caption += f", val loss from {seen[0]:.3f} to {seen[-1]:.3f}." if len(seen) else "."
+        return canvas.finish(drawing, "Losses", caption)
+
+
+def _precision(history: RunHistory, canvas: Canvas) -> Figure:
+    ap = history.column("AP")
+    seen = ~np.isnan(ap)
+    with canvas.figure(height=HEIGHT) as (drawing, axes):
+        for name, color in (("AP", BLUE), ("AP50", ORANGE), ("AP75", GREEN)):
+            axes.plot(
+                history.epochs[seen], history.column(name)[seen], color=color, label=name,
+                marker=".",
+            )  # fmt: skip
+        _finish_axes(history, axes)
+        axes.set_ylim(bottom=0)
+        legend(drawing)
+        best = int(np.nanargmax(ap))
+        caption = f"The best AP is {ap[best]:.3f}, in epoch {history.epochs[best]}."
+        return canvas.finish(drawing, "AP on val", caption)
+
+
+def _time_shares(history: RunHistory, canvas: Canvas) -> Figure:
+    names = ("step_share", "data_wait", "eval_share")
+    shares = np.array([history.column(name) for name in names])
+    with canvas.figure(height=HEIGHT) as (drawing, axes):
+        bottom = np.zeros(len(history.records))
+        for values, title, color in zip(
+            shares, ("steps", "waiting for data", "validation"), (BLUE, RED, GREEN), strict=True
+        ):
+            axes.bar(history.epochs, values, bottom=bottom, color=color, label=title, width=0.85)
+            bottom += np.nan_to_num(values)
+        _finish_axes(history, axes)
+        axes.set_ylim(0, 1)
+        legend(drawing)
+        mean = np.nanmean(shares, axis=1)
+        caption = (
+            f"On average {percent(mean[0])} of an epoch were steps, {percent(mean[1])} waiting for "
+            f"data, {percent(mean[2])} validation."
+        )
+        return canvas.finish(drawing, "What the time went to", caption)
+
+
+def _line(history: RunHistory, canvas: Canvas, name: str, title: str, caption: str) -> Figure:
+    with canvas.figure(height=HEIGHT) as (drawing, axes):
+        axes.plot(history.epochs, history.column(name), marker=".")
+        _finish_axes(history, axes)
+        axes.set_ylim(bottom=0)
+        return canvas.finish(drawing, title, caption)
+
+
+def _finish_axes(history: RunHistory, axes) -> None:
+    """Label the epochs, and mark where the run was resumed with changes."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for number, entry in enumerate(history.config.get("history", []), start=1):
+        place = entry.get("epoch", 0) + 0.5
+        axes.axvline(place, color=RED, linestyle=":", linewidth=1)
+        axes.text(
+            place, 1, f" {number}", transform=axes.get_xaxis_transform(), fontsize=7, va="top"
+        )

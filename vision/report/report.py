@@ -1,0 +1,278 @@
+"""report.html: what a validation and its run amount to, every statement computed."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from vision.evaluation.errors import KINDS, MEANINGS
+from vision.files.atomic_file import write_atomically
+from vision.report import figures, tables
+from vision.report.advice import find_advice
+from vision.report.analysis import Analysis
+from vision.report.data_figures import data_figures
+from vision.report.dataset import describe_split
+from vision.report.gallery import (
+    GALLERIES,
+    NUM_PICTURES,
+    draw_pictures,
+    likely_label_errors,
+)
+from vision.report.history_figures import history_figures
+from vision.report.inputs import RunHistory, Validation, read_history
+from vision.report.page import render_page
+from vision.report.run_facts import change_lines, run_commands, run_facts, run_sentence
+from vision.report.svg import Canvas
+from vision.report.words import count_of, duration, interval_text, percent
+
+logger = logging.getLogger(__name__)
+REPORT = "report.html"
+
+
+def write_report(
+    folder: Path, validation: Validation, *, run: Path | None = None
+) -> tuple[Analysis, Path | None]:
+    """Write `folder`/report.html. A failure is a warning of one line, never an exception.
+
+    Args:
+        folder: gets the file, which is replaced whole.
+        validation: what was measured.
+        run: the run folder whose config.json and metrics.jsonl belong to it, if there is one.
+
+    Returns:
+        The analysis, for `summary_lines`, and the file, or None where it could not be written.
+    """
+    analysis = Analysis(validation)
+    path = folder / REPORT
+    start = time.perf_counter()
+    try:
+        history = read_history(run)
+        write_atomically(path, build_report(analysis, history).encode())
+    # A run of days must not end because a picture could not be drawn, whatever the reason.
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        logger.warning("%s was not written: %s", path, reason)
+        return analysis, None
+    logger.info("%s, %.1f s", path, time.perf_counter() - start)
+    return analysis, path
+
+
+def build_report(analysis: Analysis, history: RunHistory) -> str:
+    """Put the page together."""
+    given, canvas = analysis.given, Canvas()
+    val = describe_split(given.sources, analysis.names, given.network)
+    train = None
+    if given.train_sources:
+        train = describe_split(given.train_sources, analysis.names, given.network)
+    splits = {"train": train, given.split: val} if train else {given.split: val}
+    advice = find_advice(analysis, history, train)
+    drawn_history = history_figures(history, canvas)
+    drawn_data = []
+    if all(len(split.labels) for split in splits.values()):
+        drawn_data = data_figures(splits, analysis.names, given.network, canvas)
+    sections = [
+        ("next", "What to try next"), ("run", "The run"),
+        *([("training", "Training")] if drawn_history else []),
+        ("precision", "How good it is"), ("curves", "Curves"),
+        ("confusion", "What is taken for what"), ("errors", "Where AP is lost"),
+        ("pictures", "Pictures"), *([("data", "The data")] if drawn_data else []),
+    ]  # fmt: skip
+    return render_page(
+        "report.html",
+        title=Path(given.weights).name or given.weights,
+        headline=_headline(analysis),
+        tiles=_tiles(analysis),
+        sections=sections,
+        advice=advice,
+        advice_sentence=_advice_sentence(advice),
+        run_sentence=run_sentence(analysis, history),
+        facts=run_facts(analysis, history, splits),
+        commands=run_commands(analysis, history),
+        history_figures=drawn_history,
+        history_sentence=_history_sentence(history),
+        changes=change_lines(history),
+        precision_sentence=_precision_sentence(analysis),
+        twelve=tables.twelve_rows(analysis),
+        bars=figures.class_bars(analysis, canvas),
+        class_sentence=_class_sentence(analysis),
+        classes=tables.class_rows(analysis, train),
+        curves=[
+            drawing(analysis, canvas)
+            for drawing in (
+                figures.precision_recall_by_iou,
+                figures.precision_recall_by_class,
+                figures.f1_over_threshold,
+                figures.calibration,
+            )
+        ],
+        curve_sentence=_curve_sentence(analysis),
+        confusion=tables.confusion_table(analysis),
+        confusion_sentence=_confusion_sentence(analysis),
+        error_figures=[
+            figures.error_bars(analysis, canvas),
+            figures.coverage_by_size(analysis, canvas),
+        ],
+        error_sentence=_error_sentence(analysis),
+        size_sentence=_size_sentence(analysis),
+        meanings=list(zip(KINDS, MEANINGS, strict=True)),
+        kinds=KINDS,
+        size_names=figures.SIZE_NAMES,
+        errors_by_size=tables.errors_by_size(analysis),
+        errors_by_class=tables.errors_by_class(analysis),
+        galleries=_galleries(analysis),
+        data_figures=drawn_data,
+        data_sentence=_data_sentence(splits),
+        footer=f"Made from {given.dataset}, split {given.split}, by {_program()}.",
+    )
+
+
+def _program() -> str:
+    return Path(sys.argv[0]).name or "the toolkit"
+
+
+def _headline(analysis: Analysis) -> str:
+    given = analysis.given
+    what = (
+        f"{given.network.name} at {given.network.image_size[0]}x{given.network.image_size[1]} on "
+        f"{analysis.num_images} images of {given.dataset}, split {given.split}"
+    )
+    ap = given.metrics["AP"]
+    if ap is None:
+        return f"{what}: no box to find, so there is no AP."
+    return f"{what}: AP {ap:.3f}{interval_text(analysis.intervals['AP'])}."
+
+
+def _tiles(analysis: Analysis) -> list[dict]:
+    metrics, best = analysis.given.metrics, analysis.curve.best_f1()
+    tiles = []
+    for name in ("AP", "AP50", "AP75", "AR100"):
+        ends = analysis.intervals[name]
+        value = "n/a" if metrics[name] is None else f"{metrics[name]:.3f}"
+        note = f"95 %: {ends[0]:.3f} to {ends[1]:.3f}" if ends else "no interval"
+        tiles.append({"name": name, "value": value, "note": note})
+    if best:
+        note = f"precision {best.precision:.2f}, recall {best.recall:.2f}"
+        tiles.append({"name": "best F1", "value": f"{best.f1:.3f}", "note": note})
+        note = "score of the best F1, all classes"
+        tiles.append({"name": "threshold", "value": f"{best.threshold:.2f}", "note": note})
+    return tiles
+
+
+def _advice_sentence(advice: list) -> str:
+    if not advice:
+        return "No rule found anything that could win 0.005 AP50 or more."
+    return (
+        f"{count_of(len(advice), 'rule')} found something, ordered by the AP50 that could be "
+        "won at most if what they name were put right alone."
+    )
+
+
+def _history_sentence(history: RunHistory) -> str:
+    if not history.records:
+        return ""
+    seconds = np.nansum(history.column("seconds")) + np.nansum(history.column("eval_seconds"))
+    changes = len(history.config.get("history", []))
+    epochs = count_of(len(history.records), "epoch")
+    sentence = f"{epochs} in {duration(seconds)} of training and validation."
+    if changes:
+        sentence += f" {count_of(changes, 'resume')} changed something; dotted lines mark where."
+    return sentence
+
+
+def _precision_sentence(analysis: Analysis) -> str:
+    ends = analysis.intervals["AP"]
+    if ends is None:
+        return f"{analysis.num_images} images and {analysis.num_boxes} boxes give no interval."
+    return (
+        f"Other images of the same kind would likely give an AP between {ends[0]:.3f} and "
+        f"{ends[1]:.3f}: a spread of {ends[1] - ends[0]:.3f}, from {analysis.num_images} images "
+        "drawn again and again (bootstrap). A smaller gain than that on these images alone says "
+        "little; compare_runs.py tells two runs apart more sharply."
+    )
+
+
+def _class_sentence(analysis: Analysis) -> str:
+    worst = analysis.worst_classes(2)
+    absent = sum(row["AP"] is None for row in analysis.given.metrics["per_class"].values())
+    if not worst:
+        return f"None of the {len(analysis.names)} classes has a box here."
+    parts = " and ".join(f"{name} ({ap:.3f})" for name, ap in worst)
+    sentence = f"The lowest AP: {parts}."
+    if absent:
+        sentence += f" {absent} of {len(analysis.names)} classes have no box here."
+    return sentence + " Precision, recall and F1 are at IoU 0.5."
+
+
+def _curve_sentence(analysis: Analysis) -> str:
+    strict = analysis.curve.at_precision(tables.WANTED_PRECISION)
+    if strict is None:
+        return f"No score threshold gives a precision of {tables.WANTED_PRECISION}."
+    return (
+        f"A precision of {tables.WANTED_PRECISION} over all classes needs scores above "
+        f"{strict.threshold:.2f}; {percent(strict.recall)} of the boxes are then found."
+    )
+
+
+def _confusion_sentence(analysis: Analysis) -> str:
+    table, pair = analysis.confusion, tables.most_confused(analysis)
+    sentence = (
+        f"At scores above {analysis.threshold:.2f}, {np.trace(table)} of {analysis.num_boxes} "
+        f"boxes are found as what they are, {table[:-1, -1].sum()} are not found, and "
+        f"{table[-1, :-1].sum()} detections are of the background or second ones of a box."
+    )
+    if pair:
+        sentence += f" Most often confused: {pair[0]} taken for {pair[1]}, {pair[2]} times."
+    return sentence
+
+
+def _error_sentence(analysis: Analysis) -> str:
+    losses = analysis.largest_losses()
+    if analysis.errors.ap50 is None or not losses:
+        return "Nothing is lost, or there is nothing to find."
+    parts = ", ".join(f"{kind} {gain:.3f}" for kind, gain, _ in losses if gain >= 0.0005)
+    return (
+        f"AP50 is {analysis.errors.ap50:.3f}. If one kind of error alone were put right, it would "
+        f"rise by: {parts} (method of TIDE, Bolya et al. 2020, at IoU 0.5)."
+    )
+
+
+def _size_sentence(analysis: Analysis) -> str:
+    missed = analysis.errors.is_missed
+    if not missed.any():
+        return "No box is missed."
+    sizes, covered = analysis.box_sizes[missed], analysis.is_covered()[missed]
+    return (
+        f"Half of the {missed.sum()} missed boxes are under {np.median(sizes):.0f} px at the "
+        f"input; for {covered.sum()} of them ({percent(covered.mean())}) some prior had an IoU of "
+        "0.5 or more, so the network could have learned them."
+    )
+
+
+def _galleries(analysis: Analysis) -> list[dict]:
+    suspects = likely_label_errors(analysis)
+    shown = {example.key for example in suspects}
+    what = (
+        "detections and labels that speak against each other, the likeliest error of the labels "
+        "first; look before you change anything"
+    )
+    found = [("Likely label errors", what, suspects)]
+    for title, (what, choose) in GALLERIES.items():
+        examples = [example for example in choose(analysis) if example.key not in shown]
+        found.append((title, f"{what}, those above left out", examples[:NUM_PICTURES]))
+    galleries = []
+    for title, what, examples in found:
+        pictures = draw_pictures(examples, analysis.given.sources)
+        sentence = f"{len(pictures) or 'None'} shown: {what}."
+        galleries.append({"title": title, "sentence": sentence, "pictures": pictures})
+    return galleries
+
+
+def _data_sentence(splits: dict) -> str:
+    parts = [
+        f"{name}: {split.num_images} images ({split.num_empty} without boxes), "
+        f"{len(split.labels)} boxes"
+        for name, split in splits.items()
+    ]
+    return "; ".join(parts) + ". Sizes are at the network's input. Crowds are left out."
