@@ -3,7 +3,7 @@
 import numpy as np
 
 from vision.report.inputs import RunHistory
-from vision.report.svg import BLUE, GREEN, ORANGE, RED, Canvas, Figure, legend
+from vision.report.svg import BLUE, GREEN, ORANGE, RED, Canvas, Figure, epoch_axis, legend
 from vision.report.words import percent
 
 HEIGHT = 2.2  # inches
@@ -108,10 +108,7 @@ def _line(history: RunHistory, canvas: Canvas, name: str, title: str, caption: s
 
 def _finish_axes(history: RunHistory, axes) -> None:
     """Label the epochs, and mark where the run was resumed with changes."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    epoch_axis(axes)
     for number, entry in enumerate(history.config.get("history", []), start=1):
         place = entry.get("epoch", 0) + 0.5
         axes.axvline(place, color=RED, linestyle=":", linewidth=1)

@@ -84,6 +84,14 @@ class Canvas:
         return Figure(title, caption, _inline(stream.getvalue(), title, f"f{self._count}-"))
 
 
+def epoch_axis(axes) -> None:
+    """Number the epochs by whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
 def legend(drawing, *, columns: int = 3, title: str | None = None) -> None:
     """Name the lines above the axes, where they hide nothing."""
     drawing.legend(loc="outside upper left", ncols=columns, title=title, alignment="left")

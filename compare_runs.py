@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Compare runs: what differs in their settings, and which is better on the same val images.
+
+    python compare_runs.py runs/a runs/b
+    python compare_runs.py runs/a runs/b runs/c --html compared.html
+    python compare_runs.py runs/a runs/b --dataset coco-data --split test --json
+
+Each run's best checkpoint (or the checkpoint that is named) is evaluated on the val split of the
+first run, and later runs are compared with the first by a bootstrap over the images that draws the
+same ones for both: "b is better than a by 0.021 AP (95 %: 0.006 to 0.035)", or "no difference can
+be told from 87 images". Runs with other val images are refused. Exit code 0: compared; 1: failed
+or not comparable, in one line; 2: wrong usage.
+"""
+
+from vision.installed import require
+
+require("cv2", "jinja2", "matplotlib", "msgspec", "numpy", "torch", "torchvision", "tqdm", "yaml")
+
+import argparse
+import json
+import logging
+import os
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from vision.args import default_workers
+from vision.command_line import FamilyParser, run_script
+from vision.datasets.coco import CocoDetection
+from vision.datasets.layouts.choose import open_split
+from vision.engine.cpu_memory import keep_freed_memory
+from vision.engine.machine_limits import explain
+from vision.engine.precision import choose_device
+from vision.evaluation.bootstrap import NUM_RESAMPLES
+from vision.evaluation.coco_boxes import categories_by_name, ground_truth_from_index, relabel
+from vision.evaluation.evaluate import evaluate
+from vision.files.atomic_file import write_atomically
+from vision.nn.cpu.optimize import optimize_for_inference
+from vision.report.analysis import Analysis
+from vision.report.comparison import (
+    ComparedRun,
+    as_json,
+    build_page,
+    check_comparable,
+    compare_runs,
+    text_lines,
+)
+from vision.report.inputs import Validation, describe_network, read_history
+from vision.runs.load_model import load_for_inference
+from vision.runs.run_folder import read_config
+from vision.training.data import DataSplit, open_sources, shared_loader
+from vision.transforms.presets import build_eval_transform
+
+logger = logging.getLogger("compare_runs")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare; return the exit code."""
+    parser = build_compare_parser(description=__doc__)
+    args = parser.parse_args(argv)
+    if len(args.runs) < 2:
+        parser.error("name two runs or more")
+    if args.batch_size < 1 or args.workers < 0 or args.resamples < 20:
+        parser.error("--batch-size must be 1 or more, --workers 0, --resamples 20")
+    if args.device in ("auto", "cpu"):
+        keep_freed_memory()
+    return run_script(partial(run, args), explain=explain)
+
+
+def build_compare_parser(**kwargs) -> argparse.ArgumentParser:
+    """Build the parser; `kwargs` go to ArgumentParser."""
+    parser = FamilyParser(
+        prog="compare_runs.py", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+    )
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help="run folders, or checkpoints in them")
+    add("--dataset", metavar="ROOT",
+        help="evaluate on this folder instead of the first run's val split")  # fmt: skip
+    add("--split", default="val", metavar="NAME", help="split of --dataset")
+    add("--json", action="store_true", help="print everything as JSON instead of the table")
+    add("--html", metavar="FILE", help="also write a page with curves and tables")
+    add("--resamples", type=int, default=NUM_RESAMPLES, metavar="N", help="of the bootstrap")
+    add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
+    add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
+        help="processes that load images; 0 loads in this one")  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check, evaluate, compare, print."""
+    folders = [run_folder(Path(path)) for path in args.runs]
+    configs = [read_config(folder) for folder in folders]
+    names = short_names(args.runs)
+    val, where = open_val(args, configs[0], args.runs[0])
+    if not args.dataset:
+        check_val_data(configs, names, val, where)
+    runs = [
+        ComparedRun(name, measure(args, path, val, where), read_history(folder))
+        for name, path, folder in zip(names, args.runs, folders, strict=True)
+    ]
+    comparisons = compare_runs(runs, num_resamples=args.resamples)
+    if args.html:
+        write_atomically(Path(args.html), build_page(runs, comparisons).encode())
+        logger.info("%s: written", args.html)
+    if args.json:
+        print(json.dumps(as_json(runs, comparisons), indent=2))
+    else:
+        print("\n".join(text_lines(runs, comparisons)))
+
+
+def run_folder(path: Path) -> Path:
+    """Return the run folder of a folder or of a checkpoint in one."""
+    return path.parent if path.is_file() else path
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """Return the ends of the paths that tell them apart."""
+    parts = [Path(path).absolute().parts for path in paths]
+    length = 1
+    while len({item[-length:] for item in parts}) < len(set(parts)):
+        length += 1
+    return [os.path.join(*item[-length:]) for item in parts]
+
+
+def open_val(args: argparse.Namespace, config: dict, run: str) -> tuple[DataSplit, str]:
+    """Read the annotations that all runs are evaluated on, and say where they are."""
+    if args.dataset:
+        return DataSplit(args.split, [open_split(args.dataset, args.split)]), args.dataset
+    saved = config["arguments"]
+    names = ("validation_dataset", "train_split", "val_split", "strict_labels")
+    data = open_sources(
+        saved["datasets"],
+        layout=saved.get("dataset_type") or "auto",
+        **{name: saved[name] for name in names if name in saved},
+    )
+    if not data.val.sources:
+        raise ValueError(f"{run}: it has no val split; --dataset ROOT names one")
+    return data.val, saved.get("validation_dataset") or " ".join(saved["datasets"])
+
+
+def check_val_data(configs: list[dict], names: list[str], val: DataSplit, where: str) -> None:
+    """Refuse runs of other val images, and data that have changed since the first run."""
+    check_comparable(configs, names)
+    now, then = val.fingerprint(), configs[0].get("data", {}).get("val")
+    if then and then["sha256"] != now["sha256"]:
+        raise ValueError(
+            f"{where}: the val split has changed since {names[0]} was trained ({now['images']} "
+            f"images with {now['boxes']} boxes, then {then['images']} with {then['boxes']}); with "
+            f"--dataset {where} the runs are compared on what is there now"
+        )
+
+
+def measure(args: argparse.Namespace, path: str, val: DataSplit, where: str) -> Analysis:
+    """Evaluate a run on the common images."""
+    device = choose_device(args.device)
+    model, classes, _ = load_for_inference(path)
+    names = [item["name"] for item in classes]
+    index = val.indices[0]
+    categories = categories_by_name(names, index.categories, where=index.annotation_file)
+    dataset = CocoDetection(val.sources, transform=build_eval_transform(model.image_size))
+    loader = shared_loader(
+        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
+    )
+    logger.info("%s: %d images at %dx%d", path, len(dataset), *model.image_size)
+    truth = relabel(ground_truth_from_index(val.indices), categories)
+    network = describe_network(model)
+    result = evaluate(
+        optimize_for_inference(model).to(device, memory_format=torch.channels_last),
+        loader,
+        ground_truth=truth,
+        class_names=names,
+        device=device,
+    )
+    return Analysis(
+        Validation(
+            metrics=result.metrics,
+            detections=result.detections,
+            ground_truth=truth,
+            class_names=names,
+            network=network,
+            sources=val.sources,
+            weights=path,
+            dataset=where,
+        )
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
