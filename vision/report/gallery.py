@@ -12,7 +12,7 @@ from vision.evaluation.coco_arrays import pairwise_iou
 from vision.evaluation.errors import BACKGROUND, CLASSIFICATION, NONE
 from vision.evaluation.thresholds import ALL_AREAS, AT_IOU
 from vision.report.analysis import Analysis
-from vision.report.inputs import Sources
+from vision.report.inputs import Sources, locate_image
 from vision.report.words import percent
 
 NUM_PICTURES = 8
@@ -197,14 +197,10 @@ GALLERIES: dict[str, tuple[str, Callable[[Analysis], list[Example]]]] = {
 def draw_pictures(examples: Iterable[Example], sources: Sources) -> list[Picture]:
     """Cut out and draw the examples; an image that cannot be read is left out."""
     pictures = []
-    ends = np.cumsum([len(index) for index, _ in sources])
     for example in examples:
-        number = int(np.searchsorted(ends, example.image, side="right"))
-        index, folder = sources[number]
-        row = example.image - int(ends[number] - len(index))
-        name = index.file_name(row)
+        path, name, size = locate_image(sources, example.image)
         try:
-            pixels = read_image(f"{folder}/{name}", size=tuple(index.sizes[row].tolist()))
+            pixels = read_image(path, size=size)
         except (OSError, ValueError):
             continue
         part = _draw(pixels, example)

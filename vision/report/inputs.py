@@ -18,6 +18,16 @@ from vision.ssd.torchvision_ssd import NamedClasses
 Sources = list[Source]
 
 
+def locate_image(sources: Sources, image: int) -> tuple[str, str, tuple[int, int]]:
+    """Return the path, the name and the (height, width) of the image at a position of the data."""
+    ends = np.cumsum([len(index) for index, _ in sources])
+    number = int(np.searchsorted(ends, image, side="right"))
+    index, folder = sources[number]
+    row = image - int(ends[number] - len(index))
+    name = index.file_name(row)
+    return f"{folder}/{name}", name, tuple(index.sizes[row].tolist())
+
+
 @dataclass(frozen=True)
 class NetworkFacts:
     """What the report says of a network.
@@ -84,6 +94,7 @@ class Validation:
         command: the words of the command that this came from.
         score_threshold: of the detections.
         iou_threshold: of the suppression of overlapping boxes.
+        epoch: of a run in training; None where a finished model was evaluated.
     """
 
     metrics: dict
@@ -100,6 +111,7 @@ class Validation:
     command: Sequence[str] = ()
     score_threshold: float = 0.01
     iou_threshold: float = 0.45
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,8 @@ def _headline(analysis: Analysis) -> str:
         f"{given.network.name} at {given.network.image_size[0]}x{given.network.image_size[1]} on "
         f"{analysis.num_images} images of {given.dataset}, split {given.split}"
     )
+    if given.epoch is not None:
+        what = f"Epoch {given.epoch}, {what}"
     ap = given.metrics["AP"]
     if ap is None:
         return f"{what}: no box to find, so there is no AP."
