@@ -57,7 +57,7 @@ def test_missed_small_boxes_ask_for_a_larger_input(tmp_path):
     boxes = grid(20, 1, 40) + grid(20, 3, 100)
     analysis = analyse(tmp_path, boxes, [(*box, 0.9) for box in grid(20, 3, 100)])
     advice = advice_of(analysis)["--image-size"]
-    assert advice.statement.startswith("100 % of 60 missed boxes are under 32 px")
+    assert advice.statement.startswith("100\u00a0% of 60 missed boxes are under 32 px")
     assert advice.remedy == "train_ssd.py --image-size 160"  # 1.5 x 96, up to 32
     assert advice.gain == pytest.approx(0.5)  # of two classes, one has AP50 0
     assert gain_if_found(analysis.matches, analysis.errors.is_missed) == pytest.approx(0.5)
@@ -76,7 +76,7 @@ def test_missed_boxes_without_a_prior_ask_for_other_sizes(tmp_path):
     sizes, before, after = fit_prior_sizes(facts_of(analysis), analysis.given.network)
     assert (before, after) == pytest.approx((1 / 3, 1)) and list(sizes) == sorted(sizes)
     advice = advice_of(analysis)["--prior-sizes"]
-    assert "100 % of 18 missed boxes fit no prior" in advice.statement
+    assert "100\u00a0% of 18 missed boxes fit no prior" in advice.statement
     assert f"from {before:.2f} to {after:.2f}" in advice.statement
     assert [float(x) for x in advice.remedy.split("--prior-sizes ")[1].split()] == list(sizes)
 
@@ -147,8 +147,8 @@ def test_likely_label_errors_are_those_that_are_mostly_right(tmp_path):
     # The twin owls overlap by 98 / 102; above 0.95 no cat is right, and no dog at all.
     assert captions == [
         (11, "labelled twice as owl, IoU 0.96"),
-        (10, "dog 0.97, labelled owl; 0 % of such are right"),
-        (9, "cat 0.95, no label here; 0 % of such are right"),
+        (10, "dog 0.97, labelled owl; 0\u00a0% of such are right"),
+        (9, "cat 0.95, no label here; 0\u00a0% of such are right"),
     ]
     shown = false_positives(analysis)
     assert [example.image for example in shown] == [9]

@@ -2,8 +2,8 @@
 
 
 def percent(share: float) -> str:
-    """Write a share of 1."""
-    return f"{100 * share:.0f} %"
+    """Write a share of 1; the sign stays on the line of its number."""
+    return f"{100 * share:.0f}\u00a0%"
 
 
 def count_of(number: int, singular: str, plural: str | None = None) -> str:
