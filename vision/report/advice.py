@@ -179,8 +179,8 @@ def _rare_classes(analysis: Analysis, train: SplitFacts | None) -> Iterator[Advi
     if not len(rare) or not len(common):
         return
     usual = found[common].mean()
-    gain = float(np.maximum(usual - found[rare], 0).sum() / (~np.isnan(found)).sum())
-    if gain < MIN_GAIN:
+    gain = float((usual - found[rare].mean()) * len(rare) / (len(rare) + len(common)))
+    if gain < MIN_GAIN or len(rare) > len(common):
         return
     worst = rare[np.argsort(found[rare], kind="stable")]
     shown = ", ".join(f"{analysis.names[k]} has {counts[k]}" for k in worst[:3])

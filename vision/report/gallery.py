@@ -17,6 +17,7 @@ from vision.report.words import percent
 
 NUM_PICTURES = 8
 NUM_SUSPECTS = 20
+MIN_BELIEF = 0.5  # share of such detections that are right, for doubt in the labels
 SHARED_FROM = 0.8  # IoU of two boxes of different classes, or of one class
 SIDE = 176  # pixels of a picture
 _CONTEXT = 2.2  # sides of the part shown, over the box's
@@ -72,6 +73,7 @@ def likely_label_errors(analysis: Analysis, limit: int = NUM_SUSPECTS) -> list[E
     rows = rows[dt.scores[rows] > analysis.threshold]
     beliefs = _share_right(analysis, rows)
     best = np.lexsort((-dt.scores[rows], -beliefs))[:limit]
+    best = best[beliefs[best] >= MIN_BELIEF]
     examples = []
     for row, belief in zip(rows[best].tolist(), beliefs[best].tolist(), strict=True):
         image, target = int(dt.image_index[row]), errors.targets[row]

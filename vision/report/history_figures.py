@@ -54,10 +54,16 @@ def _losses(history: RunHistory, canvas: Canvas) -> Figure:
         axes.set_ylim(bottom=0)
         legend(drawing, title="train; val dashed")
         train, val = history.column("loss"), history.column("val_loss")
-        caption = f"The training loss went from {train[0]:.3f} to {train[-1]:.3f}"
+        caption = f"The training loss went {_from_to(train)}"
         seen = val[~np.isnan(val)]
-        caption += f", val loss from {seen[0]:.3f} to {seen[-1]:.3f}." if len(seen) else "."
+        caption += f", val loss {_from_to(seen)}." if len(seen) else "."
         return canvas.finish(drawing, "Losses", caption)
+
+
+def _from_to(values: np.ndarray) -> str:
+    if len(values) == 1:
+        return f"to {values[0]:.3f}"
+    return f"from {values[0]:.3f} to {values[-1]:.3f}"
 
 
 def _precision(history: RunHistory, canvas: Canvas) -> Figure:

@@ -9,6 +9,7 @@ import vision
 from vision.report.analysis import Analysis
 from vision.report.dataset import SplitFacts
 from vision.report.inputs import RunHistory
+from vision.report.words import count_of
 
 _ROOT = Path(vision.__file__).parent.parent
 
@@ -24,7 +25,7 @@ def run_sentence(analysis: Analysis, history: RunHistory) -> str:
         return f"{sentence}, evaluated from {analysis.given.weights}."
     ap = history.column("AP")
     if np.isnan(ap).all():
-        return f"{sentence}, trained for {history.epochs[-1]} epochs."
+        return f"{sentence}, trained for {count_of(int(history.epochs[-1]), 'epoch')}."
     best = int(np.nanargmax(ap))
     return (
         f"{sentence}, trained for {history.epochs[-1]} of {history.arguments.get('epochs')} "
