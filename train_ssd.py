@@ -35,11 +35,13 @@ from vision.engine.profile import StepProfiler
 from vision.engine.signals import Interrupted
 from vision.engine.state import TrainingState
 from vision.engine.train import fit
+from vision.report.run_report import RunReport
 from vision.runs.checkpoint import epoch_path
 from vision.runs.saver import NoSaver, RunSaver
 from vision.training.build import (
     build_loss,
     build_network,
+    build_report,
     build_saver,
     build_state,
     build_train_loader,
@@ -86,6 +88,7 @@ def train(args: TrainArguments, given: set[str]) -> int:
         restore(state, start, config=config, steps_per_epoch=steps)
         begin(start, config, locks)
         saver = build_saver(start, config, state)
+        report = build_report(start, data, model, validator, saver)
         profiler = None
         if args.profile and distributed.is_main_process():
             profiler = StepProfiler(saver.run, precision=options.precision)
@@ -98,12 +101,13 @@ def train(args: TrainArguments, given: set[str]) -> int:
                 options=options,
                 validator=validator,
                 saver=saver,
+                report=report,
                 profiler=profiler,
             )
         except (Interrupted, RuntimeError) as error:
             report_stopped(error, saver, step=state.step)
             raise
-        return report_done(saver, state)
+        return report_done(saver, state, report)
 
 
 def report_finished(start: RunStart) -> int:
@@ -130,7 +134,7 @@ def report_stopped(error: Exception, saver: RunSaver | NoSaver, *, step: int) ->
         )
 
 
-def report_done(saver: RunSaver | NoSaver, state: TrainingState) -> int:
+def report_done(saver: RunSaver | NoSaver, state: TrainingState, report: RunReport | None) -> int:
     """Say what came out.
 
     Raises:
@@ -143,6 +147,8 @@ def report_done(saver: RunSaver | NoSaver, state: TrainingState) -> int:
         newest = saver.newest.name if saver.newest else "none of this process"
         raise OSError(f"{last} was not written; the newest checkpoint on disk is {newest}")
     best = state.best
+    for line in report.finish(best["AP"]) if report else ():
+        print(line)
     if best["epoch"]:
         print(f"{saver.run}: best AP {best['AP']:.4f} in epoch {best['epoch']}, checkpoint_best.pt")
     print(f"{saver.run}: {state.epoch} epochs done")

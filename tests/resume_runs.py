@@ -10,7 +10,7 @@ from vision.runs.checkpoint import read_checkpoint
 RECIPE = [
     *("--image-size=96", "--mb2-width-mult=0.25", "--epochs=2", "--batch-size=2", "--workers=0"),
     *("--threads=1", "--precision=fp32", "--ema=0.9", "--optimizer=adamw", "--lr=0.002"),
-    *("--warmup-epochs=1", "--scheduler=cosine"),
+    *("--warmup-epochs=1", "--scheduler=cosine", "--no-report"),
 ]
 NUM_TRAIN, NUM_VAL = 6, 4
 STEPS_PER_EPOCH = 3

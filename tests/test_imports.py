@@ -22,7 +22,7 @@ ALLOWED = {
     "validate": {"datasets", "files"},
     "repair": {"datasets", "files"},
     "runs": {*MODELS_AND_DATA, "engine"},
-    "engine": {*MODELS_AND_DATA, "runs", "evaluation"},
+    "engine": {*MODELS_AND_DATA, "runs", "evaluation", "report"},
     "evaluation": {*MODELS_AND_DATA, "engine"},
     "report": {*MODELS_AND_DATA, "evaluation", "engine"},
     "deploy": {*MODELS_AND_DATA, "runs", "engine"},

@@ -246,6 +246,9 @@ class TrainArguments:
         choices=("stop", "continue"), resume=FREE, group="run")  # fmt: skip
     tensorboard: bool = flag(
         False, "also log to RUN/tensorboard", read=bool, resume=FREE, group="run")  # fmt: skip
+    report: bool = flag(
+        True, "write RUN/report.html after validations, for at most a twentieth of the time",
+        read=bool, resume=FREE, group="run")  # fmt: skip
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps", resume=FREE, group="run")
     profile: bool = flag(
         False, "trace a few steps, and say what limits the run",

@@ -17,6 +17,7 @@ from vision.engine.signals import Interrupted, StopSignals
 from vision.engine.state import TrainingState
 from vision.engine.step import LOSS_TERMS, StepOptions, train_step
 from vision.evaluation.validator import Validator
+from vision.report.run_report import RunReport
 from vision.runs.saver import RunSaver
 from vision.ssd.loss import MultiBoxLoss
 
@@ -32,6 +33,7 @@ def fit(
     options: StepOptions,
     validator: Validator | None,
     saver: RunSaver,
+    report: RunReport | None = None,
     profiler: StepProfiler | None = None,
 ) -> None:
     """Train until `epochs` epochs are done, saving after each.
@@ -44,6 +46,7 @@ def fit(
         options: settings of each step.
         validator: measures the model on the val split; None: there is none.
         saver: writes checkpoints and metrics.
+        report: writes report.html, in the main process.
         profiler: called after each step of the first epoch.
 
     Raises:
@@ -75,6 +78,8 @@ def fit(
                 record = {"epoch": state.epoch, "step": state.step, **train_metrics, **val_metrics}
                 add_time_shares(record)
                 saver.save_epoch(state, record)
+                if report and is_due:
+                    report.after_epoch(state.epoch, validator.result)
                 logger.info(epoch_line(record, epochs))
                 if profiler:
                     profiler.after_epoch(record)

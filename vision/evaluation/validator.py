@@ -23,6 +23,9 @@ class Validator:
         loss_fn: of the run.
         device: of the model.
         every: epochs between two measurements; 0: only after the last.
+
+    Attributes:
+        result: of the newest `validate`, in the main process; None before it and in others.
     """
 
     def __init__(
@@ -36,11 +39,12 @@ class Validator:
         every: int = 1,
     ):
         self._loader = loader
-        self._ground_truth = ground_truth
+        self.ground_truth = ground_truth
         self._class_names = class_names
         self._loss_fn = loss_fn
         self._device = device
         self._every = every
+        self.result: EvaluationResult | None = None
 
     def is_due(self, epoch: int, *, last_epoch: int) -> bool:
         """Tell whether to measure after this epoch (1-based)."""
@@ -63,7 +67,7 @@ class Validator:
         return evaluate(
             optimize_for_inference(model),
             self._loader if signals is None else StoppableLoader(self._loader, signals),
-            ground_truth=self._ground_truth,
+            ground_truth=self.ground_truth,
             class_names=self._class_names,
             device=self._device,
             loss_fn=self._loss_fn,
@@ -71,5 +75,5 @@ class Validator:
 
     def validate(self, model: nn.Module, signals: StopSignals) -> dict:
         """Measure a model; return what metrics.jsonl holds of it, in all processes."""
-        result = self.measure(model, signals)
-        return distributed.on_main_process(EvaluationResult.as_record)(result)
+        self.result = self.measure(model, signals)
+        return distributed.on_main_process(EvaluationResult.as_record)(self.result)

@@ -1,6 +1,7 @@
 """Builds what a training run is made of, each part from the arguments."""
 
 import logging
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from vision.evaluation.coco_boxes import ground_truth_from_index
 from vision.evaluation.validator import Validator
 from vision.nn.cpu.optimize import optimize_for_training
 from vision.nn.sync_batch_norm import synchronize_batch_norm
+from vision.report.inputs import describe_network
+from vision.report.run_report import RunReport
 from vision.runs.run_folder import METRICS
 from vision.runs.saver import NoSaver, RunSaver
 from vision.runs.weights import load_base_net, load_pretrained_ssd
@@ -252,6 +255,30 @@ def describe_run(
         "history": resumed.get("history") or [],
         "job": distributed.on_main_process(distributed.job_id)(),
     }
+
+
+def build_report(
+    start: RunStart,
+    data: TrainingData,
+    model: SSD,
+    validator: Validator | None,
+    saver: RunSaver | NoSaver,
+) -> RunReport | None:
+    """Make what writes report.html, in the main process; None without a val split."""
+    args = start.args
+    if not args.report or validator is None or not distributed.is_main_process():
+        return None
+    return RunReport(
+        run=start.folder,
+        network=describe_network(model),
+        ground_truth=validator.ground_truth,
+        class_names=data.class_names,
+        sources=data.val.sources,
+        train_sources=data.train.sources,
+        dataset=args.validation_dataset or args.datasets[0],
+        command=["./train_ssd.py", *sys.argv[1:]],
+        tensorboard=saver.metrics.writer,
+    )
 
 
 def build_saver(start: RunStart, config: dict, state: TrainingState) -> RunSaver | NoSaver:
