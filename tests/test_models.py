@@ -54,7 +54,7 @@ def test_any_image_size(name, image_size):
     assert bbox_regression.shape == (1, num_priors, 4)
     sizes_of_priors = model.priors_cxcywh[:, 2:]
     assert sizes_of_priors.min() > 0 and sizes_of_priors.max() <= 1
-    assert model.priors_cxcywh[:, :2].max() < 1.05  # torchvision leaves centres beyond the edge
+    assert model.priors_cxcywh[:, :2].max() < 1.1  # torchvision leaves centres beyond the edge
 
 
 @pytest.mark.parametrize("name", MODELS)
