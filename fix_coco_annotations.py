@@ -21,9 +21,8 @@ import sys
 from pathlib import Path
 
 from vision.command_line import FamilyParser
-from vision.datasets.coco_json import MISSING_ID
+from vision.datasets.coco_ids import MISSING_ID
 from vision.datasets.folder_contents import contents_of
-from vision.datasets.yolo_folder import yolo_signs
 from vision.repair.coco_repair import Repair, check_same_classes, plan_repair
 from vision.repair.coco_rewrite import write_repair
 
@@ -85,12 +84,11 @@ def find_annotation_files(root: Path) -> tuple[list[Path], list[Path]]:
     files = sorted({*folder.glob("*.json")} - originals)
     instances = [path for path in files if path.name.startswith("instances_")]
     if not instances:
-        labels = yolo_signs(root)
         raise ValueError(
             f"{root}: no annotations/instances_*.json in it; it holds "
             + ", ".join(f"annotations/{path.name}" for path in files[:5])
             + (contents_of(root) if not files else "")
-            + (f"; YOLO labels ({labels[0]}) need no fixing" if labels else "")
+            + ("; YOLO labels need no fixing" if (root / "labels").is_dir() else "")
         )
     return instances, [path for path in files if path not in instances]
 
@@ -101,6 +99,13 @@ def describe(repair: Repair) -> list[str]:
     if repair.renumbers:
         ids = [category.id for category in repair.categories]
         lines.append(f"{len(ids)} category ids {ids[0]}..{ids[-1]} become 0..{len(ids) - 1}")
+    for what, rows in (
+        ("without width and height, read from their files", ~repair.images.has_size),
+        ("whose id is text, numbered", repair.images.has_text_id),
+    ):
+        if rows.any():
+            example = repair.images.names[int(rows.argmax())]
+            lines.append(f"images {what}: {int(rows.sum())} ({example})")
     lines += [f"annotations {what}: {_examples(repair, what)}" for what in repair.found]
     return lines
 

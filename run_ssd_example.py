@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 
 from vision.command_line import FamilyParser, run_script
-from vision.datasets.image_files import IMAGE_SUFFIXES, read_image
+from vision.datasets.image_files import read_image
+from vision.datasets.image_list import IMAGE_SUFFIXES
 from vision.deploy.load_predictor import load_predictor
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.machine_limits import explain

@@ -15,7 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vision.datasets.image_files import list_images, read_image
+from vision.datasets.image_files import read_image
+from vision.datasets.image_list import list_images
 
 SIZE = (3000, 4000)  # height, width
 

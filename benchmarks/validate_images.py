@@ -20,7 +20,7 @@ from PIL import Image
 from skimage import io as skimage_io
 
 from vision.datasets.findings import Findings
-from vision.datasets.image_files import list_images
+from vision.datasets.image_list import list_images
 from vision.validate.validate_folder import validate_folder
 
 NUM_COCO = 123_000

@@ -128,7 +128,7 @@ ANNOTATION_FAULTS = {
     "no images": (edited(lambda c: c.pop("images")), ["no images"]),
     "images of text": (edited(lambda c: c.update(images="all")), ["'images' must be a list"]),
     "an image without a name": (drop("images", "file_name", row=1), ["images[1]"]),
-    "an image without a size": (drop("images", "width", row=1), ["images[1]"]),
+    "an image of a size of text": (set_in("images", "width", "60"), ["images[0].width"]),
     "an image of no size": (set_in("images", "width", 0), ["has the size"]),
     "a box of text": (set_in("annotations", "bbox", "all", row=2), ["annotations[2]"]),
     "an image id twice": (

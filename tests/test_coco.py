@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -142,7 +143,16 @@ class TestLoadCocoIndex:
                 {"images": [image_entry(1, "a.png", 0, 10)]},
                 r"image 1 \(a.png\) has the size 10 x 0",
             ),
-            ({"images": [{"id": 1, "file_name": "a"}]}, r"images\[0\].*height"),
+            ({"images": [{"id": 1, "file_name": "a"}]}, r"image 1 \(a\) has no width and height"),
+            ({"images": [{"id": [1], "file_name": "a"}]}, r"images\[0\].id"),
+            (
+                {"images": IMAGES, "annotations": [annotation(1, "x", [1, 2, 3, 4])]},
+                r"annotation 1 has unknown image 'x'",
+            ),
+            (
+                {"images": [image_entry("x", "a"), image_entry("x", "b")]},
+                r"image id 'x' is there twice \(a, b\)",
+            ),
             ({"images": IMAGES, "categories": PERSON_AND_CAT * 2}, "category id 3 is there twice"),
             ({"annotations": [annotation(7, 4, [1, 1, 2, 2])]}, "annotation 7 has unknown image 4"),
             (
@@ -186,6 +196,71 @@ class TestLoadCocoIndex:
             assert index.areas[rows].tolist() == [a["area"] for a in expected]
             assert index.iscrowd[rows].tolist() == [bool(a["iscrowd"]) for a in expected]
             assert category_ids[index.labels[rows]].tolist() == [a["category_id"] for a in expected]
+
+
+TEXT_IDS = {
+    "numbers": ({9: "9", 2: "2", 5: "5"}, [9, 2, 5]),
+    "names": ({9: "frame_9", 2: "frame_2", 5: "007"}, [1, 2, 3]),
+    "some": ({9: "frame_9", 2: 2, 5: 5}, [6, 2, 5]),
+}
+
+
+class TestAcceptedVariants:
+    """What other tools write in another way, or leave out, where the meaning is certain."""
+
+    def same_boxes(self, index, other):
+        for name in ("sizes", "box_offsets", "boxes_xywh", "labels", "areas", "iscrowd"):
+            np.testing.assert_array_equal(getattr(index, name), getattr(other, name))
+
+    @pytest.mark.parametrize("kind", TEXT_IDS)
+    def test_ids_that_are_text(self, tmp_path, index, kind):
+        text_of, numbers = TEXT_IDS[kind]
+        images = [{**entry, "id": text_of[entry["id"]]} for entry in IMAGES]
+        annotations = [
+            {**entry, "image_id": text_of[entry["image_id"]], "id": f"uid-{entry['id']}"}
+            for entry in ANNOTATIONS
+        ]
+        (tmp_path / "text").mkdir()
+        text = load_coco_index(
+            write_json(tmp_path / "text", images=images, annotations=annotations)
+        )
+        self.same_boxes(text, index)
+        assert text.image_ids.tolist() == numbers
+        count = sum(isinstance(number, str) for number in text_of.values())
+        assert text.accepted["images whose id is text, taken as a number"] == count
+        assert text.accepted["annotations with ids that are text, taken as numbers"] == 9
+
+    def test_category_ids_that_are_text(self, tmp_path, index):
+        content = json.loads(Path(index.annotation_file).read_text())
+        for entry in content["categories"]:
+            entry["id"] = str(entry["id"])
+        for entry in content["annotations"]:
+            entry["category_id"] = str(entry["category_id"])
+        path = tmp_path / "text.json"
+        path.write_text(json.dumps(content))
+        text = load_coco_index(path)
+        self.same_boxes(text, index)
+        assert text.categories == index.categories
+        assert text.accepted["categories whose id is text, taken as a number"] == 2
+
+    def test_sizes_that_are_missing_come_from_the_images(self, image_folder, index):
+        images = [dict(entry) for entry in IMAGES]
+        del images[0]["width"]
+        images[1]["height"] = None
+        path = write_json(image_folder, images=images, annotations=ANNOTATIONS)
+        read = load_coco_index(path, image_folder)
+        self.same_boxes(read, index)
+        assert read.accepted["images without width and height, read from their files"] == 2
+        (image_folder / "a.png").unlink()
+        with pytest.raises(ValueError, match=r"image 2 \(a\.png\) has no width .* no such file in"):
+            load_coco_index(path, image_folder)
+
+    def test_what_is_left_out_is_counted(self, index):
+        """Of the annotations above, one has an area and two have iscrowd."""
+        assert index.accepted == {
+            "annotations without area, taken as width x height": 8,
+            "annotations without iscrowd, taken as 0": 7,
+        }
 
 
 class TestCocoDetection:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+import fix_coco_annotations
 from vision.datasets import coco_json
 from vision.datasets.coco import load_coco_index
 from vision.repair import coco_rewrite
@@ -57,6 +59,43 @@ class TestCounts:
         for what, rows in found.items():
             assert rows.sum() == expected[0]
             assert expected[1] in what
+
+
+def test_ids_that_are_text_and_missing_sizes_are_written_in(tmp_path, capsys):
+    """The whole file by hand: what is not named keeps its bytes."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "images/a.jpg")
+    path = tmp_path / "annotations/instances_train.json"
+    before = """{"images": [
+  {"id": "x",  "file_name": "a.jpg", "note": "id"},
+  {"id": 7, "file_name": "b.jpg", "width": 6, "height": 4}
+], "annotations": [
+  {"id": "u1", "image_id": "x", "category_id": "2", "bbox": [1, 2, 3, 4], "area": 9, "iscrowd": 0},
+  {"id": 4, "image_id": "7", "category_id": 5, "bbox": [1, 2, 3, 1.0], "area": 3, "iscrowd": 0}
+], "categories": [{"id": "2", "name": "cat"},
+  {"id": 5, "name": "dog"}]}"""
+    after = """{"images": [
+  {"id": 8,  "file_name": "a.jpg", "note": "id", "height": 40, "width": 60},
+  {"id": 7, "file_name": "b.jpg", "width": 6, "height": 4}
+], "annotations": [
+  {"id": 5, "image_id": 8, "category_id": 0, "bbox": [1, 2, 3, 4], "area": 9, "iscrowd": 0},
+  {"id": 4, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 1.0], "area": 3, "iscrowd": 0}
+], "categories": [{"id": 0, "name": "cat", "original_id": 2},
+  {"id": 1, "name": "dog", "original_id": 5}]}"""
+    path.write_text(before)
+    index = load_coco_index(path, tmp_path / "images")
+    assert fix_coco_annotations.main(["--path", str(tmp_path)]) == 0
+    assert path.read_text() == after
+    said = capsys.readouterr().out
+    assert "images without width and height, read from their files: 1 (a.jpg)" in said
+    assert "images whose id is text, numbered: 1 (a.jpg)" in said
+    assert "annotations with ids that are text, given numbers: 2 (ids 4" in said
+    fixed = load_coco_index(path)
+    assert_same_index(index, fixed)
+    assert fixed.accepted == {}
+    assert fix_coco_annotations.main(["--path", str(tmp_path)]) == 0
+    assert path.read_text() == after
 
 
 def expected_repair(document):

@@ -128,8 +128,12 @@ def test_description_by_hand(tmp_path):
         [],
         [box(3, 90, 40, 30, 30), box(3, 200, 0, 5, 5), box(3, 0, 0, 0, 5)],
     ]
-    first, left_out, classes = open_val(write_coco(tmp_path, boxes=boxes)).describe()
+    first, accepted, left_out, classes = open_val(write_coco(tmp_path, boxes=boxes)).describe()
     assert first == "val: 3 images, 4 boxes, 1 images without, 1 crowds"
+    assert accepted.endswith(
+        "instances_val.json: 6 annotations without area, taken as width x height, 5 annotations "
+        "without iscrowd, taken as 0; fix_coco_annotations.py writes them in"
+    )
     assert "boxes left out: 2 no area inside the image" in left_out
     assert classes == "val: cat 3, dog 1"
 

@@ -140,7 +140,7 @@ class TestScript:
         [
             ("result.json", "it holds result.json"),
             ("annotations/person.json", "it holds annotations/person.json"),
-            ("labels/a.txt", "YOLO labels (labels/) need no fixing"),
+            ("labels/a.txt", "YOLO labels need no fixing"),
         ],
     )
     def test_what_lies_there_instead_is_named(self, tmp_path, capsys, file, said):

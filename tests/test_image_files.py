@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vision.datasets.image_files import image_size, list_images, read_image, scan_images
+from vision.datasets.image_files import read_image
+from vision.datasets.image_headers import image_size
+from vision.datasets.image_list import list_images, scan_images
 
 FORMATS = ["jpg", "png", "webp"]
 

@@ -6,6 +6,8 @@ import struct
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from skimage import io as skimage_io
 
@@ -93,6 +95,16 @@ def test_a_thumbnail_is_not_taken_for_the_picture():
 @pytest.mark.parametrize("length", range(2, 400, 7))
 def test_any_beginning_of_a_jpeg_is_cut_off(length):
     assert is_cut_off(picture("baseline")[:length])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([b"\xff", b"\xd8", b"\xd9", b"\xda", b"\xc0", b"\xe1", b"\0", b"\x08"])
+    )
+)
+def test_no_bytes_stop_the_walk(pieces):
+    assert is_cut_off(b"\xff\xd8" + b"".join(pieces)) in (True, False)
 
 
 def test_real_photos_are_whole_and_their_halves_are_not(shared):

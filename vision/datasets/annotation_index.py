@@ -40,6 +40,8 @@ class AnnotationIndex:
     areas: np.ndarray  # float64 [A]
     iscrowd: np.ndarray  # bool [A]
     trainable: np.ndarray  # bool [A]: at least 1 px wide and high after clipping
+    # what the file lacks or has in another form, and what stands for it -> how often
+    accepted: dict[str, int]
     rejected: dict[str, np.ndarray]  # reason -> int64, image ids of boxes not used in training
 
     def __len__(self) -> int:
@@ -72,6 +74,7 @@ def build_index(
     boxes_xywh: np.ndarray,
     areas: np.ndarray,
     iscrowd: np.ndarray,
+    accepted: dict[str, int] | None = None,
 ) -> AnnotationIndex:
     """Sort boxes by image, and leave out those without area inside their image.
 
@@ -86,6 +89,7 @@ def build_index(
         boxes_xywh: float64 [A, 4] in pixels; NaN where the file has no box.
         areas: float64 [A]; width x height is taken where it is not finite.
         iscrowd: bool [A].
+        accepted: {what the file lacks and what stands for it: how often}.
     """
     clipped = clip_boxes(boxes_xywh, sizes[rows])
     finite = finite_boxes(boxes_xywh)
@@ -111,6 +115,7 @@ def build_index(
         areas=np.where(np.abs(areas) < NOT_FINITE, areas, boxes[:, 2] * boxes[:, 3]),
         iscrowd=iscrowd[keep],
         trainable=trainable,
+        accepted=accepted or {},
         rejected={
             "not finite": image_ids[rows[~finite]],
             "no area inside the image": image_ids[rows[finite & ~has_area]],

@@ -22,14 +22,26 @@ def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
             f"{root}: no annotations of split {split!r}; looked for {_and(looked_for)}"
             + (f"; annotations/ has {', '.join(others[:5])}" if others else "")
         )
-    name = annotation_file.stem.removeprefix("instances_")
-    # Beside instances_valid.json the images are in valid/, if that is there.
-    folders = [] if name in _plain_names(split) else [name, f"images/{name}"]
-    folders += _folder_names(split)
-    image_folder = next((Path(root, name) for name in folders if Path(root, name).is_dir()), None)
+    image_folder = image_folder_of(annotation_file)
     if image_folder is None:
-        raise ValueError(f"{root}: no images of split {split!r}; looked for {_and(folders)}")
+        folders = _and(_folders_of(annotation_file))
+        raise ValueError(f"{root}: no images of split {split!r}; looked for {folders}")
     return annotation_file, image_folder
+
+
+def image_folder_of(annotation_file: Path) -> Path | None:
+    """The folder that the file names in annotations/instances_<split>.json are relative to."""
+    root = annotation_file.parent.parent
+    paths = [root / name for name in _folders_of(annotation_file)]
+    return next((path for path in paths if path.is_dir()), None)
+
+
+def _folders_of(annotation_file: Path) -> list[str]:
+    name = annotation_file.stem.removeprefix("instances_")
+    split = split_of(name)
+    # Beside instances_valid.json the images are in valid/, if that is there.
+    own = [] if name in _plain_names(split) else [name, f"images/{name}"]
+    return [*own, *_folder_names(split)]
 
 
 def find_annotation_file(root: str | os.PathLike, split: str) -> Path | None:

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-MISSING_ID = -(2**63)
 CHUNK_BYTES = 1 << 20
 
 
 class CategoryRecord(msgspec.Struct, gc=False):
     """One entry of `categories`, without the keys that are not used."""
 
-    id: int
+    id: int | str
     name: str
     original_id: int | None = None
 
@@ -23,18 +22,18 @@ class CategoryRecord(msgspec.Struct, gc=False):
 class ImageRecord(msgspec.Struct, gc=False):
     """One entry of `images`; sizes in pixels."""
 
-    id: int | float
+    id: int | float | str
     file_name: str
-    height: int | float
-    width: int | float
+    height: int | float | None = None
+    width: int | float | None = None
 
 
 class AnnotationRecord(msgspec.Struct, gc=False):
     """One entry of `annotations`; the segmentation is skipped, which saves its many objects."""
 
-    id: int | float | None = None
-    image_id: int | float | None = None
-    category_id: int | float | None = None
+    id: int | float | str | None = None
+    image_id: int | float | str | None = None
+    category_id: int | float | str | None = None
     bbox: list[float] | None = None
     area: float | None = None
     iscrowd: int | bool | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.datasets.image_files import image_size
+from vision.datasets.image_headers import image_size
 from vision.datasets.yolo_folder import label_candidates
 from vision.datasets.yolo_rows import LabelRows, read_rows
 

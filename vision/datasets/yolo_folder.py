@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vision.datasets.findings import Findings
 from vision.datasets.folder_contents import contents_of
-from vision.datasets.image_files import scan_images
+from vision.datasets.image_list import scan_images
 from vision.datasets.split_names import SPLITS, spellings
 from vision.datasets.yolo_config import (
     DataYaml,

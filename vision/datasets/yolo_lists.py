@@ -4,7 +4,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from vision.datasets.image_files import IMAGE_SUFFIXES
+from vision.datasets.image_list import IMAGE_SUFFIXES
 from vision.datasets.yolo_config import read_text
 
 

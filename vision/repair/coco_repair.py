@@ -3,11 +3,15 @@
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from vision.datasets.annotation_index import NOT_FINITE, clip_boxes, finite_boxes
-from vision.datasets.coco_json import MISSING_ID, CategoryRecord, CocoJson
+from vision.datasets.coco_folder import image_folder_of
+from vision.datasets.coco_ids import MISSING_ID, CocoIds
+from vision.datasets.coco_index import read_missing_sizes
+from vision.datasets.coco_json import CategoryRecord, CocoJson
 from vision.datasets.coco_tables import (
     Annotations,
     Images,
@@ -24,6 +28,8 @@ class Repair:
 
     document: CocoJson
     categories: list[CategoryRecord]  # sorted by id; the position is the new id
+    ids: CocoIds
+    images: Images  # with the sizes that the file lacks
     annotations: Annotations
     found: dict[str, np.ndarray]  # kind of defect -> bool [A]; only kinds that occur
     drop: np.ndarray  # bool [A]
@@ -39,12 +45,19 @@ class Repair:
     @cached_property
     def renumbers(self) -> bool:
         """Whether category ids or their `original_id` have to be changed."""
-        return any(c.id != new or c.original_id is None for new, c in enumerate(self.categories))
+        return bool(self.ids.categories.count) or any(
+            c.id != new or c.original_id is None for new, c in enumerate(self.categories)
+        )
+
+    @cached_property
+    def changed_images(self) -> np.ndarray:
+        """bool [I]: images that get a size, or a number in place of an id that is text."""
+        return ~self.images.has_size | self.images.has_text_id
 
     @property
     def is_needed(self) -> bool:
         """Whether the file needs any change."""
-        return self.renumbers or bool(self.found)
+        return self.renumbers or bool(self.found) or bool(self.changed_images.any())
 
     def class_list(self) -> list[tuple[int, str]]:
         """List (original id, name), sorted by id; equal for all files of a data set."""
@@ -60,18 +73,29 @@ def plan_repair(path: str | os.PathLike) -> Repair:
         OSError: the file cannot be read.
     """
     document = CocoJson(path)
-    categories, images = read_categories(document), read_images(document)
-    annotations = read_annotations(document)
+    ids = CocoIds()
+    categories, images = read_categories(document, ids), read_images(document, ids)
+    annotations = read_annotations(document, ids)
+    read_missing_sizes(document.path, images, image_folder_of(Path(path)))
     dropped = _dropped(annotations, images, categories)
     drop = np.logical_or.reduce([*dropped.values()])
     renumbered, new_ids = _new_ids(annotations.ids, ~drop)
     set_area = ~drop & ~(np.abs(annotations.areas) < NOT_FINITE)
     set_iscrowd = ~drop & (annotations.iscrowd < 0)
-    found = {**dropped, **renumbered, _AREA: set_area, _ISCROWD: set_iscrowd}
+    found = {
+        **dropped,
+        **renumbered,
+        _TEXT_ID: ~drop & annotations.has_text_id,
+        _AREA: set_area,
+        _ISCROWD: set_iscrowd,
+    }
     found = {what: rows for what, rows in found.items() if rows.any()}
-    return Repair(document, categories, annotations, found, drop, new_ids, set_area, set_iscrowd)
+    return Repair(
+        document, categories, ids, images, annotations, found, drop, new_ids, set_area, set_iscrowd
+    )
 
 
+_TEXT_ID = "with ids that are text, given numbers"
 _AREA = "without area, given width x height"
 _ISCROWD = "without iscrowd, given 0"
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from vision.datasets.coco_json import MISSING_ID, CategoryRecord, CocoJson, raw_spans
+from vision.datasets.coco_ids import MISSING_ID
+from vision.datasets.coco_json import CategoryRecord, CocoJson, ImageRecord, raw_spans
+from vision.datasets.coco_tables import Images
 from vision.files.atomic_file import sync_folder, write_atomically
 from vision.repair.coco_repair import Repair
 
@@ -57,6 +59,8 @@ def repaired_text(repair: Repair) -> Iterator[bytes]:
     """Yield the repaired file in pieces; what needs no repair is copied byte for byte."""
     document, position = repair.document, 0
     writers = {"categories": _category_pieces, "annotations": _annotation_pieces}
+    if repair.changed_images.any():
+        writers["images"] = _image_pieces
     keys = [key for key in document.spans if key in writers]
     for key in sorted(keys, key=document.spans.get):
         start, stop = document.spans[key]
@@ -76,24 +80,46 @@ def _copy(document: CocoJson, start: int, stop: int) -> Iterator[bytes]:
 
 def _category_pieces(repair: Repair, start: int) -> Iterator[bytes]:
     """Yield the list of categories in its old order; return the byte after its last entry."""
-    new_id = repair.new_category_ids
+    new_id, texts = repair.new_category_ids, repair.ids.categories
     position = start + 1
     yield b"["
     for first, stop, records in repair.document.chunks("categories", CategoryRecord):
         changes: list[_Values | None] = []
-        for record in records:
-            original = record.id if record.original_id is None else record.original_id
-            values = {"id": new_id[record.id], "original_id": original}
+        for record, number in zip(records, texts.replace([r.id for r in records]), strict=True):
+            original = number if record.original_id is None else record.original_id
+            values = {"id": new_id[number], "original_id": original}
             changes.append({key: str(value).encode() for key, value in values.items()})
         yield b"".join(_rewritten(repair.document, (first, stop), changes))
         position = stop
     return position
 
 
+def _image_pieces(repair: Repair, start: int) -> Iterator[bytes]:
+    """Yield the list of images; return the byte after its last entry."""
+    images, position, row = repair.images, start + 1, 0
+    yield b"["
+    for first, stop, records in repair.document.chunks("images", ImageRecord):
+        changes = [_image_changes(images, i) for i in range(row, row + len(records))]
+        yield b"".join(_rewritten(repair.document, (first, stop), changes))
+        position, row = stop, row + len(records)
+    return position
+
+
+def _image_changes(images: Images, row: int) -> _Values:
+    values: _Values = {}
+    if images.has_text_id[row]:
+        values["id"] = b"%d" % images.ids[row]
+    if not images.has_size[row]:
+        height, width = images.sizes[row]
+        values |= {"height": b"%d" % height, "width": b"%d" % width}
+    return values
+
+
 def _annotation_pieces(repair: Repair, start: int) -> Iterator[bytes]:
     """Yield the list of annotations; return the byte after its last entry."""
     annotations, document = repair.annotations, repair.document
     changed = repair.drop | repair.set_area | repair.set_iscrowd | (repair.new_ids != MISSING_ID)
+    changed |= annotations.has_text_id
     position, row, is_first = start, 0, True
     for first, stop, count in annotations.chunks:
         yield from _copy(document, position, first)  # the "[" before the first annotation
@@ -136,6 +162,9 @@ def _annotation_changes(repair: Repair, row: int) -> _Values | None:
     annotations = repair.annotations
     if repair.renumbers:
         values["category_id"] = b"%d" % repair.new_category_ids[int(annotations.category_ids[row])]
+    if annotations.has_text_id[row]:
+        values["id"] = b"%d" % annotations.ids[row]
+        values["image_id"] = b"%d" % annotations.image_ids[row]
     if repair.new_ids[row] != MISSING_ID:
         values["id"] = b"%d" % repair.new_ids[row]
     if repair.set_area[row]:

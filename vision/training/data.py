@@ -50,6 +50,7 @@ class DataSplit:
         return [
             f"{self.name}: {len(self)} images, {boxes} boxes, {empty} images without, "
             f"{crowds} crowds",
+            *filter(None, map(_describe_accepted, indices)),
             *filter(None, map(_describe_rejected, indices)),
             *self._describe_classes(),
         ]
@@ -153,6 +154,14 @@ def open_sources(
         files = ", ".join(index.annotation_file for index in train.indices)
         raise ValueError(f"{files}: no box to train on; is it the right file?")
     return TrainingData(train, val)
+
+
+def _describe_accepted(index: AnnotationIndex) -> str:
+    """What a file lacks and what stands for it, by kind; empty where it lacks nothing."""
+    if not index.accepted:
+        return ""
+    kinds = ", ".join(f"{count} {what}" for what, count in index.accepted.items())
+    return f"{index.annotation_file}: {kinds}; fix_coco_annotations.py writes them in"
 
 
 def _describe_rejected(index: AnnotationIndex) -> str:

@@ -14,7 +14,8 @@ from multiprocessing.sharedctypes import RawArray
 from PIL import Image
 from skimage import io as skimage_io
 
-from vision.datasets.image_files import JPEG_MAGIC, TIFF_MAGIC, read_header, read_image
+from vision.datasets.image_files import read_image
+from vision.datasets.image_headers import JPEG_MAGIC, TIFF_MAGIC, read_header
 from vision.datasets.jpeg import is_cut_off
 
 # Kinds of files that training cannot use. A file that the system cannot read is not one of them:

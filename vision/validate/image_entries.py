@@ -15,7 +15,7 @@ class ImageEntry:
     """The entry of an image in an annotation file; `size` is (height, width) in pixels."""
 
     annotation_file: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
 
 
 def find_annotation_files(image_folder: Path) -> list[tuple[Path, Path]]:
@@ -67,7 +67,9 @@ class ImageEntries:
                 if name in self.by_name:
                     message = f"{self.by_name[name].annotation_file} and {annotation_file}"
                     findings.add("two entries", name, f"has entries in {message}")
-                size = (int(record.height), int(record.width))
+                size = None
+                if record.height is not None and record.width is not None:
+                    size = (int(record.height), int(record.width))
                 self.by_name[name] = ImageEntry(str(annotation_file), size)
         self._folders.append("" if folder == os.curdir else os.path.join(folder, ""))
 
@@ -78,7 +80,7 @@ class ImageEntries:
 
 def compare_size(check: ImageCheck, entry: ImageEntry) -> tuple[str, str] | None:
     """Return (kind, message) if a valid image has another size than its entry, else None."""
-    if check.upright_size == entry.size:
+    if entry.size is None or check.upright_size == entry.size:
         return None
     stated = f"{entry.size[1]}x{entry.size[0]} in {entry.annotation_file}"
     found = f"{check.upright_size[1]}x{check.upright_size[0]} pixels"

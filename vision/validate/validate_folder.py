@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vision.datasets.findings import Findings, no_progress
-from vision.datasets.image_files import scan_images
+from vision.datasets.image_list import scan_images
 from vision.validate.image_check import UNREADABLE, check_images
 from vision.validate.image_entries import ImageEntries, compare_size
 from vision.validate.quarantine import MovedImage, invalid_folder

@@ -37,4 +37,4 @@ class CocoLayout(Layout):
 
     def open(self, split: str) -> Source:
         annotation_file, image_folder = split_files(self.root, split)
-        return Source(load_coco_index(annotation_file), image_folder)
+        return Source(load_coco_index(annotation_file, image_folder), image_folder)
