@@ -1,4 +1,4 @@
-"""What tests run here and under torchrun: training steps and a validation, in float64.
+"""What tests run in one process and in several: training steps and a validation, in float64.
 
     torchrun --nproc_per_node=3 tests/distributed_job.py DATA NUM_IMAGES OUTPUT
 
@@ -123,14 +123,15 @@ def run_job(data: str, num_images: int) -> dict:
             module.normalize_images = normalize_images
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Run, and write what came out."""
-    data, num_images, output = sys.argv[1:]
+    data, num_images, output = argv or sys.argv[1:]
     with distributed.process_group():
         result = run_job(data, int(num_images))
         if distributed.is_main_process():
             torch.save(result, Path(output))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

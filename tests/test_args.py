@@ -5,8 +5,6 @@ import json
 import pytest
 
 from vision.args import (
-    DEFAULT_LR,
-    DEFAULT_WEIGHT_DECAY,
     FLAGS,
     build_train_parser,
     default_workers,
@@ -91,10 +89,13 @@ def test_vgg16_has_a_tenth_of_the_rate_unless_given(optimizer, lr):
     assert "0.1 of that for vgg16-ssd" in " ".join(text.split())
 
 
+RATE_AND_DECAY = {"sgd": (0.01, 5e-4), "adam": (0.002, 0.0), "adamw": (0.002, 0.01)}
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_rate_and_decay_follow_the_optimizer_unless_given(optimizer):
     args = parse("--optimizer", optimizer)
-    assert (args.lr, args.weight_decay) == (DEFAULT_LR[optimizer], DEFAULT_WEIGHT_DECAY[optimizer])
+    assert (args.lr, args.weight_decay) == RATE_AND_DECAY[optimizer]
     args = parse("--optimizer", optimizer, "--lr=0.5", "--weight-decay=0")
     assert (args.lr, args.weight_decay) == (0.5, 0)
 

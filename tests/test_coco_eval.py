@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision.datasets.coco_index import load_coco_index
+from vision.evaluation import coco_arrays
 from vision.evaluation.coco_arrays import compute_arrays
 from vision.evaluation.coco_boxes import Detections, GroundTruth, ground_truth_from_index
 from vision.evaluation.coco_eval import compute_arrays_pycocotools, evaluate_boxes
@@ -193,10 +194,18 @@ def test_fast_arrays_equal_pycocotools_beyond_100_detections():
 
 def test_chunked_overlaps_change_nothing(monkeypatch):
     gt, dt = random_case(np.random.default_rng(1), images=5, classes=3, crowded=True, tied=True)
+    pairwise_iou, sizes = coco_arrays._pairwise_iou, []
+    monkeypatch.setattr(
+        coco_arrays,
+        "_pairwise_iou",
+        lambda *args: sizes.append(len(args[0])) or pairwise_iou(*args),
+    )
     whole = compute_arrays(gt, dt)
-    monkeypatch.setattr("vision.evaluation.coco_arrays._PAIRS_AT_ONCE", 7)
+    (num_pairs,) = sizes
+    monkeypatch.setattr(coco_arrays, "_PAIRS_AT_ONCE", 7)
     for a, b in zip(whole, compute_arrays(gt, dt), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert sum(sizes[1:]) == num_pairs and len(sizes) > 10
 
 
 def test_ids_of_the_file_do_not_matter(tmp_path):

@@ -4,10 +4,10 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,24 +17,24 @@ from conftest import ROOT
 from distributed_job import run_job
 from resume_runs import RECIPE, differences, read_metrics
 from script_runs import call
+from trainer_host import Finished, TrainerHost, free_port
 
 from vision.datasets.batch_sampler import EpochBatchSampler
 from vision.datasets.sample import write_sample_dataset
 from vision.engine.distributed import explain_lost
 from vision.runs.checkpoint import read_checkpoint
 
-JOB = ROOT / "tests" / "distributed_job.py"
+pytest_plugins = ["resume_fixtures"]
 TRAIN = ROOT / "train_ssd.py"
 NUM_TRAIN = 18
 FLAGS = [flag for flag in RECIPE if "batch-size" not in flag] + ["--batch-size=6"]
 
 
-def start(script: Path, *arguments, nproc: int, options: tuple = ()) -> subprocess.Popen:
-    """Start a script, with torchrun if `nproc` > 1, in a session that `finish` ends whole."""
-    launcher = [f"--nproc_per_node={nproc}", f"--master_port={free_port()}", *options]
-    launcher = ["-m", "torch.distributed.run", *launcher] if nproc > 1 or options else []
+def torchrun(*arguments, options: tuple) -> subprocess.Popen:
+    """Start train_ssd.py with torchrun, in a session that `finish` ends whole."""
+    launcher = ["-m", "torch.distributed.run", f"--master_port={free_port()}", *options]
     return subprocess.Popen(
-        [sys.executable, *launcher, str(script), *map(str, arguments)],
+        [sys.executable, *launcher, str(TRAIN), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,14 +53,11 @@ def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def run(script: Path, *arguments, nproc: int) -> subprocess.CompletedProcess:
-    return finish(start(script, *arguments, nproc=nproc))
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+def run_two(trainer: TrainerHost, *argv) -> list[Finished]:
+    """Run train_ssd.py in two processes to a good end."""
+    processes = trainer.run_processes(*argv, count=2)
+    assert [process.returncode for process in processes] == [0, 0], processes
+    return processes
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +102,18 @@ def test_validation_batches_go_round_the_processes(world_size):
     assert sorted(batch for share in shares for batch in share) == batches(0, 1)
 
 
-def job(data: Path, num_images: int, folder: Path, *, nproc: int) -> dict:
-    """What the processes make of distributed_job.py."""
-    output = folder / f"{num_images}_{nproc}.pt"
-    done = run(JOB, data, num_images, output, nproc=nproc)
-    assert done.returncode == 0, done.stderr
-    return torch.load(output)
+@pytest.fixture
+def job(data, trainer, tmp_path):
+    """Run distributed_job.py in several processes; return what they make of it."""
+
+    def run(num_images: int, *, nproc: int) -> dict:
+        output = tmp_path / "result.pt"
+        script = {"script": "distributed_job", "count": nproc}
+        processes = trainer.run_processes(data, num_images, output, **script)
+        assert [process.returncode for process in processes] == [0] * nproc, processes
+        return torch.load(output)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +123,8 @@ def alone(data) -> dict:
 
 
 @pytest.mark.parametrize("nproc", [2, 3])
-def test_processes_compute_what_one_does(nproc, alone, data, tmp_path):
-    result = job(data, NUM_TRAIN, tmp_path, nproc=nproc)
+def test_processes_compute_what_one_does(nproc, alone, job):
+    result = job(NUM_TRAIN, nproc=nproc)
     assert len(result["steps"]) == len(alone["steps"]) == 3
     for step, values in enumerate(alone["steps"]):
         assert result["steps"][step] == pytest.approx(values, rel=1e-3), step
@@ -132,43 +135,45 @@ def test_processes_compute_what_one_does(nproc, alone, data, tmp_path):
     assert result["after"] == pytest.approx(alone["after"], rel=1e-3)
 
 
-def test_a_process_without_a_part_of_the_last_batch_changes_nothing(data, tmp_path):
-    one, two = run_job(data, NUM_TRAIN - 4), job(data, NUM_TRAIN - 4, tmp_path, nproc=2)
+def test_a_process_without_a_part_of_the_last_batch_changes_nothing(data, job):
+    one, two = run_job(data, NUM_TRAIN - 4), job(NUM_TRAIN - 4, nproc=2)
+    assert len(one["steps"]) == len(two["steps"]) == 3
     for step, values in enumerate(one["steps"]):
         # BatchNorm over two values has a gradient of no precision: the loss is what can be compared
         assert two["steps"][step]["loss"] == pytest.approx(values["loss"], rel=1e-5), step
 
 
 @pytest.fixture(scope="module")
-def pair(data, tmp_path_factory) -> Path:
+def pair(data, trainer, tmp_path_factory) -> Path:
     """A run of two processes that nothing happened to."""
     folder = tmp_path_factory.mktemp("pair") / "run"
-    done = run(TRAIN, "--datasets", data, *FLAGS, "--checkpoint-folder", folder, nproc=2)
-    assert done.returncode == 0, done.stderr
+    first, second = run_two(trainer, "--datasets", data, *FLAGS, "--checkpoint-folder", folder)
     assert len(read_metrics(folder)) == 2
-    assert done.stdout.count("epochs done") == 1  # only the first process speaks
+    assert "2 epochs done" in first.stdout and "epoch 2/2" in first.stderr
+    assert second.stdout == "" and "epoch" not in second.stderr  # only the first one speaks
     return folder
 
 
-def test_another_number_of_processes_goes_on_with_a_run(pair, tmp_path):
+def test_another_number_of_processes_goes_on_with_a_run(pair, trainer, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(pair, folder)
     for epochs, before, nproc in ((3, 2, 1), (4, 1, 3)):
-        done = run(TRAIN, "--resume", folder, f"--epochs={epochs}", nproc=nproc)
-        assert done.returncode == 0, done.stderr
-        assert f"machine.processes: {before} in this run" in done.stderr
+        argv = ("--resume", folder, f"--epochs={epochs}")
+        processes = trainer.run_processes(*argv, count=nproc)
+        assert [process.returncode for process in processes] == [0] * nproc, processes
+        assert f"machine.processes: {before} in this run" in processes[0].stderr
     assert [record["step"] for record in read_metrics(folder)] == [3, 6, 9, 12]
 
 
-def test_eval_ssd_gives_the_same_files(pair, data, tmp_path):
+def test_eval_ssd_gives_the_same_files(pair, data, trainer, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     flags = ("--trained-model", pair, "--dataset", data, "--batch-size=2", "--workers=0")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     assert call("eval_ssd", *flags, "--output-dir", one).code == 0
     torch.set_num_threads(threads)
-    done = run(ROOT / "eval_ssd.py", *flags, "--output-dir", two, nproc=2)
-    assert done.returncode == 0, done.stderr
+    processes = trainer.run_processes(*flags, "--output-dir", two, count=2, script="eval_ssd")
+    assert [process.returncode for process in processes] == [0, 0], processes
     for name in ("metrics.json", "detections.json"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
@@ -176,12 +181,18 @@ def test_eval_ssd_gives_the_same_files(pair, data, tmp_path):
 def start_saving_each_step(data: Path, folder: Path, options: tuple = ()) -> subprocess.Popen:
     """Start the recipe in two processes, and return once the first step is done."""
     flags = ("--datasets", data, *FLAGS, "--checkpoint-every-steps=1")
-    process = start(TRAIN, *flags, "--checkpoint-folder", folder, nproc=2, options=options)
+    options = ("--nproc_per_node=2", *options)
+    process = torchrun(*flags, "--checkpoint-folder", folder, options=options)
+    wait_for(lambda: list(folder.glob("checkpoint_*.pt")), process)
+    return process
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    """Wait until something is so while a process runs."""
     deadline = time.monotonic() + 60
-    while not list(folder.glob("checkpoint_*.pt")):
+    while not condition():
         assert process.poll() is None and time.monotonic() < deadline, finish(process)
         time.sleep(0.01)
-    return process
 
 
 def workers_of(agent: int) -> list[int]:
@@ -199,14 +210,18 @@ def workers_of(agent: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
-@pytest.mark.parametrize("victim", [0, 1])
-def test_torchrun_goes_on_after_a_process_was_killed(victim, pair, data, tmp_path):
+def test_torchrun_goes_on_after_the_one_and_then_the_other_process_was_killed(pair, data, tmp_path):
     folder = tmp_path / "run"
     process = start_saving_each_step(data, folder, options=("--max-restarts=2",))
-    os.kill(workers_of(process.pid)[victim], signal.SIGKILL)
+    killed = workers_of(process.pid)
+    os.kill(killed[0], signal.SIGKILL)
+    wait_for(lambda: len(set(workers_of(process.pid)) - set(killed)) == 2, process)
+    saved = set(folder.glob("checkpoint_*.pt"))
+    wait_for(lambda: set(folder.glob("checkpoint_*.pt")) - saved, process)
+    os.kill(workers_of(process.pid)[1], signal.SIGKILL)
     done = finish(process)
     assert done.returncode == 0, done.stderr
-    assert "resuming checkpoint_" in done.stderr
+    assert done.stderr.count("resuming checkpoint_") == 2
     assert differences(folder, pair) == []
 
 
@@ -271,7 +286,7 @@ def test_only_the_end_of_another_process_is_called_so(name, monkeypatch):
     assert explain_lost(error) == (line if name in LOST else None)
 
 
-def test_a_signal_stops_all_processes_at_the_same_step(pair, data, tmp_path):
+def test_a_signal_stops_all_processes_at_the_same_step(pair, data, trainer, tmp_path):
     folder = tmp_path / "run"
     process = start_saving_each_step(data, folder)
     os.kill(process.pid, signal.SIGTERM)
@@ -280,27 +295,32 @@ def test_a_signal_stops_all_processes_at_the_same_step(pair, data, tmp_path):
     assert "stopped by SIGTERM after step" in done.stdout
     state = read_checkpoint(next(folder.glob("checkpoint_epoch_*_step_*.pt")))
     assert f"after step {state['step']}," in done.stdout
-    resumed = run(TRAIN, "--resume", folder, nproc=2)
-    assert resumed.returncode == 0, resumed.stderr
+    run_two(trainer, "--resume", folder)
     assert differences(folder, pair) == []
 
 
 def test_two_machines_meet_and_train_as_one(pair, data, tmp_path):
     folder, port = tmp_path / "run", free_port()
     options = (
-        *("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"),
+        *(
+            "--nnodes=2",
+            "--nproc_per_node=1",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint=127.0.0.1:{port}",
+        ),
         *("--rdzv-id=two", "--local-addr=127.0.0.1"),
     )
     flags = ("--datasets", data, *FLAGS, "--checkpoint-folder", folder)
-    machines = [start(TRAIN, *flags, nproc=1, options=options) for _ in range(2)]
+    machines = [torchrun(*flags, options=options) for _ in range(2)]
     for done in [finish(machine) for machine in machines]:
         assert done.returncode == 0, done.stderr
     assert differences(folder, pair) == []
 
 
-def test_what_is_wrong_is_said_once(pair, data):
-    done = run(TRAIN, "--datasets", data, *FLAGS, "--checkpoint-folder", pair, nproc=2)
-    assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "there is a run already" in line
-    assert 'File "' + str(TRAIN) not in done.stderr  # no traceback but torchrun's own
+def test_what_is_wrong_is_said_once(pair, data, trainer):
+    argv = ("--datasets", data, *FLAGS, "--checkpoint-folder", pair)
+    first, second = trainer.run_processes(*argv, count=2)
+    assert (first.returncode, second.returncode) == (1, 1)
+    (line,) = first.stderr.splitlines()
+    assert line.startswith("error: ") and "there is a run already" in line
+    assert (first.stdout, second.stdout, second.stderr) == ("", "", "")

@@ -76,9 +76,17 @@ def test_images_in_pieces_and_at_once_match_alike(monkeypatch):
     corners = torch.rand(6, 9, 2, 2, generator=generator).sort(dim=2).values.flatten(2)
     labels = torch.randint(0, 4, (6, 9), generator=generator)
     iscrowd = torch.rand(6, 9, generator=generator) < 0.2
+    intersection, sizes = matcher._pairwise_intersection, []
+    monkeypatch.setattr(
+        matcher,
+        "_pairwise_intersection",
+        lambda *args: sizes.append(len(args[0])) or intersection(*args),
+    )
     whole = match_priors(corners, labels, iscrowd, PRIORS)
     monkeypatch.setattr(matcher, "MAX_OVERLAPS_AT_ONCE", 1)
     pieces = match_priors(corners, labels, iscrowd, PRIORS)
+    num_crowds = int(iscrowd.sum())  # these are looked at by themselves
+    assert sizes == [6, num_crowds, *[1] * 6, num_crowds]
     for a, b in zip(whole, pieces, strict=True):
         assert torch.equal(a, b)
 

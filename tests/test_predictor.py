@@ -108,9 +108,11 @@ def test_array_path_and_batch_agree(tmp_path):
 def test_batches_are_cut_to_the_batch_size():
     images = [random_image(seed) for seed in range(5)]
     model = trained()
-    one_by_one = build_predictor(model, batch_size=2)(images)
-    for result, expected in zip(one_by_one, build_predictor(model)(images), strict=True):
+    predictor, batches = build_predictor(model, batch_size=2), []
+    predictor._model.register_forward_hook(lambda _, inputs, output: batches.append(inputs[0]))
+    for result, expected in zip(predictor(images), build_predictor(model)(images), strict=True):
         assert_same(result, expected)
+    assert [len(batch) for batch in batches] == [2, 2, 1]
 
 
 def test_same_as_evaluation():
@@ -149,7 +151,11 @@ def test_bfloat16_scores_are_close():
     model = trained()
     image = random_image(1)
     full = build_predictor(model, score_threshold=0.0)(image)
-    half = build_predictor(model, score_threshold=0.0, dtype=torch.bfloat16)(image)
+    predictor, outputs = build_predictor(model, score_threshold=0.0, dtype=torch.bfloat16), []
+    predictor._model.register_forward_hook(lambda _, inputs, output: outputs.extend(output))
+    half = predictor(image)
+    assert [output.dtype for output in outputs] == [torch.bfloat16] * 2
+    assert {x.dtype for x in predictor._model.parameters()} == {torch.bfloat16}
     assert half["boxes"].dtype == torch.float32
     torch.testing.assert_close(half["scores"][:20], full["scores"][:20], atol=0.1, rtol=0)
     assert next(model.parameters()).dtype == torch.float32

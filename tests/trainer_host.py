@@ -1,6 +1,7 @@
 """Runs the trainer many times, in processes of its own, without importing torch each time.
 
 A host process imports the trainer once and forks for each run, so a run costs its training alone.
+It runs other scripts too, and several processes that train as one, as torchrun would start them.
 A run may carry a plan of what happens to it at a chosen call: SIGKILL, another signal, a file cut
 in half, a limit on the size of files.
 """
@@ -13,8 +14,10 @@ import mmap
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,13 +86,39 @@ class TrainerHost:
         """Run `train_ssd.py argv` to its end."""
         return self.wait(self.start(*argv, plan=plan))
 
-    def start(self, *argv, plan: list[At] | At | None = None, marks: Path | None = None) -> int:
+    def run_processes(self, *argv, count: int, script: str = "train_ssd") -> list[Finished]:
+        """Run a script in several processes that train as one; return how each ended, by rank."""
+        job = {
+            "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "OMP_NUM_THREADS": 1,
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(),
+        }  # fmt: skip
+        pids = [
+            self.start(*argv, script=script, environment={**job, "RANK": rank, "LOCAL_RANK": rank})
+            for rank in range(count)
+        ]
+        # Processes that wait for each other for ever are a failure, not a test without end.
+        alarm = threading.Timer(120, lambda: [self.kill(pid) for pid in pids])
+        alarm.start()
+        finished = [self.wait(pid) for pid in pids]
+        alarm.cancel()
+        return finished
+
+    def start(
+        self,
+        *argv,
+        plan: list[At] | At | None = None,
+        marks: Path | None = None,
+        script: str = "train_ssd",
+        environment: dict[str, object] | None = None,
+    ) -> int:
         """Start `train_ssd.py argv`; return its process id.
 
         Args:
             argv: flags.
             plan: what is to happen to it.
             marks: file of one byte for each of PHASES, which is 1 while the run is in it.
+            script: another module with a main(argv).
+            environment: variables to set.
         """
         self._count += 1
         plan = [plan] if isinstance(plan, At) else plan or []
@@ -97,6 +126,8 @@ class TrainerHost:
             "argv": [str(arg) for arg in argv],
             "plan": [vars(at) for at in plan],
             "marks": str(marks or ""),
+            "script": script,
+            "environment": {name: str(value) for name, value in (environment or {}).items()},
             "output": str(self._folder / f"run_{self._count}"),
         }
         return self._ask(request)["pid"]
@@ -118,10 +149,16 @@ class TrainerHost:
         return json.loads(self._process.stdout.readline())
 
 
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
 def serve() -> None:
     """Answer requests until the input ends."""
-    import train_ssd
-
+    importlib.import_module("train_ssd")
     outputs = {}
     gc.freeze()  # or a run's first collections copy the whole of torch's memory
     for line in sys.stdin:
@@ -129,7 +166,7 @@ def serve() -> None:
         if "argv" in request:
             pid = os.fork()
             if pid == 0:
-                _train(train_ssd.main, request)
+                _run(request)
             outputs[pid] = request["output"]
             answer = {"pid": pid}
         else:
@@ -141,16 +178,17 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _train(main: Callable[[list[str]], int], request: dict) -> None:
-    """Run the trainer in this forked process, and end it without torch's slow farewell."""
+def _run(request: dict) -> None:
+    """Run a script in this forked process, and end it without torch's slow farewell."""
     _redirect(request["output"])
+    os.environ.update(request["environment"])
     for at in request["plan"]:
         _install(At(**at))
     if request["marks"]:
         _install_marks(request["marks"])
     code = 1
     try:
-        code = main(request["argv"])
+        code = importlib.import_module(request["script"]).main(request["argv"])
     except SystemExit as exit:
         code = exit.code
     except BaseException:  # noqa: BLE001  as an interpreter would at its end
