@@ -26,7 +26,7 @@ def target(*boxes, labels, iscrowd=None):
 
 @pytest.fixture
 def loss_fn():
-    return MultiBoxLoss(PRIORS, image_size=(100, 100))
+    return MultiBoxLoss(PRIORS, image_size=(100, 100), iou_threshold=0.5)
 
 
 def test_golden_loss():
@@ -35,7 +35,7 @@ def test_golden_loss():
         {"boxes": boxes * 300, "labels": x, "iscrowd": torch.zeros(len(x), dtype=torch.bool)}
         for boxes, x in zip(golden.boxes, golden.labels, strict=True)
     ]
-    loss_fn = MultiBoxLoss(golden_facts.priors(), image_size=(300, 300))
+    loss_fn = MultiBoxLoss(golden_facts.priors(), image_size=(300, 300), iou_threshold=0.5)
     losses = loss_fn(output.cls_logits, output.bbox_regression, targets)
     for name, expected in golden_facts.FACTS["loss"].items():
         assert losses[name].item() == pytest.approx(expected, rel=1e-5), name

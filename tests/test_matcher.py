@@ -14,7 +14,9 @@ PRIORS = torch.tensor([[x, y, 0.4, 0.4] for y in (0.25, 0.75) for x in (0.25, 0.
 def match(boxes, labels, iscrowd=None, priors=PRIORS):
     labels = torch.tensor([labels])
     iscrowd = torch.tensor([iscrowd]) if iscrowd else torch.zeros_like(labels, dtype=torch.bool)
-    prior_labels, matched = match_priors(torch.tensor([boxes]), labels, iscrowd, priors)
+    prior_labels, matched = match_priors(
+        torch.tensor([boxes]), labels, iscrowd, priors, iou_threshold=0.5
+    )
     return prior_labels[0].tolist(), matched[0]
 
 
@@ -42,6 +44,7 @@ def test_an_image_without_boxes_is_background():
         torch.zeros(2, 0, dtype=torch.int64),
         torch.zeros(2, 0, dtype=torch.bool),
         PRIORS,
+        iou_threshold=0.5,
     )
     assert prior_labels.tolist() == [[0] * 4] * 2
 
@@ -56,7 +59,7 @@ def test_padding_beside_a_fuller_image_changes_nothing():
     ]
     boxes, labels, iscrowd = pad_targets(targets)
     assert boxes.shape == (2, 2, 4)
-    prior_labels, _ = match_priors(boxes, labels, iscrowd, PRIORS)
+    prior_labels, _ = match_priors(boxes, labels, iscrowd, PRIORS, iou_threshold=0.5)
     assert prior_labels.tolist() == [[0, 0, 0, 0], [4, 0, 0, 5]]
 
 
@@ -82,9 +85,9 @@ def test_images_in_pieces_and_at_once_match_alike(monkeypatch):
         "_pairwise_intersection",
         lambda *args: sizes.append(len(args[0])) or intersection(*args),
     )
-    whole = match_priors(corners, labels, iscrowd, PRIORS)
+    whole = match_priors(corners, labels, iscrowd, PRIORS, iou_threshold=0.5)
     monkeypatch.setattr(matcher, "MAX_OVERLAPS_AT_ONCE", 1)
-    pieces = match_priors(corners, labels, iscrowd, PRIORS)
+    pieces = match_priors(corners, labels, iscrowd, PRIORS, iou_threshold=0.5)
     num_crowds = int(iscrowd.sum())  # these are looked at by themselves
     assert sizes == [6, num_crowds, *[1] * 6, num_crowds]
     for a, b in zip(whole, pieces, strict=True):
@@ -97,7 +100,7 @@ def test_golden_matching():
         {"boxes": boxes, "labels": labels}
         for boxes, labels in zip(golden.boxes, golden.labels, strict=True)
     ]
-    prior_labels, matched = match_priors(*pad_targets(targets), priors)
+    prior_labels, matched = match_priors(*pad_targets(targets), priors, iou_threshold=0.5)
     assert torch.equal(prior_labels, golden.prior_labels)
     encoded = encode_boxes(matched, priors)[prior_labels > 0]
     torch.testing.assert_close(encoded, golden.positive_targets, atol=1e-5, rtol=0)

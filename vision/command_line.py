@@ -4,7 +4,7 @@ import argparse
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 _FLAG = re.compile(r"^--[^=]*")  # in `--batch_size=8` what stands before the value
@@ -17,7 +17,9 @@ class FamilyParser(argparse.ArgumentParser):
     `--batch_size` is `--batch-size`. Mistakes are told in one line, with exit code 2.
     """
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         args = sys.argv[1:] if args is None else args
         with_hyphens = [_FLAG.sub(lambda match: match[0].replace("_", "-"), arg) for arg in args]
         return super().parse_known_args(with_hyphens, namespace)

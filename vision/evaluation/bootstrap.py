@@ -39,7 +39,9 @@ class Resamples:
     per_class: dict[str, np.ndarray]
 
 
-def draw_weights(num_images: int, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0):
+def draw_weights(
+    num_images: int, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> np.ndarray:
     """Return how often each image is drawn in each resample, int32 [R, I].
 
     The same seed draws the same images: two runs are compared on one drawing.

@@ -43,7 +43,7 @@ def match_priors(
     iscrowd: Tensor,
     priors_cxcywh: Tensor,
     *,
-    iou_threshold: float = 0.5,
+    iou_threshold: float,
 ) -> tuple[Tensor, Tensor]:
     """Assign a label and a box to every prior (Liu et al. 2016, section 2.2, "Matching strategy").
 

@@ -6,6 +6,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as MatplotlibFigure
 
 # Colours that are told apart on white and on black, also with the common colour blindnesses
 # (Okabe and Ito 2008, the yellow left out, darkened for white paper).
@@ -76,7 +81,7 @@ class Canvas:
             drawing = MatplotlibFigure(figsize=(width, height))
             yield drawing, drawing.add_subplot()
 
-    def finish(self, drawing, title: str, caption: str) -> Figure:
+    def finish(self, drawing: "MatplotlibFigure", title: str, caption: str) -> Figure:
         """Turn a drawing into markup; call it inside `figure`."""
         self._count += 1
         stream = io.StringIO()
@@ -84,7 +89,7 @@ class Canvas:
         return Figure(title, caption, _inline(stream.getvalue(), title, f"f{self._count}-"))
 
 
-def epoch_axis(axes) -> None:
+def epoch_axis(axes: "Axes") -> None:
     """Number the epochs by whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
@@ -92,7 +97,7 @@ def epoch_axis(axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def legend(drawing, *, columns: int = 3, title: str | None = None) -> None:
+def legend(drawing: "MatplotlibFigure", *, columns: int = 3, title: str | None = None) -> None:
     """Name the lines above the axes, where they hide nothing."""
     drawing.legend(loc="outside upper left", ncols=columns, title=title, alignment="left")
 

@@ -1,5 +1,7 @@
 """Pictures of val detections and precision-recall curves in TensorBoard."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from vision.datasets.image_files import read_image
@@ -8,12 +10,15 @@ from vision.report.analysis import Analysis
 from vision.report.inputs import locate_image
 from vision.visualize import draw_boxes
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 NUM_IMAGES = 8
 NUM_CLASSES = 12
 _SIDE = 480  # pixels of a picture's longer side
 
 
-def log_validation(writer, analysis: Analysis, epoch: int) -> None:
+def log_validation(writer: "SummaryWriter", analysis: Analysis, epoch: int) -> None:
     """Add the first val images with their detections, and the curves of the largest classes.
 
     Args:

@@ -24,7 +24,7 @@ class MultiBoxLoss:
         priors_cxcywh: Tensor,
         *,
         image_size: tuple[int, int],
-        iou_threshold: float = 0.5,
+        iou_threshold: float = 0.4,
         neg_pos_ratio: float = 3,
         regression_weight: float = 1,
     ):

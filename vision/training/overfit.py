@@ -18,6 +18,7 @@ from vision.evaluation.validator import Validator
 from vision.ops.box_coder import cxcywh_to_xyxy, encode_boxes
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.network import Normalization
+from vision.ssd.ssd import SSD
 from vision.training.build import (
     build_loss,
     build_network,
@@ -162,7 +163,7 @@ def _train_until(stop: int, state, loader, loss_fn, *, options: StepOptions) -> 
 class PerfectPredictions(torch.nn.Module):
     """Predicts the matched targets themselves, for the images of a loader in order."""
 
-    def __init__(self, model, loss_fn: MultiBoxLoss, loader: DetectionLoader):
+    def __init__(self, model: SSD, loss_fn: MultiBoxLoss, loader: DetectionLoader):
         super().__init__()
         self.network, self.num_classes = model.network, model.num_classes
         self.register_buffer("priors_cxcywh", model.priors_cxcywh)
