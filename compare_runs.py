@@ -14,7 +14,7 @@ or not comparable, in one line; 2: wrong usage.
 
 from vision.installed import require
 
-require("cv2", "jinja2", "matplotlib", "msgspec", "numpy", "torch", "torchvision", "tqdm", "yaml")
+require("cv2", "msgspec", "numpy", "torch", "torchvision", "tqdm", "yaml")
 
 import argparse
 import json

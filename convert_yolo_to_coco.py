@@ -11,7 +11,7 @@ images/train and train/images.
 
 from vision.installed import require
 
-require("cv2", "msgspec", "numpy", "tqdm", "yaml")
+require("msgspec", "numpy", "tqdm", "yaml")
 
 import argparse
 import functools

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import coco_downloader
+import compare_runs
 import convert_yolo_to_coco
 import eval_ssd
 import fix_coco_annotations
@@ -24,6 +25,7 @@ all do the same, and underscores are taken for hyphens (`--batch_size`): most of
 PARSERS = {
     "train_ssd.py": build_train_parser,
     "eval_ssd.py": eval_ssd.build_eval_parser,
+    "compare_runs.py": compare_runs.build_compare_parser,
     "run_ssd_example.py": run_ssd_example.build_parser,
     "train_mobilenetv2_ssd.py": train_mobilenetv2_ssd.build_parser,
     "coco_downloader.py": coco_downloader.build_parser,
@@ -69,7 +71,7 @@ def row(script: str, action: argparse.Action) -> str:
     first, *others = action.option_strings or [""]
     spellings = [(first + value).strip(), *(other for other in others if other[:5] != "--no-")]
     default = DEFAULTS_IN_WORDS.get((script, action.dest), action.default)
-    if isinstance(default, list):
+    if isinstance(default, list | tuple):
         default = " ".join(map(str, default))
     if default is None or default is False:
         default = "required" if action.required else ""

@@ -6,6 +6,7 @@ download that is there already; only `INSTALL` is not run. What makes them short
 - training: one epoch at 96 px, one thread, and a narrow backbone where no weights have to fit;
 - `--resume`: a second epoch;
 - `eval_ssd.py`: no loading process;
+- `compare_runs.py`: the second run is a copy of the first;
 - `setup_coco`: a mirror with a COCO of a dozen images instead of the server;
 - `make`: only says what it would do.
 
@@ -16,6 +17,7 @@ import ast
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -106,6 +108,8 @@ def run(command: str, mirror: Path) -> Run:
     elif script == "train_ssd":
         has_weights = "--base-net" in argv or "--pretrained-ssd" in argv
         argv += [flag for flag in FAST if not (has_weights and "width" in flag)]
+    elif script == "compare_runs":
+        shutil.copytree(argv[0], argv[1], dirs_exist_ok=True)
     elif script == "eval_ssd":
         argv.append("--workers=0")
     return call(script, *argv)
