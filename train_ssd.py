@@ -10,8 +10,8 @@
     ./train_ssd.py --datasets coco-data --dry-run       # look at one batch before the long run
     ./train_ssd.py --datasets coco-data --overfit 8     # can it learn 8 images?
 
-Checkpoints, config.json, labels.txt, metrics.jsonl and report.html go to the checkpoint folder. Exit
-code 0: done; 1: failed, in one line; 2: wrong usage; 128 + signal: stopped, saved, ready for
+Checkpoints, config.json, labels.txt, metrics.jsonl and report.html go to the checkpoint folder.
+Exit code 0: done; 1: failed, in one line; 2: wrong usage; 128 + signal: stopped, saved, ready for
 --resume.
 """
 
