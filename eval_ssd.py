@@ -8,6 +8,7 @@
         --label-file labels.txt --dataset coco-data --json
     python eval_ssd.py --trained-model runs/cells --dataset finetune_dataset --split test
     python eval_ssd.py --trained-model torchvision --net ssdlite320-mb3-large --dataset coco-data
+    python eval_ssd.py --trained-model exported/mb2-ssd-jetson.onnx --dataset finetune_dataset
     torchrun --nproc_per_node=2 eval_ssd.py --trained-model runs/coco --dataset coco-data
 
 Prints the twelve COCO numbers, a line for each class and a summary; --output-dir DIR gets
@@ -27,6 +28,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vision.args import default_workers, image_size
@@ -34,14 +36,22 @@ from vision.command_line import FamilyParser, run_script
 from vision.datasets.coco import CocoDetection
 from vision.datasets.layouts.choose import DATASET_TYPES, open_folder, open_split
 from vision.datasets.layouts.layout import Source
+from vision.deploy.detect import OnnxDetector
+from vision.deploy.detectnet import CLUSTERING, DetectNet
 from vision.engine import distributed
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.machine_limits import explain
 from vision.engine.precision import PRECISIONS, choose_device, choose_precision
-from vision.evaluation.coco_boxes import categories_by_name, ground_truth_from_index, relabel
+from vision.evaluation.coco_boxes import (
+    Detections,
+    categories_by_name,
+    ground_truth_from_index,
+    relabel,
+)
 from vision.evaluation.coco_eval import EVALUATORS
 from vision.evaluation.coco_results import detections_json, explain_nothing_found, metrics_table
 from vision.evaluation.evaluate import EvaluationResult, evaluate
+from vision.evaluation.exported import SCORE_THRESHOLD, measure, thresholded
 from vision.files.atomic_file import write_atomically
 from vision.nn.cpu.optimize import optimize_for_inference
 from vision.report.analysis import Analysis
@@ -54,6 +64,7 @@ from vision.training.data import shared_loader
 from vision.transforms.presets import build_eval_transform
 
 logger = logging.getLogger("eval_ssd")
+RUNTIMES = ("auto", "onnxruntime", "detectnet")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,7 +86,7 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--trained-model", required=True, metavar="RUN_OR_FILE",
         help="run folder (its best checkpoint), checkpoint, family state dict, or torchvision "
-        "for its COCO weights of --net")  # fmt: skip
+        "for its COCO weights of --net, or .onnx file of export_ssd.py")  # fmt: skip
     add("--net", choices=tuple(MODELS), help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
     add("--dataset", "--datasets", required=True, metavar="ROOT",
@@ -95,6 +106,12 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     add("--iou-threshold", type=float, metavar="X",
         help="overlap above which the lower-scored of two boxes of a class goes; default: the "
         "network's own")  # fmt: skip
+    add("--runtime", choices=RUNTIMES, default="auto",
+        help="of an .onnx file: onnxruntime, or detectNet's way with images and boxes; auto: "
+        "detectnet for the target jetson")  # fmt: skip
+    add("--clustering", type=float, metavar="X",
+        help="detectNet's --clustering: share of the larger of two boxes that they must have in "
+        "common to be merged; default: 0.75")  # fmt: skip
     add("--evaluator", choices=tuple(EVALUATORS), default="fast",
         help="same numbers from NumPy, or from pycocotools itself")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -113,13 +130,29 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for flag, value in (
         ("--score-threshold", args.score_threshold),
         ("--iou-threshold", args.iou_threshold),
+        ("--clustering", args.clustering),
     ):
         if value is not None and not 0 <= value <= 1:
             parser.error(f"{flag} must be in 0..1")
+    if is_exported(args):
+        own = (("--iou-threshold", args.iou_threshold), ("--image-size", args.image_size))
+        for flag, value in own:
+            if value is not None:
+                parser.error(f"{flag}: an .onnx file has its own; give it to export_ssd.py")
+    elif args.runtime != "auto" or args.clustering is not None:
+        parser.error("--runtime and --clustering are about .onnx files of export_ssd.py")
+
+
+def is_exported(args: argparse.Namespace) -> bool:
+    """Whether the model is a file for another runtime."""
+    return Path(args.trained_model).suffix == ".onnx"
 
 
 def run(args: argparse.Namespace) -> None:
     """Be one of torchrun's processes, or the only one."""
+    if is_exported(args):
+        evaluate_file(args)
+        return
     with distributed.process_group():
         evaluate_split(args)
 
@@ -164,8 +197,10 @@ def evaluate_split(args: argparse.Namespace) -> None:
         settings = model.network.postprocessing.changed(
             score_threshold=args.score_threshold, iou_threshold=args.iou_threshold
         )
+        counted = thresholded(ground_truth, result.detections, score_threshold=threshold_of(args))
+        metrics = result.metrics | counted
         validation = Validation(
-            metrics=result.metrics,
+            metrics=metrics,
             detections=result.detections,
             ground_truth=ground_truth,
             class_names=class_names,
@@ -181,6 +216,48 @@ def evaluate_split(args: argparse.Namespace) -> None:
             iou_threshold=settings.iou_threshold,
         )
         report(args, result, validation, [category.category_id for category in categories])
+
+
+def evaluate_file(args: argparse.Namespace) -> None:
+    """Measure an exported file on its own runtime, with its own way of resizing."""
+    detector = OnnxDetector(args.trained_model, threshold=args.score_threshold or 0.0)
+    source = open_split(args.dataset, args.split, layout=args.dataset_type)
+    runtime = args.runtime
+    if runtime == "auto":
+        runtime = "detectnet" if detector.about["target"] == "jetson" else "onnxruntime"
+    predict = detector.predict
+    if runtime == "detectnet":
+        clustering = CLUSTERING if args.clustering is None else args.clustering
+        predict = DetectNet(
+            detector, score_threshold=threshold_of(args), clustering=clustering
+        ).predict
+    elif args.clustering is not None:
+        raise ValueError("--clustering is about --runtime detectnet")
+    result = measure(
+        predict,
+        source,
+        detector.names[1:],
+        score_threshold=threshold_of(args),
+        evaluator=args.evaluator,
+    )
+    logger.info(
+        "%s: %d images, %d detections, %.1f ms an image",
+        runtime, len(source.index), len(result.detections), result.milliseconds,
+    )  # fmt: skip
+    print(json.dumps(result.metrics) if args.json else "\n".join(metrics_table(result.metrics)))
+    if args.output_dir:
+        write_results(
+            Path(args.output_dir),
+            result.metrics,
+            result.detections,
+            image_ids=source.index.image_ids,
+            category_ids=result.category_ids,
+        )
+
+
+def threshold_of(args: argparse.Namespace) -> float:
+    """The score from which on precision and recall count boxes, and detectNet shows them."""
+    return SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
 
 
 def weights_flags(args: argparse.Namespace) -> list[str]:
@@ -206,25 +283,39 @@ def report(
     """Print the measurements and write the files."""
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
     logger.info("%d detections; %s", len(result.detections), spent)
-    print(json.dumps(result.metrics) if args.json else "\n".join(metrics_table(result.metrics)))
+    metrics = validation.metrics
+    print(json.dumps(metrics) if args.json else "\n".join(metrics_table(metrics)))
     if not len(result.detections):
         lines = explain_nothing_found(result.top_scores, validation.score_threshold)
         print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)
     analysis, written = Analysis(validation), None
     if args.output_dir:
         folder = Path(args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         image_ids = validation.sources[0].index.image_ids
-        content = detections_json(result.detections, image_ids=image_ids, category_ids=category_ids)
-        write_atomically(folder / "detections.json", content)
-        metrics = json.dumps(result.metrics, indent=2) + "\n"
-        write_atomically(folder / "metrics.json", metrics.encode())
+        write_results(
+            folder, metrics, result.detections, image_ids=image_ids, category_ids=category_ids
+        )
         trained = Path(args.trained_model)
         run = trained if trained.is_dir() else trained.parent
         analysis, written = write_report(folder, validation, run=run)
-        logger.info("%s: metrics.json and detections.json", folder)
     if not args.json:
         print("\n".join(["", *summary_lines(analysis, report=written and str(written))]))
+
+
+def write_results(
+    folder: Path,
+    metrics: dict,
+    detections: Detections,
+    *,
+    image_ids: np.ndarray,
+    category_ids: list[int],
+) -> None:
+    """Write metrics.json and detections.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = detections_json(detections, image_ids=image_ids, category_ids=category_ids)
+    write_atomically(folder / "detections.json", content)
+    write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+    logger.info("%s: metrics.json and detections.json", folder)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import coco_downloader
 import compare_runs
 import convert_yolo_to_coco
 import eval_ssd
+import export_ssd
 import fix_coco_annotations
+import onnx_export
 import run_ssd_example
 import train_mobilenetv2_ssd
 import validate_image_files
@@ -26,6 +28,8 @@ PARSERS = {
     "train_ssd.py": build_train_parser,
     "eval_ssd.py": eval_ssd.build_eval_parser,
     "compare_runs.py": compare_runs.build_compare_parser,
+    "export_ssd.py": export_ssd.build_export_parser,
+    "onnx_export.py": onnx_export.build_parser,
     "run_ssd_example.py": run_ssd_example.build_parser,
     "train_mobilenetv2_ssd.py": train_mobilenetv2_ssd.build_parser,
     "coco_downloader.py": coco_downloader.build_parser,

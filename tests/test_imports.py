@@ -25,7 +25,7 @@ ALLOWED = {
     "engine": {*MODELS_AND_DATA, "runs", "evaluation", "report"},
     "evaluation": {*MODELS_AND_DATA, "engine"},
     "report": {*MODELS_AND_DATA, "evaluation", "engine"},
-    "deploy": {*MODELS_AND_DATA, "runs", "engine"},
+    "deploy": {*MODELS_AND_DATA, "runs", "engine", "evaluation"},
     "training": {
         *MODELS_AND_DATA,
         "runs",
@@ -42,6 +42,7 @@ ARGPARSE_IS_IN = {  # besides the scripts
     "vision/args.py",
     "vision/command_line.py",
     "vision/datasets/sample.py",
+    "vision/deploy/detect.py",  # a script, which is copied to devices
 }  # fmt: skip
 
 

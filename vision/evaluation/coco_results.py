@@ -49,6 +49,9 @@ def metrics_table(metrics: dict) -> list[str]:
         f"at most {limit} of a class in an image"
         for name, (iou, area, limit) in {**PRECISIONS, **RECALLS}.items()
     ]
+    if "score_threshold" in metrics:
+        rule = f"boxes from score {metrics['score_threshold']:g} on, right from IoU 0.50 on"
+        lines += [f"{name:9} {_number(metrics[name])}  {rule}" for name in ("precision", "recall")]
     width = max(map(len, ["class", *per_class]))
     lines += ["", f"{'class':{width}} {'boxes':>7} {'AP':>6} {'AP50':>6} {'AR100':>6}"]
     for name, row in per_class.items():

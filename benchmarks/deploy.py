@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Exported files of mb2-ssd-lite in onnxruntime on the CPU, beside the bare network and torch.
+
+    python benchmarks/deploy.py [--repeats 40] [--threads 1]
+
+One image at 300 px, random weights of 4 classes, all in turn in one run. The bare network is the
+same graph without softmax, boxes and suppression. What counts is the time as a share of the bare
+network's in the same round, so that other work on the machine matters little.
+"""
+
+import argparse
+import logging
+import statistics
+from functools import partial
+
+import numpy as np
+import onnxruntime
+import torch
+from interleaved import measure
+from torch import Tensor, nn
+
+from vision.deploy.export import ExportOptions, build_export
+from vision.deploy.onnx_file import export_onnx
+from vision.nn.cpu.optimize import optimize_for_inference
+from vision.ssd.models import build_model
+from vision.ssd.ssd import SSD
+
+CLASSES = [
+    {"label": i, "category_id": i, "original_category_id": i, "name": f"class {i}"}
+    for i in range(1, 4)
+]
+BARE = "bare network"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(argv)
+    logging.disable(logging.WARNING)  # onnxruntime's, about the quantization
+    seconds = measure(build_tasks(args.threads), args.repeats)
+    print(
+        f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, {args.threads} threads"
+    )
+    for name, values in seconds.items():
+        shares = [value / bare for value, bare in zip(values, seconds[BARE], strict=True)]
+        print(
+            f"{name:22} {statistics.median(values) * 1e3:6.1f} ms  "
+            f"{statistics.median(shares):5.3f} of the bare network"
+        )
+    return 0
+
+
+def build_tasks(threads: int) -> dict:
+    """Return what to time, by name."""
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    model = build_model("mb2-ssd-lite", num_classes=4).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (16, *model.image_size, 3), np.uint8)
+    inputs = torch.from_numpy(pixels[:1]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    bare = export_onnx(
+        Bare(model), inputs, input_name="x", output_names=["cls_logits", "bbox_regression"]
+    )
+    build = partial(build_export, model=model, classes=CLASSES, trained_model="benchmark")
+    int8 = ExportOptions(calibration=list(pixels), keep_float=("base_net.0", "base_net.1"))
+    files = {
+        BARE: bare.SerializeToString(),
+        "jetson --plain": build("jetson", options=ExportOptions(plain=True)).content(),
+        "jetson": build("jetson", options=ExportOptions()).content(),
+        "onnx": build("onnx", options=ExportOptions()).content(),
+        "onnx-int8": build("onnx-int8", options=int8).content(),
+    }
+    tasks = {}
+    for name, content in files.items():
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(content, options)
+        (entry,) = session.get_inputs()
+        value = pixels[:1] if "uint8" in entry.type else inputs.numpy()
+        tasks[name] = partial(session.run, None, {entry.name: value})
+    folded = optimize_for_inference(model).to(memory_format=torch.channels_last)
+    channels_last = inputs.to(memory_format=torch.channels_last)
+    tasks["torch, folded"] = torch.inference_mode()(partial(folded, channels_last))
+    return tasks
+
+
+class Bare(nn.Module):
+    """The network alone."""
+
+    def __init__(self, model: SSD):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map normalised images [B, 3, H, W] to cls_logits and bbox_regression."""
+        return self.model(images)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Export a trained detector for other runtimes, and measure what the files are worth there.
+
+    python export_ssd.py --trained-model runs/coco --target jetson
+    python export_ssd.py --trained-model runs/coco --target onnx jetson --dataset coco-data
+    python export_ssd.py --trained-model runs/coco --target onnx onnx-int8 --dataset coco-data \\
+        --max-drop 0.005
+    python export_ssd.py --trained-model mb2-ssd-lite.pth --net mb2-ssd-lite \\
+        --label-file labels.txt --target onnx --output-dir exported
+
+Targets: jetson, for the detectnet of NVIDIA's jetson-inference; onnx and onnx-int8, for onnxruntime
+and the detect.py that is written beside them. With --dataset, each file is run on its own runtime
+over a split, and one table compares it with PyTorch; deployment.json keeps it.
+"""
+
+from vision.installed import require
+
+require("cv2", "msgspec", "numpy", "torch", "torchvision", "tqdm", "yaml")
+
+import argparse
+import json
+import logging
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from vision.args import image_size
+from vision.command_line import FamilyParser, run_script
+from vision.datasets.image_files import read_image
+from vision.datasets.layouts.choose import DATASET_TYPES, open_split
+from vision.deploy.detect import resize
+from vision.deploy.torch_detector import TorchDetector
+from vision.engine.machine_limits import explain
+from vision.evaluation.exported import SCORE_THRESHOLD
+from vision.files.atomic_file import write_atomically
+from vision.runs.load_model import load_for_inference
+from vision.ssd.models import MODELS
+
+logger = logging.getLogger("export_ssd")
+TARGETS = ("jetson", "onnx", "onnx-int8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export; return the exit code."""
+    parser = build_export_parser(description=__doc__)
+    args = parser.parse_args(argv)
+    check_arguments(parser, args)
+    return run_script(partial(run, args), explain=explain)
+
+
+def build_export_parser(**kwargs) -> argparse.ArgumentParser:
+    """Build the parser of export_ssd.py; `kwargs` go to ArgumentParser."""
+    parser = FamilyParser(
+        prog="export_ssd.py", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+    )
+    add = parser.add_argument
+    add("--trained-model", required=True, metavar="RUN_OR_FILE",
+        help="run folder (its best checkpoint), checkpoint, or family state dict")  # fmt: skip
+    add("--net", choices=tuple(MODELS), help="network, for a bare state dict")
+    add("--label-file", metavar="FILE", help="class names, for a bare state dict")
+    add("--target", nargs="+", required=True, choices=TARGETS, help="which files to write")
+    add("--output-dir", metavar="DIR",
+        help="gets the files; default: export/ in the run folder, or beside the file")  # fmt: skip
+    add("--image-size", "--resolution", type=image_size, metavar="SIZE",
+        help="input in pixels, 300 or HEIGHTxWIDTH; default: as trained")  # fmt: skip
+    add("--score-threshold", type=float, default=SCORE_THRESHOLD, metavar="X",
+        help="lowest score that counts in precision and recall, and on the device")  # fmt: skip
+    add("--iou-threshold", type=float, metavar="X",
+        help="overlap above which the lower-scored of two boxes of a class goes; default: the "
+        "network's own")  # fmt: skip
+    add("--plain", action="store_true",
+        help="jetson: without suppression in the graph, as pytorch-ssd's files are")  # fmt: skip
+    add("--any-batch", action="store_true", help="onnx: take any number of images at once")
+    add("--dataset", "--datasets", metavar="ROOT",
+        help="data set folder: measure the files on it, calibrate int8 with it")  # fmt: skip
+    add("--dataset-type", choices=DATASET_TYPES, default="auto",
+        help="layout of --dataset; auto: as recognised")  # fmt: skip
+    add("--split", default="val", metavar="NAME", help="split to measure on")
+    add("--calibration-split", default="train", metavar="NAME",
+        help="split whose images int8 takes its ranges from")  # fmt: skip
+    add("--calibration-images", type=int, default=160, metavar="N", help="how many of them")
+    add("--keep-float", nargs="+", metavar="LAYERS",
+        help="onnx-int8: parts that stay float, such as base_net.0; default: those found to change "
+        "the scores most")  # fmt: skip
+    add("--max-drop", type=float, metavar="X",
+        help="exit code 1 where a file's AP is lower than PyTorch's by more")  # fmt: skip
+    add("--json", action="store_true", help="print deployment.json instead of the table")
+    return parser
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse values that cannot work, naming the flag."""
+    for flag, value in (
+        ("--score-threshold", args.score_threshold),
+        ("--iou-threshold", args.iou_threshold),
+        ("--max-drop", args.max_drop),
+    ):
+        if value is not None and not 0 <= value <= 1:
+            parser.error(f"{flag} must be in 0..1")
+    if args.calibration_images < 1:
+        parser.error("--calibration-images must be 1 or more")
+    if not args.dataset:
+        if "onnx-int8" in args.target:
+            parser.error("--target onnx-int8 needs --dataset ROOT: its images give the ranges")
+        if args.max_drop is not None or args.json:
+            parser.error("--max-drop and --json are about measuring: give --dataset ROOT")
+    if args.plain and "jetson" not in args.target:
+        parser.error("--plain is about --target jetson")
+    if args.any_batch and "onnx" not in args.target:
+        parser.error("--any-batch is about --target onnx")
+    if args.keep_float and "onnx-int8" not in args.target:
+        parser.error("--keep-float is about --target onnx-int8")
+
+
+def run(args: argparse.Namespace, *, name: str | None = None) -> int:
+    """Build all files, measure them, then write them; return the exit code.
+
+    Args:
+        args: of the parser.
+        name: of the one file; None: by network and target.
+    """
+    require_packages()
+    from vision.deploy.compare import compare, drops, table
+    from vision.deploy.export import ExportOptions, build_export, detectnet_command
+
+    model, classes, _ = load_for_inference(
+        args.trained_model, net=args.net, label_file=args.label_file, image_size=args.image_size
+    )
+    is_int8 = "onnx-int8" in args.target
+    options = ExportOptions(
+        score_threshold=args.score_threshold,
+        iou_threshold=args.iou_threshold,
+        plain=args.plain,
+        any_batch=args.any_batch,
+        calibration=calibration_images(args, model.image_size) if is_int8 else None,
+        keep_float=args.keep_float,
+    )
+    exports = []
+    for target in dict.fromkeys(args.target):
+        logger.info("building %s for %s", model.network.name, target)
+        exports.append(
+            build_export(target, model, classes, options, trained_model=args.trained_model)
+        )
+    rows = []
+    if args.dataset:
+        source = open_split(args.dataset, args.split, layout=args.dataset_type)
+        where = {"dataset": Path(args.dataset).name, "split": args.split}
+        detector = TorchDetector(
+            model,
+            classes,
+            threshold=model.network.postprocessing.score_threshold,
+            iou_threshold=args.iou_threshold,
+        )
+        rows = compare(detector, exports, source, score_threshold=args.score_threshold, where=where)
+    folder = output_folder(args)
+    for export in exports:
+        path = export.write(folder, name=name)
+        logger.info("%s, with labels.txt, detect.py and %s.json", path, path.stem)
+        if export.about["target"] == "jetson" and not args.json:
+            command = detectnet_command(path, export.about)
+            print(f"on the Jetson, in the folder of these files:\n  {command}")
+    if not rows:
+        return 0
+    text = json.dumps(rows, indent=2) + "\n"
+    write_atomically(folder / "deployment.json", text.encode())
+    print(text if args.json else "\n".join(table(rows)))
+    losses = [] if args.max_drop is None else drops(rows, args.max_drop)
+    for line in losses:
+        logger.error("%s", line)
+    return 1 if losses else 0
+
+
+def require_packages() -> None:
+    """Raise ValueError where a package of the extra is missing; names it."""
+    missing = [name for name in ("onnx", "onnxruntime") if not find_spec(name)]
+    if missing:
+        raise ValueError(
+            f"{' and '.join(missing)}: not installed; pip install -e .[export] brings what the "
+            "targets need"
+        )
+
+
+def output_folder(args: argparse.Namespace) -> Path:
+    """Where the files go."""
+    if args.output_dir:
+        return Path(args.output_dir)
+    path = Path(args.trained_model)
+    return (path if path.is_dir() else path.parent) / "export"
+
+
+def calibration_images(args: argparse.Namespace, size: tuple[int, int]) -> list[np.ndarray]:
+    """Read images of the calibration split, evenly spread over it."""
+    source = open_split(args.dataset, args.calibration_split, layout=args.dataset_type)
+    if not len(source.index):
+        raise ValueError(f"{source.index.annotation_file}: it lists no images to calibrate with")
+    count = min(args.calibration_images, len(source.index))
+    rows = np.linspace(0, len(source.index) - 1, count).astype(int)
+    paths = [Path(source.image_folder) / source.index.file_name(row) for row in rows]
+    return [resize(read_image(path), size) for path in paths]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

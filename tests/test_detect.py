@@ -1,0 +1,189 @@
+"""The one file that goes to devices: alone in a folder, without torch, with OpenCV or Pillow."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from export_models import opinionated
+from PIL import Image
+from torchvision.ops import nms
+
+from vision.deploy import Detector, detect
+from vision.deploy.torch_detector import TorchDetector
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from vision.deploy.export import ExportOptions, build_export
+
+NAMES = ("cat", "dog", "owl")
+CLASSES = [
+    {"label": i, "category_id": 10 * i, "original_category_id": 10 * i, "name": name}
+    for i, name in enumerate(NAMES, start=1)
+]
+THRESHOLD = 0.35
+
+
+def photo(height: int = 150, width: int = 200) -> np.ndarray:
+    """A smooth picture, uint8 [H, W, 3]."""
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return opinionated()
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """What export_ssd.py leaves for onnxruntime, and a photo."""
+    folder = tmp_path_factory.mktemp("device")
+    options = ExportOptions(score_threshold=THRESHOLD)
+    build_export("onnx", model, CLASSES, options, trained_model="runs/x").write(folder)
+    Image.fromarray(photo()).save(folder / "photo.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return TorchDetector(model, CLASSES, threshold=THRESHOLD).predict(photo())
+
+
+@pytest.fixture
+def no_opencv(monkeypatch):
+    find_spec = detect.find_spec
+    monkeypatch.setattr(detect, "find_spec", lambda name: name != "cv2" and find_spec(name))
+
+
+def assert_same(found: detect.Detections, expected: detect.Detections) -> None:
+    assert 3 < len(found) == len(expected)
+    assert found.names == expected.names
+    np.testing.assert_array_equal(found.class_id, expected.class_id)
+    np.testing.assert_array_equal(found.category_id, expected.category_id)
+    np.testing.assert_allclose(found.confidence, expected.confidence, atol=1e-3)
+    np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=0.1)
+
+
+def test_the_file_gives_what_torch_gives(folder, expected):
+    detector = Detector.load(folder / "mb2-ssd-lite-onnx.onnx")
+    assert detector.names == ["BACKGROUND", *NAMES]
+    assert_same(detector.predict(photo()), expected)
+    for found in detector.predict([folder / "photo.png", photo()]):
+        assert_same(found, expected)
+
+
+def test_the_script_runs_alone(folder, expected):
+    line = [sys.executable, "-I", "detect.py", "photo.png", "--json"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    assert result["image"] == "photo.png"
+    assert [row["name"] for row in result["detections"]] == expected.names
+    boxes = [row["xyxy"] for row in result["detections"]]
+    np.testing.assert_allclose(boxes, expected.xyxy, atol=0.2)
+
+
+def test_an_onnx_file_needs_no_torch(folder):
+    program = (
+        "import sys; from vision.deploy import Detector; "
+        "print(len(Detector.load(sys.argv[1]).predict(sys.argv[2]))); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    files = [folder / "mb2-ssd-lite-onnx.onnx", folder / "photo.png"]
+    line = [sys.executable, "-c", program, *files]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 3
+
+
+def test_a_bad_image_is_passed_over_and_a_folder_read(folder, tmp_path, capsys):
+    shutil.copy(folder / "photo.png", tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "notes.txt").write_text("not an image")
+    model = str(folder / "mb2-ssd-lite-onnx.onnx")
+    assert detect.main(["--model", model, str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert f"{tmp_path / 'good.png'}: " in out and "notes" not in out + err
+    assert err == f"error: {tmp_path / 'bad.jpg'}: not a readable image\n"
+
+
+def test_which_model_has_to_be_clear(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(detect, "__file__", str(tmp_path / "detect.py"))
+    assert detect.main(["photo.png"]) == 1
+    assert "no .onnx file there; say which with --model FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage"], ids=["empty", "garbage"])
+def test_another_file_is_refused(tmp_path, content):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.onnx"):
+        Detector.load(path)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32)], ids=["gray", "float"]
+)
+def test_other_arrays_are_refused(folder, image):
+    with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\]"):
+        Detector.load(folder / "mb2-ssd-lite-onnx.onnx").predict(image)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (300, 77), (150, 200)])
+def test_resize_is_the_same_without_opencv(no_opencv, size, monkeypatch):
+    with_pillow = detect.resize(photo(), size)
+    monkeypatch.undo()
+    with_opencv = detect.resize(photo(), size)
+    assert with_pillow.shape == (*size, 3)
+    assert np.abs(with_pillow.astype(int) - with_opencv.astype(int)).max() <= 1
+
+
+def test_pillow_reads_what_opencv_reads(no_opencv, tmp_path, monkeypatch):
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    Image.fromarray(photo()).save(path, exif=exif)
+    with_pillow = detect.read_image(path)
+    monkeypatch.undo()
+    assert with_pillow.shape == (200, 150, 3)
+    np.testing.assert_array_equal(with_pillow, detect.read_image(path))
+
+
+def test_suppression_is_torchvisions():
+    rng = np.random.default_rng(0)
+    corner = rng.random((100, 2)) * 0.6
+    boxes = np.concatenate([corner, corner + rng.random((100, 2)) * 0.4], axis=1)
+    boxes = boxes.astype(np.float32)
+    labels = rng.integers(0, 2, 100)
+    apart = torch.from_numpy(boxes).double() + 2 * torch.from_numpy(labels)[:, None]
+    kept = nms(apart, torch.linspace(1, 0, 100).double(), 0.45)
+    assert detect.suppress(boxes, labels, 0.45).tolist() == kept.tolist()
+    assert len(kept) < 100
+
+
+FOUND = detect.Detections(
+    xyxy=np.array([[1, 2, 11, 22]], np.float32),
+    confidence=np.array([0.5], np.float32),
+    class_id=np.array([2]),
+    names=["dog"],
+    category_id=np.array([20]),
+)
+
+
+def test_to_coco():
+    assert FOUND.to_coco(7) == [
+        {"image_id": 7, "category_id": 20, "bbox": [1, 2, 10, 20], "score": 0.5}
+    ]
+
+
+def test_to_supervision():
+    pytest.importorskip("supervision")
+    found = FOUND.to_supervision()
+    assert found.xyxy.tolist() == [[1, 2, 11, 22]] and found.class_id.tolist() == [2]
+    assert found.data["class_name"].tolist() == ["dog"]

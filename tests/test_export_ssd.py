@@ -1,0 +1,308 @@
+"""export_ssd.py and onnx_export.py as a user runs them, and eval_ssd.py on what they write."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from export_models import opinionated
+from script_runs import call, tree
+
+from vision.datasets.layouts.choose import open_split
+from vision.evaluation.coco_boxes import Detections, GroundTruth
+from vision.evaluation.exported import thresholded
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from vision.deploy.compare import drops, table  # noqa: E402
+from vision.deploy.detect import OnnxDetector  # noqa: E402
+from vision.deploy.detectnet import DetectNet  # noqa: E402
+from vision.deploy.quantize import groups  # noqa: E402
+from vision.deploy.torch_detector import TorchDetector  # noqa: E402
+from vision.runs.load_model import load_for_inference  # noqa: E402
+
+NAMES = ("cat", "dog", "owl")
+
+
+def draw_split(root, split: str, count: int) -> None:
+    """Smooth pictures with a box of each class."""
+    rng = np.random.default_rng(len(split))
+    images, annotations = [], []
+    (root / split).mkdir(parents=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    for i in range(1, count + 1):
+        pixels = cv2.resize(rng.integers(0, 256, (6, 6, 3), np.uint8), (160, 120))
+        cv2.imwrite(str(root / split / f"{i}.png"), pixels)
+        images.append({"id": i, "file_name": f"{i}.png", "height": 120, "width": 160})
+        for k in range(len(NAMES)):
+            box = [10 * k, 5, 60 + 10 * k, 50 + 20 * k]
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": i, "category_id": 10 * k + 5,
+                 "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            )  # fmt: skip
+    categories = [{"id": 10 * k + 5, "name": name} for k, name in enumerate(NAMES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    draw_split(root, "train", 4)
+    draw_split(root, "val", 3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A weight file of the family with its labels.txt, of scores around 0.4."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save(opinionated().state_dict(), folder / "net.pth")
+    (folder / "labels.txt").write_text("\n".join(["BACKGROUND", *NAMES, ""]))
+    return folder / "net.pth"
+
+
+@pytest.fixture(scope="module")
+def flags(weights):
+    return ["--trained-model", weights, "--net", "mb2-ssd-lite", "--image-size", "96"]
+
+
+@pytest.fixture(scope="module")
+def exported(root, flags, tmp_path_factory):
+    """One call for all targets: what it said, and the folder."""
+    folder = tmp_path_factory.mktemp("exported")
+    done = call(
+        "export_ssd", *flags, "--target", "jetson", "onnx", "onnx-int8", "--dataset", root,
+        "--output-dir", folder, "--score-threshold", 0.4, "--keep-float", "base_net.0",
+    )  # fmt: skip
+    assert (done.code, done.errors) == (0, []), done.err
+    return done, folder
+
+
+def test_what_is_written(exported):
+    done, folder = exported
+    stems = [f"mb2-ssd-lite-{target}" for target in ("jetson", "onnx", "onnx-int8")]
+    files = {f"{stem}.{suffix}" for stem in stems for suffix in ("onnx", "json")}
+    assert set(tree(folder)) == files | {"labels.txt", "detect.py", "deployment.json"}
+    assert (folder / "labels.txt").read_text() == "BACKGROUND\ncat\ndog\nowl\n"
+    assert (
+        "detectnet --model=mb2-ssd-lite-jetson.onnx --labels=labels.txt --input-blob=input_0 "
+        "--output-cvg=scores --output-bbox=boxes --threshold=0.4 "
+    ) in done.out
+    rows = json.loads((folder / "deployment.json").read_text())
+    assert [row["target"] for row in rows] == ["pytorch", "jetson", "onnx", "onnx-int8"]
+    for row in rows:
+        assert {"file", "megabytes", "AP", "AP50", "precision", "recall", "ms"} <= row.keys()
+    assert all(line in done.out for line in table(rows))
+
+
+def test_each_file_says_what_it_is(exported):
+    _, folder = exported
+    rows = {row["file"]: row for row in json.loads((folder / "deployment.json").read_text())}
+    for path in sorted(folder.glob("*.onnx")):
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+        about = json.loads(path.with_suffix(".json").read_text())
+        properties = {prop.key: prop.value for prop in model.metadata_props}
+        assert {key: json.loads(properties[key]) for key in about} == about
+        assert [item["name"] for item in about["classes"]] == list(NAMES)
+        assert about["image_size"] == [96, 96] and about["score_threshold"] == 0.4
+        assert about["measured"]["AP"] == rows[path.name]["AP"]
+        assert about["measured"]["split"] == "val" and about["measured"]["images"] == 3
+
+
+def test_int8_is_where_it_should_be(exported):
+    _, folder = exported
+    model = onnx.load(folder / "mb2-ssd-lite-onnx-int8.onnx")
+    reads = {node.name: node.input for node in model.graph.node}
+    made_by = {output: node.op_type for node in model.graph.node for output in node.output}
+    found = groups(model)
+    for group, names in found.items():
+        is_float = group == "base_net.0" or "headers" in group
+        for name in names:
+            kinds = {made_by.get(reads[name][1])}
+            assert kinds == ({None} if is_float else {"DequantizeLinear"}), name
+    about = json.loads((folder / "mb2-ssd-lite-onnx-int8.json").read_text())
+    assert about["float_layers"] == ["base_net.0", "regression_headers", "classification_headers"]
+    sizes = [
+        (folder / f"mb2-ssd-lite-{name}.onnx").stat().st_size for name in ("onnx", "onnx-int8")
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+@pytest.mark.parametrize("target", ["jetson", "onnx", "onnx-int8"])
+def test_eval_measures_the_file(exported, root, tmp_path, target):
+    _, folder = exported
+    done = call(
+        "eval_ssd", "--trained-model", folder / f"mb2-ssd-lite-{target}.onnx", "--dataset", root,
+        "--output-dir", tmp_path, *(["--score-threshold", 0.4] if target == "jetson" else []),
+    )  # fmt: skip
+    assert (done.code, done.errors) == (0, []), done.err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    (row,) = (
+        row
+        for row in json.loads((folder / "deployment.json").read_text())
+        if row["target"] == target
+    )
+    assert metrics["AP"] == pytest.approx(row["AP"])
+    detections = json.loads((tmp_path / "detections.json").read_text())
+    assert len(detections) > 3
+    assert {item["category_id"] for item in detections} <= {5, 15, 25}
+    assert {item["image_id"] for item in detections} == {1, 2, 3}
+
+
+def test_a_file_finds_what_torch_finds(exported, weights, root):
+    """With the golden network's numbers in docs/deployment.md; here box by box."""
+    _, folder = exported
+    model, classes, _ = load_for_inference(weights, net="mb2-ssd-lite", image_size=(96, 96))
+    expected = TorchDetector(model, classes, threshold=0.4)
+    image = cv2.imread(str(root / "val/1.png"))[:, :, ::-1].copy()
+    wanted = expected.predict(image)
+    found = OnnxDetector(folder / "mb2-ssd-lite-onnx.onnx").predict(image)
+    assert 3 < len(found) == len(wanted)
+    np.testing.assert_allclose(found.xyxy, wanted.xyxy, atol=0.1)
+    jetson = OnnxDetector(folder / "mb2-ssd-lite-jetson.onnx", threshold=0.4).predict(image)
+    assert len(jetson) > 3
+    np.testing.assert_allclose(jetson.xyxy[0], wanted.xyxy[0], atol=0.1)
+    assert jetson.names[0] == wanted.names[0]
+    with pytest.raises(ValueError, match="export it with --target jetson"):
+        DetectNet(OnnxDetector(folder / "mb2-ssd-lite-onnx.onnx"))
+
+
+def test_the_command_line_of_jetson_inference(weights, tmp_path):
+    for loss in ("9.5", "10.25"):
+        shutil.copy(weights, tmp_path / f"mb2-ssd-lite-Epoch-3-Loss-{loss}.pth")
+    shutil.copy(weights.with_name("labels.txt"), tmp_path)
+    done = call(
+        "onnx_export", "--net", "mb2-ssd-lite", "--model_dir", tmp_path, "--resolution", 96,
+        "--output", tmp_path / "out/fruit.onnx",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "--model=fruit.onnx" in done.out
+    about = json.loads((tmp_path / "out/fruit.json").read_text())
+    assert about["trained_model"] == "mb2-ssd-lite-Epoch-3-Loss-9.5.pth"
+    assert about["measured"] is None and about["suppressed"]
+    assert (tmp_path / "out/fruit.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("script", "argv", "code", "message"),
+    [
+        ("export_ssd", ["--target", "coral"], 2, "--target"),
+        ("export_ssd", ["--target", "onnx-int8"], 2, "--target onnx-int8 needs --dataset"),
+        ("export_ssd", ["--target", "onnx", "--max-drop", "0.1"], 2, "give --dataset"),
+        ("export_ssd", ["--target", "onnx", "--plain"], 2, "--plain is about --target jetson"),
+        ("export_ssd", ["--target", "onnx", "--net", "mb2-ssd"], 1, "not weights of mb2-ssd"),
+        ("export_ssd", ["--target", "onnx", "--label-file", "/no/labels"], 1, "/no/labels"),
+        ("export_ssd", ["--target", "onnx", "--dataset", "/no/data"], 1, "/no/data"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(weights, flags, script, argv, code, message):
+    before = tree(weights.parent)
+    done = call(script, *flags, *argv)
+    assert (done.code, done.out) == (code, ""), done.err
+    assert len(done.errors) == 1 and message in done.errors[0]
+    assert tree(weights.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["--batch-size", 2], 2, "--batch-size must be 1"),
+        (["--width", 96], 2, "--width and --height"),
+        ([], 1, "neither a run (config.json) nor a file NET-Epoch-E-Loss-L.pth"),
+        (["--input", "no.pth"], 1, "no.pth: no such file"),
+    ],
+)
+def test_bad_input_of_onnx_export(tmp_path, argv, code, message):
+    done = call("onnx_export", "--model-dir", tmp_path, *argv)
+    assert done.code == code and len(done.errors) == 1 and message in done.errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["--iou-threshold", 0.4], 2, "--iou-threshold: an .onnx file has its own"),
+        (["--runtime", "detectnet"], 1, "export it with --target jetson"),
+        (["--clustering", 0.5], 1, "--clustering is about --runtime detectnet"),
+    ],
+)
+def test_eval_refuses_what_a_file_cannot_do(exported, root, argv, code, message):
+    file = exported[1] / "mb2-ssd-lite-onnx.onnx"
+    done = call("eval_ssd", "--trained-model", file, "--dataset", root, *argv)
+    assert done.code == code and len(done.errors) == 1 and message in done.errors[0]
+
+
+def test_unknown_float_layers_are_named(root, flags, tmp_path):
+    done = call(
+        "export_ssd", *flags, "--target", "onnx-int8", "--dataset", root, "--keep-float", "stem",
+        "--output-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 1 and "--keep-float stem: no such layers; there are base_net.0," in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_step_that_loses_most_is_named():
+    steps = [{"step": "a", "AP": 0.44}, {"step": "b", "AP": 0.40}, {"step": "c", "AP": 0.41}]
+    rows = [
+        {"target": "pytorch", "AP": 0.5, "AP_at_threshold": 0.45},
+        {"target": "jetson", "steps": steps},
+        {"target": "onnx", "steps": [{"step": "d", "AP": 0.48}]},
+    ]
+    assert drops(rows, 0.05) == []
+    assert drops(rows, 0.03) == [
+        "jetson: AP 0.4100 where PyTorch has 0.4500: a loss of more than 0.03, "
+        "and 0.0400 of it by: b"
+    ]
+    assert len(drops(rows, 0.01)) == 2
+
+
+def test_precision_and_recall_by_hand():
+    """Two boxes of class 1, a crowd, and one of class 2; three detections count, two are right."""
+    truth = GroundTruth(
+        num_images=2,
+        num_classes=2,
+        image_index=np.array([0, 0, 1, 1]),
+        labels=np.array([1, 1, 2, 1]),
+        boxes_xywh=np.array([[0, 0, 10, 10], [50, 50, 10, 10], [0, 0, 10, 10], [40, 40, 9, 9.0]]),
+        areas=np.array([100, 100, 100, 81.0]),
+        iscrowd=np.array([False, False, False, True]),
+    )
+    detections = Detections(
+        image_index=np.array([0, 0, 1, 1, 1]),
+        labels=np.array([1, 1, 2, 1, 2]),
+        boxes_xywh=np.array(
+            [[0, 0, 10, 8], [1, 0, 10, 8], [0, 0, 10, 10], [40, 40, 9, 9], [0, 0, 10, 10.0]]
+        ),
+        scores=np.array([0.9, 0.8, 0.7, 0.9, 0.4]),
+    )
+    at = {
+        x: tuple(thresholded(truth, detections, score_threshold=x).values())[:2]
+        for x in (0.5, 0.3, 0.95)
+    }
+    assert at[0.5] == (2 / 3, 2 / 3)  # the second is a duplicate, the fourth is the crowd's
+    assert at[0.3] == (2 / 4, 2 / 3)
+    assert at[0.95] == (None, 0)
+
+
+def test_golden_network_on_the_jetson(shared, tmp_path):
+    """On 20 images: without suppression in the graph detectNet shows many more wrong boxes."""
+    numbers = {}
+    for name, argv in {"plain": ["--plain"], "suppressed": []}.items():
+        done = call(
+            "export_ssd", "--trained-model", shared / "golden/upstream_mb2_ssd_lite.pth",
+            "--net", "mb2-ssd-lite", "--target", "jetson", "--output-dir", tmp_path / name, *argv,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        detector = DetectNet(OnnxDetector(tmp_path / name / "mb2-ssd-lite-jetson.onnx"))
+        source = open_split(shared / "data/finetune_dataset", "val")
+        images = [source.index.file_name(i) for i in range(20)]
+        numbers[name] = sum(
+            len(detector.predict(cv2.imread(str(source.image_folder / image))[:, :, ::-1]))
+            for image in images
+        )
+    assert numbers["suppressed"] < 0.8 * numbers["plain"]

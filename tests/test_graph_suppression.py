@@ -1,0 +1,76 @@
+"""Suppression without loops keeps what greedy suppression keeps."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vision.deploy.graph_suppression import ROUNDS, GraphSuppression
+from vision.ops.nms import batched_nms
+
+# Each box overlaps its neighbours with IoU 0.6 and the others with 0.33 or less.
+CHAIN = torch.tensor([[x, 0, x + 4, 1] for x in range(6)], dtype=torch.float32)
+LABELS = torch.ones(1, 6, dtype=torch.int64)
+
+
+def greedy(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """The kept ones of boxes [B, K, 4], best first, by torchvision's nms."""
+    scores = torch.linspace(1, 0.1, boxes.shape[1]).expand(len(boxes), -1)
+    return batched_nms(boxes, scores, labels=labels, iou_threshold=iou_threshold)
+
+
+def random_boxes(seed: int, *, num_boxes: int = 150) -> tuple[Tensor, Tensor]:
+    """Crowded boxes of three classes in two images, some without area."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(2, num_boxes, 2, generator=generator) * 0.6
+    sides = torch.rand(2, num_boxes, 2, generator=generator) * 0.4
+    sides[:, ::17] = 0
+    labels = torch.randint(0, 3, (2, num_boxes), generator=generator)
+    return torch.cat([corner, corner + sides], dim=-1), labels
+
+
+def test_a_chain_worked_out_by_hand():
+    """0 drops 1, so 2 stays and drops 3, so 4 stays and drops 5."""
+    keep = GraphSuppression(6, iou_threshold=0.5)(CHAIN[None], LABELS)
+    assert keep.tolist() == [[1, 0, 1, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "expected"),
+    [(2, [1, 0, 1, 1, 1, 1]), (4, [1, 0, 1, 0, 1, 1]), (6, [1, 0, 1, 0, 1, 0])],
+)
+def test_beyond_the_rounds_boxes_stay(rounds, expected):
+    keep = GraphSuppression(6, iou_threshold=0.5, rounds=rounds)(CHAIN[None], LABELS)
+    assert keep.tolist() == [expected]
+
+
+def test_other_classes_and_small_overlaps_stay():
+    labels = torch.tensor([[1, 2, 1, 2, 1, 2]])
+    keep = GraphSuppression(6, iou_threshold=0.5)(CHAIN[None], labels)
+    assert keep.tolist() == [[1] * 6]
+    keep = GraphSuppression(6, iou_threshold=0.61)(CHAIN[None], LABELS)
+    assert keep.tolist() == [[1] * 6]
+
+
+@pytest.mark.parametrize("iou_threshold", [0.3, 0.45, 0.7])
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_to_torchvision(seed, iou_threshold):
+    boxes, labels = random_boxes(seed)
+    keep = GraphSuppression(150, iou_threshold=iou_threshold)(boxes, labels)
+    expected = greedy(boxes, labels, iou_threshold)
+    assert 0 < expected.sum() < expected.numel()
+    assert torch.equal(keep.bool(), expected)
+
+
+def test_real_score_maps_need_half_of_the_rounds(shared):
+    """The golden network's on four images; see ROUNDS for all."""
+    golden = np.load(shared / "golden/forward.npz")
+    scores, boxes = torch.from_numpy(golden["scores"]), torch.from_numpy(golden["boxes"])
+    best, labels = scores[..., 1:].max(dim=-1)
+    rows = best.topk(400).indices
+    boxes = boxes.gather(1, rows[..., None].expand(-1, -1, 4)).clamp(0, 1)
+    labels = labels.gather(1, rows)
+    half = GraphSuppression(400, iou_threshold=0.45, rounds=ROUNDS // 2)(boxes, labels)
+    assert torch.equal(half.bool(), greedy(boxes, labels, 0.45))
+    fewer = GraphSuppression(400, iou_threshold=0.45, rounds=2)(boxes, labels)
+    assert fewer.sum() > half.sum()  # two would not do

@@ -1,0 +1,140 @@
+"""What exported files are worth beside the network in torch, and where they lose it."""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+from vision.datasets.layouts.layout import Source
+from vision.deploy.detect import OnnxDetector, resize
+from vision.deploy.detectnet import DetectNet, sample_points
+from vision.deploy.export import Export
+from vision.deploy.torch_detector import TorchDetector
+from vision.evaluation.exported import Measurement, measure
+
+COLUMNS = (
+    "target", "file", "megabytes", "AP", "AP_at_threshold", "AP50", "precision", "recall", "ms"
+)  # fmt: skip
+_NO_CLUSTERING = 2.0  # an overlap that no two boxes have
+
+
+def compare(
+    detector: TorchDetector,
+    exports: Sequence[Export],
+    source: Source,
+    *,
+    score_threshold: float,
+    where: dict,
+) -> list[dict]:
+    """Measure the network and each file on its own runtime.
+
+    The files then say what they were measured at.
+
+    Args:
+        detector: the network, with the lowest threshold.
+        exports: files that are not written yet.
+        source: the split to measure on.
+        score_threshold: of precision, recall and `AP_at_threshold`, and detectNet's.
+        where: names of data set and split, for the files.
+
+    Returns:
+        The rows of deployment.json, PyTorch's first. A file's row has `steps`: the AP after each
+        of the differences between torch and the file, the last of which is the file itself.
+    """
+    measured = partial(
+        measure, source=source, class_names=detector.names[1:], score_threshold=score_threshold
+    )
+    rows = [_row("pytorch", measured(detector.predict))]
+    for export in exports:
+        content = export.content()
+        exported = OnnxDetector(content, threshold=0)
+        target = export.about["target"]
+        if target == "jetson":
+            steps = {
+                step: measured(
+                    DetectNet(exported, score_threshold=score_threshold, **options).predict
+                )
+                for step, options in _DETECTNET_STEPS.items()
+            }
+        else:
+            step = "int8" if target == "onnx-int8" else "one list of candidates for all classes"
+            steps = {step: measured(exported.predict)}
+        *_, last = steps.values()
+        row = _row(target, last, file=export.name, megabytes=round(len(content) / 1e6, 1))
+        row["steps"] = [
+            {"step": step, "AP": _row(target, taken)[_compared(row)]}
+            for step, taken in steps.items()
+        ]
+        rows.append(row)
+        export.about["measured"] = {
+            **where,
+            "images": len(source.index),
+            **{name: row[name] for name in ("AP", "AP50", "precision", "recall")},
+        }
+    return rows
+
+
+# From our post-processing to detectNet's, one difference more in each.
+_DETECTNET_STEPS = {
+    "one class of a box, and the graph's suppression": {
+        "clustering": _NO_CLUSTERING, "resize": resize
+    },
+    "resize by points": {"clustering": _NO_CLUSTERING, "resize": sample_points},
+    "clustering and clipping": {"resize": sample_points},
+}  # fmt: skip
+
+
+def table(rows: Sequence[dict]) -> list[str]:
+    """Lay the rows out, a line each."""
+    cells = [[name.replace("_", " ") for name in COLUMNS]]
+    cells += [[_cell(name, row[name]) for name in COLUMNS] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
+def drops(rows: Sequence[dict], max_drop: float) -> list[str]:
+    """Name the files whose AP is lower than PyTorch's by more than `max_drop`, a line each.
+
+    A file of which only boxes from a threshold on can be seen, as on a Jetson, is compared with
+    PyTorch's boxes from there on.
+    """
+    lines = []
+    for row in rows[1:]:
+        aps = [rows[0][_compared(row)] or 0.0, *(step["AP"] or 0.0 for step in row["steps"])]
+        lost = [before - after for before, after in pairwise(aps)]
+        if aps[0] - aps[-1] > max_drop:
+            worst = lost.index(max(lost))
+            lines.append(
+                f"{row['target']}: AP {aps[-1]:.4f} where PyTorch has {aps[0]:.4f}: a loss of more "
+                f"than {max_drop:g}, and {lost[worst]:.4f} of it by: {row['steps'][worst]['step']}"
+            )
+    return lines
+
+
+def _compared(row: dict) -> str:
+    return "AP_at_threshold" if row["target"] == "jetson" else "AP"
+
+
+def _row(
+    target: str, measured: Measurement, *, file: str | None = None, megabytes: float | None = None
+) -> dict:
+    numbers = {name: measured.metrics[name] for name in ("AP", "AP50", "precision", "recall")}
+    return {
+        "target": target,
+        "file": file,
+        "megabytes": megabytes,
+        **numbers,
+        "AP_at_threshold": measured.ap_at_threshold,
+        "score_threshold": measured.metrics["score_threshold"],
+        "ms": round(measured.milliseconds, 2),
+    }
+
+
+def _cell(name: str, value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{value:.1f}" if name in ("megabytes", "ms") else f"{value:.3f}"

@@ -1,0 +1,312 @@
+#!/usr/bin/env python3
+"""Detect objects in images with a network that export_ssd.py wrote for onnxruntime.
+
+    python detect.py photo.jpg other.png folder/
+    python detect.py --model mb2-ssd-lite-onnx.onnx --threshold 0.6 --json photo.jpg
+
+One file for the device: it needs Python, numpy, onnxruntime, and OpenCV or Pillow. Without --model
+it takes the .onnx file in its own folder. In a program of yours:
+
+    detector = OnnxDetector("mb2-ssd-lite-onnx.onnx")
+    found = detector.predict("photo.jpg")      # or uint8 [H, W, 3] RGB, or a list of either
+    print(found.names, found.confidence, found.xyxy)
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+Image = np.ndarray | str | os.PathLike
+
+
+@dataclass
+class Detections:
+    """The objects found in an image, the best first.
+
+    Attributes:
+        xyxy: float32 [N, 4], corners in pixels of the image.
+        confidence: float32 [N], scores in 0..1.
+        class_id: int64 [N], lines of labels.txt: 0 would be the background.
+        names: N class names.
+        category_id: int64 [N], the classes' ids in the annotations that were trained on.
+    """
+
+    xyxy: np.ndarray
+    confidence: np.ndarray
+    class_id: np.ndarray
+    names: list[str]
+    category_id: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.confidence)
+
+    def to_coco(self, image_id: int) -> list[dict]:
+        """Return COCO results: dicts of image_id, category_id, bbox (x, y, w, h) and score."""
+        boxes = self.xyxy.astype(float)
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(self.category_id.tolist(), boxes.tolist(), self.confidence.tolist(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
+            for category, box, score in rows
+        ]
+
+    def to_supervision(self):
+        """Return a `supervision.Detections`; needs `pip install supervision`."""
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.xyxy,
+            confidence=self.confidence,
+            class_id=self.class_id,
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+
+class OnnxDetector:
+    """A detector in a file that export_ssd.py wrote for the targets onnx, onnx-int8 or jetson.
+
+    Args:
+        model: the .onnx file, or its content.
+        threshold: lowest score of a detection; None: what the file recommends.
+        threads: of onnxruntime; 0: one for each core.
+
+    Attributes:
+        about: what the file says of itself, as in the JSON file beside it.
+
+    Raises:
+        ValueError: not such a file.
+        OSError: it cannot be read.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike | bytes, *, threshold: float | None = None, threads: int = 0
+    ):
+        where = "the model" if isinstance(model, bytes) else model
+        self._session = _open_session(model, where=where, threads=threads)
+        properties = self._session.get_modelmeta().custom_metadata_map
+        try:
+            self.about = {key: json.loads(properties[key]) for key in ABOUT}
+        except (KeyError, ValueError):
+            raise ValueError(f"{where}: not a detector that export_ssd.py wrote") from None
+        self.threshold = self.about["score_threshold"] if threshold is None else threshold
+        classes = self.about["classes"]
+        self.names = ["BACKGROUND", *(item["name"] for item in classes)]
+        self._category_ids = np.array([0, *(item["category_id"] for item in classes)])
+
+    def predict(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
+        """Detect objects in one image (a path, or uint8 [H, W, 3] RGB), or in each of a list."""
+        if not isinstance(images, (np.ndarray, str, os.PathLike)):
+            return [self.predict(image) for image in images]
+        image = images if isinstance(images, np.ndarray) else read_image(images)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"an image is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}"
+            )
+        boxes, scores, labels = self.run(resize(image, self.about["image_size"]))
+        found = scores >= self.threshold
+        height, width = image.shape[:2]
+        return self.name(
+            boxes[found] * np.array([width, height, width, height], np.float32),
+            scores[found],
+            labels[found],
+        )
+
+    def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Run the network on uint8 [H, W, 3] of its input's size.
+
+        Returns:
+            boxes float32 [N, 4], xyxy in 0..1, scores float32 [N], best first, labels int64 [N].
+        """
+        if self.about["target"] != "jetson":
+            boxes, scores, labels = (output[0] for output in self.raw(image[None]))
+            num_found = np.count_nonzero(scores)  # zeros fill up the rest
+            return boxes[:num_found], scores[:num_found], labels[:num_found]
+        scores, boxes = self.raw(detectnet_input(image))
+        labels = scores[0, :, 1:].argmax(axis=1) + 1
+        best = scores[0, np.arange(len(labels)), labels]
+        order = np.argsort(-best, kind="stable")[: np.count_nonzero(best >= self.threshold)]
+        order = order[suppress(boxes[0, order], labels[order], self.about["iou_threshold"])]
+        return boxes[0, order], best[order], labels[order]
+
+    def raw(self, inputs: np.ndarray) -> list[np.ndarray]:
+        """Return the file's outputs for its input, as both are."""
+        return self._session.run(None, {self._session.get_inputs()[0].name: inputs})
+
+    def name(self, xyxy: np.ndarray, confidence: np.ndarray, labels: np.ndarray) -> Detections:
+        """Return detections with the names and ids of their labels."""
+        return Detections(
+            xyxy=xyxy.astype(np.float32),
+            confidence=confidence.astype(np.float32),
+            class_id=labels.astype(np.int64),
+            names=[self.names[label] for label in labels],
+            category_id=self._category_ids[labels],
+        )
+
+
+# What a file says of itself, at least.
+ABOUT = ("target", "classes", "image_size", "score_threshold", "iou_threshold")
+
+
+def detectnet_input(image: np.ndarray) -> np.ndarray:
+    """Normalise uint8 [H, W, 3] to what the target jetson takes, float32 [1, 3, H, W] in -1..1."""
+    scaled = image.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Decode an image file to uint8 [H, W, 3] RGB, turned upright by its EXIF orientation."""
+    data = Path(path).read_bytes()
+    if find_spec("cv2"):
+        import cv2
+
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        if pixels is None:
+            raise ValueError(f"{path}: not a readable image")
+        return np.ascontiguousarray(pixels[:, :, ::-1])
+    import io
+
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        return np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    except (UnidentifiedImageError, OSError):
+        raise ValueError(f"{path}: not a readable image") from None
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Stretch uint8 [H, W, 3] to (height, width), linearly between the nearest pixels.
+
+    As in training, and not as Pillow's resize, which averages when it shrinks.
+    """
+    if find_spec("cv2"):
+        import cv2
+
+        return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    top, bottom, share_y = _neighbours(image.shape[0], size[0])
+    left, right, share_x = _neighbours(image.shape[1], size[1])
+    pixels = image[np.concatenate([top, bottom])].astype(np.float32)  # only the rows that count
+    rows = pixels[: size[0]] + (pixels[size[0] :] - pixels[: size[0]]) * share_y[:, None, None]
+    columns = rows[:, left] + (rows[:, right] - rows[:, left]) * share_x[:, None]
+    return np.rint(columns).astype(np.uint8)
+
+
+def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each target pixel the source pixels around its centre, and the share of the second."""
+    place = ((np.arange(target) + 0.5) * (source / target) - 0.5).clip(0, source - 1)
+    first = np.floor(place).astype(int)
+    return first, np.minimum(first + 1, source - 1), (place - first).astype(np.float32)
+
+
+def suppress(boxes: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Greedy non-maximum suppression of boxes [N, 4], best first, each class on its own.
+
+    Returns:
+        int64: the places of those that stay.
+    """
+    x1, y1, x2, y2 = boxes.astype(np.float64).T
+    area = (x2 - x1) * (y2 - y1)
+    waiting, kept = np.arange(len(boxes)), []
+    while len(waiting):  # each round keeps one box and drops its duplicates
+        best, waiting = waiting[0], waiting[1:]
+        kept.append(best)
+        width = np.minimum(x2[best], x2[waiting]) - np.maximum(x1[best], x1[waiting])
+        height = np.minimum(y2[best], y2[waiting]) - np.maximum(y1[best], y1[waiting])
+        overlap = width.clip(0) * height.clip(0)
+        is_same = overlap > iou_threshold * (area[best] + area[waiting] - overlap)
+        waiting = waiting[~(is_same & (labels[waiting] == labels[best]))]
+    return np.array(kept, int)
+
+
+def _open_session(model, *, where, threads: int):
+    if find_spec("onnxruntime") is None:
+        raise ValueError(f"{sys.executable} lacks onnxruntime: pip install onnxruntime")
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # it warns of processors that it does not know
+    if not isinstance(model, bytes):
+        model = Path(model).read_bytes()
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.NotImplemented,
+    ) as error:
+        line = " ".join(str(error).split())
+        raise ValueError(f"{where}: onnxruntime {onnxruntime.__version__} says: {line}") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the detections of each image; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", help="image files, or folders of them")
+    parser.add_argument("--model", help=".onnx file; default: the one in this script's folder")
+    parser.add_argument("--threshold", type=float, help="lowest score; default: the file's")
+    parser.add_argument("--json", action="store_true", help="one line of JSON for each image")
+    args = parser.parse_args(argv)
+    try:
+        detector = OnnxDetector(args.model or _model_beside(), threshold=args.threshold)
+        return _detect(detector, _find_images(args.images), as_json=args.json)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _detect(detector: OnnxDetector, paths: list[Path], *, as_json: bool) -> int:
+    code = 0
+    for path in paths:
+        try:
+            found = detector.predict(path)
+        except (ValueError, OSError) as error:  # the other images are none the worse for it
+            print(f"error: {error}", file=sys.stderr)
+            code = 1
+            continue
+        rows = zip(found.names, found.confidence.tolist(), found.xyxy.tolist(), strict=True)
+        rows = [
+            {"name": n, "score": round(s, 4), "xyxy": np.round(b, 1).tolist()} for n, s, b in rows
+        ]
+        if as_json:
+            print(json.dumps({"image": str(path), "detections": rows}))
+            continue
+        print(f"{path}: {len(rows)} found")
+        for row in rows:
+            print(f"  {row['name']} {row['score']:.2f} {row['xyxy']}")
+    return code
+
+
+def _model_beside() -> Path:
+    folder = Path(__file__).resolve().parent
+    files = sorted(folder.glob("*.onnx"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "no .onnx file"
+        raise ValueError(f"{folder}: {names} there; say which with --model FILE")
+    return files[0]
+
+
+def _find_images(arguments: list[str]) -> list[Path]:
+    paths = []
+    for path in map(Path, arguments):
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        paths += [p for p in inside if p == path or p.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise ValueError(f"{', '.join(arguments)}: no images in it")
+    return paths
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,191 @@
+"""From a network to files for other runtimes: one entry of TARGETS for each kind of file."""
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from vision import __version__
+from vision.deploy.export_form import (
+    DETECTNET_INPUT,
+    PIXELS,
+    BestClassForm,
+    DetectionForm,
+    PlainForm,
+)
+from vision.deploy.onnx_file import describe, export_onnx
+from vision.files.atomic_file import write_atomically
+from vision.ssd.network import Normalization
+from vision.ssd.ssd import SSD
+
+DETECT_SCRIPT = Path(__file__).with_name("detect.py")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What flags say about the files.
+
+    Attributes:
+        score_threshold: what the files recommend.
+        iou_threshold: of the suppression; None: the network's.
+        plain: for jetson: all priors, without suppression.
+        any_batch: for onnx: leave the number of images open.
+        calibration: for int8: uint8 [H, W, 3] images of the input's size.
+        keep_float: for int8: groups of layers that stay float; None: they are looked for.
+    """
+
+    score_threshold: float = 0.5
+    iou_threshold: float | None = None
+    plain: bool = False
+    any_batch: bool = False
+    calibration: Sequence[np.ndarray] | None = None
+    keep_float: Sequence[str] | None = None
+
+
+@dataclass
+class Export:
+    """A file that is not written yet.
+
+    Attributes:
+        name: of the file.
+        model: its content.
+        about: what it says of itself, in its metadata and in the JSON beside it.
+    """
+
+    name: str
+    model: onnx.ModelProto
+    about: dict
+
+    def content(self) -> bytes:
+        """Return the file's bytes, with `about` as it is now."""
+        describe(self.model, self.about)
+        return self.model.SerializeToString()
+
+    def write(self, folder: Path, *, name: str | None = None) -> Path:
+        """Write the file, its JSON, labels.txt and detect.py into a folder; each at once or not.
+
+        Args:
+            folder: it is made where it is not there.
+            name: of the file; None: its own.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / (name or self.name)
+        names = ["BACKGROUND", *(item["name"] for item in self.about["classes"])]
+        write_atomically(folder / "labels.txt", ("\n".join(names) + "\n").encode())
+        write_atomically(folder / DETECT_SCRIPT.name, DETECT_SCRIPT.read_bytes())
+        write_atomically(path, self.content())
+        text = json.dumps(self.about, indent=2) + "\n"
+        write_atomically(path.with_suffix(".json"), text.encode())
+        return path
+
+
+Build = Callable[[SSD, ExportOptions, dict], onnx.ModelProto]
+
+
+def build_export(
+    target: str, model: SSD, classes: list[dict], options: ExportOptions, *, trained_model: str
+) -> Export:
+    """Make the file of a target.
+
+    Args:
+        target: a name of TARGETS.
+        model: the network, on the CPU.
+        classes: dicts of label, category_id, original_category_id and name.
+        options: what flags say.
+        trained_model: where the network comes from, for the file's description.
+
+    Raises:
+        ValueError: the options do not fit.
+    """
+    settings = model.network.postprocessing.changed(iou_threshold=options.iou_threshold)
+    about = {
+        "target": target,
+        "network": model.network.name,
+        "trained_model": Path(trained_model).name,
+        "classes": [
+            {key: item[key] for key in ("label", "category_id", "name")} for item in classes
+        ],
+        "image_size": list(model.image_size),
+        "score_threshold": options.score_threshold,
+        "iou_threshold": settings.iou_threshold,
+        "toolkit_version": __version__,
+        "measured": None,
+    }
+    content = TARGETS[target](model, options, about)
+    return Export(f"{model.network.name}-{target}.onnx", content, about)
+
+
+def detectnet_command(path: Path, about: dict) -> str:
+    """Return the whole command that shows a jetson file's detections on the device."""
+    return " ".join(
+        [
+            "detectnet",
+            f"--model={shlex.quote(path.name)}",
+            "--labels=labels.txt",
+            "--input-blob=input_0",
+            "--output-cvg=scores",
+            "--output-bbox=boxes",
+            f"--threshold={about['score_threshold']:g}",
+            "csi://0",
+        ]
+    )
+
+
+def _build_jetson(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelProto:
+    about |= _input("input_0", "float32 [1, 3, H, W] RGB", DETECTNET_INPUT)
+    if options.plain:
+        form = PlainForm(model)
+    else:
+        form = BestClassForm(model, iou_threshold=about["iou_threshold"])
+    about["suppressed"] = not options.plain
+    example = torch.zeros(1, 3, *model.image_size)
+    return export_onnx(form, example, input_name="input_0", output_names=["scores", "boxes"])
+
+
+def _build_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelProto:
+    about |= _input("images", "uint8 [B, H, W, 3] RGB", PIXELS)
+    settings = model.network.postprocessing.changed(iou_threshold=about["iou_threshold"])
+    return export_onnx(
+        DetectionForm(model, settings),
+        torch.zeros(1, *model.image_size, 3, dtype=torch.uint8),
+        input_name="images",
+        output_names=["boxes", "scores", "labels"],
+        any_batch=options.any_batch,
+    )
+
+
+def _build_onnx_int8(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelProto:
+    from vision.deploy.quantize import quantize  # onnxruntime's, which other targets do not need
+
+    if not options.calibration:
+        raise ValueError(
+            "onnx-int8 needs images of the training split to find the ranges of its numbers: "
+            "give the data set with --dataset ROOT"
+        )
+    quantized, kept = quantize(
+        _build_onnx(model, options, about),
+        options.calibration,
+        heads=model.network.parts.heads,
+        keep_float=options.keep_float,
+    )
+    about["float_layers"] = [*kept, *(name.rstrip(".") for name in model.network.parts.heads)]
+    about["calibration_images"] = len(options.calibration)
+    return quantized
+
+
+TARGETS: dict[str, Build] = {
+    "jetson": _build_jetson,
+    "onnx": _build_onnx,
+    "onnx-int8": _build_onnx_int8,
+}
+
+
+def _input(name: str, layout: str, normalization: Normalization) -> dict:
+    """Describe the input; what is left to the network's own normalisation is in the file."""
+    mean, std = list(normalization.mean), list(normalization.std)
+    return {"input": {"name": name, "layout": layout, "mean": mean, "std": std}}

@@ -1,0 +1,166 @@
+"""What leaves the toolkit: a network with its input scaling, softmax, box decoding and suppression.
+
+Plain modules of torch operators that exporters know, in float32. Their shapes depend on the shape
+of the input only, never on its content.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vision.deploy.graph_suppression import GraphSuppression
+from vision.ops.box_coder import decode_boxes
+from vision.ssd.network import Normalization
+from vision.ssd.postprocess import PostProcessing
+from vision.ssd.ssd import SSD
+
+# What jetson-inference's detectNet feeds: (p / 255 - 0.5) / 0.5 of RGB.
+DETECTNET_INPUT = Normalization(mean=(127.5,) * 3, std=(127.5,) * 3)
+PIXELS = Normalization(mean=(0.0,) * 3, std=(1.0,) * 3)
+# The boxes of an image that are looked at: the best of them, whatever their score.
+NUM_CANDIDATES = 200
+
+
+class RescaledInput(nn.Module):
+    """A network that is fed another normalisation than it was trained with.
+
+    The difference is corrected before the first layer, and not in its weights, which could not
+    correct it at the edges: the layer pads with zeros, which mean `mean` of its own normalisation.
+
+    Args:
+        model: the network; it is used as it is, in evaluation mode.
+        fed_as: the normalisation of the images that will come.
+    """
+
+    def __init__(self, model: SSD, *, fed_as: Normalization):
+        super().__init__()
+        self.model = model.eval()
+        own = model.network.normalization
+        self.is_needed = fed_as != own
+        fed, own = (torch.tensor([x.mean, x.std]).double()[..., None, None] for x in (fed_as, own))
+        self.register_buffer("scale", (fed[1] / own[1]).float())
+        self.register_buffer("shift", ((fed[0] - own[0]) / own[1]).float())
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [B, 3, H, W] to cls_logits [B, P, C+1] and bbox_regression [B, P, 4]."""
+        return self.model(images * self.scale + self.shift if self.is_needed else images)
+
+
+class PlainForm(nn.Module):
+    """All priors' scores and boxes, not clipped: as the family's exporter gives them.
+
+    Args:
+        model: the network.
+        fed_as: the normalisation of the images that will come.
+    """
+
+    def __init__(self, model: SSD, *, fed_as: Normalization = DETECTNET_INPUT):
+        super().__init__()
+        self.rescaled = RescaledInput(model, fed_as=fed_as)
+        self.register_buffer("priors_cxcywh", model.priors_cxcywh)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [B, 3, H, W] to scores [B, P, C+1] and boxes [B, P, 4], xyxy in the image's sides."""
+        cls_logits, bbox_regression = self.rescaled(images)
+        return cls_logits.softmax(dim=-1), decode_boxes(bbox_regression, self.priors_cxcywh)
+
+
+class BestClassForm(nn.Module):
+    """The best priors' scores and boxes, suppressed: what detectNet reads, and shows as it is.
+
+    detectNet takes the best class of each prior, and so does the suppression. Its own merging of
+    boxes finds nothing left to do where `iou_threshold` is at most 0.6: it asks for an intersection
+    above 0.75 of the larger box, and boxes of such an intersection have an IoU above 0.6.
+
+    Args:
+        model: the network.
+        fed_as: the normalisation of the images that will come.
+        iou_threshold: of the suppression.
+        num_candidates: priors that are looked at, those of the highest scores.
+    """
+
+    def __init__(
+        self,
+        model: SSD,
+        *,
+        iou_threshold: float,
+        fed_as: Normalization = DETECTNET_INPUT,
+        num_candidates: int = NUM_CANDIDATES,
+    ):
+        super().__init__()
+        self.rescaled = RescaledInput(model, fed_as=fed_as)
+        self.register_buffer("priors_cxcywh", model.priors_cxcywh)
+        self.num_candidates = min(num_candidates, len(model.priors_cxcywh))
+        self.suppression = GraphSuppression(self.num_candidates, iou_threshold=iou_threshold)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [B, 3, H, W] to scores [B, K, C+1] and boxes [B, K, 4], xyxy in 0..1, best first.
+
+        The scores of a box that is suppressed are 0, and 1 for the background.
+        """
+        cls_logits, bbox_regression = self.rescaled(images)
+        scores = cls_logits.softmax(dim=-1)
+        rows = scores[..., 1:].amax(dim=-1).topk(self.num_candidates).indices  # [B, K]
+        scores = _take(scores, rows)
+        boxes = decode_boxes(_take(bbox_regression, rows), self.priors_cxcywh[rows]).clamp(0, 1)
+        labels = scores[..., 1:].argmax(dim=-1)
+        keep = self.suppression(boxes, labels)[..., None]
+        background = torch.maximum(scores[..., :1], 1 - keep)
+        return torch.cat([background, scores[..., 1:] * keep], dim=-1), boxes
+
+
+class DetectionForm(nn.Module):
+    """Detections from pixels: what the network's own post-processing gives, in a fixed number.
+
+    Args:
+        model: the network.
+        settings: the post-processing; its number of detections is that of the result. All classes
+            share the candidates, so that `candidates_per_class` has no meaning here.
+        num_candidates: pairs of a prior and a class that are looked at, those of the highest
+            scores.
+    """
+
+    def __init__(
+        self, model: SSD, settings: PostProcessing, *, num_candidates: int = 2 * NUM_CANDIDATES
+    ):
+        super().__init__()
+        self.rescaled = RescaledInput(model, fed_as=PIXELS)
+        self.register_buffer("priors_cxcywh", model.priors_cxcywh)
+        self.score_threshold = settings.score_threshold
+        num_priors, num_classes = len(model.priors_cxcywh), model.num_classes - 1
+        self.num_rows = min(num_candidates, num_priors)
+        self.num_candidates = min(num_candidates, num_priors * num_classes)
+        self.suppression = GraphSuppression(
+            self.num_candidates, iou_threshold=settings.iou_threshold
+        )
+        limit = settings.detections_per_image or self.num_candidates
+        self.num_detections = min(limit, self.num_candidates)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect.
+
+        Args:
+            images: uint8 [B, H, W, 3], RGB as it is in the file.
+
+        Returns:
+            boxes [B, N, 4], xyxy in 0..1; scores [B, N], best first, 0 where there are less than N
+            detections; labels int64 [B, N] in 1..C.
+        """
+        cls_logits, bbox_regression = self.rescaled(images.permute(0, 3, 1, 2).float())
+        scores = cls_logits.softmax(dim=-1)[..., 1:]
+        rows = scores.amax(dim=-1).topk(self.num_rows).indices  # hold the best pairs
+        top_scores, places = _take(scores, rows).flatten(1).topk(self.num_candidates)
+        num_classes = scores.shape[2]
+        row_places = torch.div(places, num_classes, rounding_mode="trunc")
+        labels = places - row_places * num_classes
+        rows = rows.gather(1, row_places)
+        boxes = decode_boxes(_take(bbox_regression, rows), self.priors_cxcywh[rows]).clamp(0, 1)
+        keep = self.suppression(boxes, labels) * (top_scores > self.score_threshold)
+        top_scores, order = (top_scores * keep).topk(self.num_detections)
+        return _take(boxes, order), top_scores, labels.gather(1, order) + 1
+
+
+def _take(values: Tensor, rows: Tensor) -> Tensor:
+    """Take rows [B, K] of [B, P, N]."""
+    # Added zeros, as the exporter makes four operators of an expand(), one not for all devices.
+    columns = rows[..., None] + torch.tensor([0] * values.shape[2])
+    return values.gather(1, columns)

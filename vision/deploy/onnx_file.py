@@ -1,0 +1,128 @@
+"""ONNX files: a module traced to a checked graph, and what the file says of itself."""
+
+import io
+import json
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+
+# TensorRT 8.2, of JetPack 4.6, knows operators up to this opset (release 8.2-GA of
+# onnx/onnx-tensorrt, docs/operators.md). torch's newer exporter starts at 18.
+OPSET = 13
+
+
+@torch.no_grad()
+def export_onnx(
+    form: nn.Module,
+    example: Tensor,
+    *,
+    input_name: str,
+    output_names: list[str],
+    any_batch: bool = False,
+) -> onnx.ModelProto:
+    """Trace a module of one input.
+
+    Args:
+        form: a module of `vision.deploy.export_form`, on the CPU.
+        example: what goes in; all shapes of the graph follow from its shape.
+        input_name: of the input.
+        output_names: of the outputs.
+        any_batch: leave the first dimension of input and outputs open.
+    """
+    names = [input_name, *output_names]
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        # The exporter warns that it is the older of torch's two, and of shapes that it takes as
+        # they are, which is what is wanted.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            form.eval(),
+            (example,),
+            content,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[input_name],
+            output_names=output_names,
+            dynamic_axes={name: {0: "batch"} for name in names} if any_batch else None,
+        )
+    model = onnx.load_from_string(content.getvalue())
+    while _fold_sizes(model):  # what was folded lets more sizes be inferred
+        pass
+    if not any_batch:  # of outputs whose size it computed in the graph, the tracer knows none
+        for output in model.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        del model.graph.value_info[:]
+    model.producer_name = "ssd-training-toolkit"
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def describe(model: onnx.ModelProto, about: Mapping) -> None:
+    """Write what a file says of itself into its metadata: a JSON value for each key."""
+    properties = {prop.key: prop for prop in model.metadata_props}
+    for key, value in about.items():
+        prop = properties.get(key) or model.metadata_props.add(key=key)
+        prop.value = json.dumps(value)
+
+
+def operators(model: onnx.ModelProto) -> set[str]:
+    """Return the types of the operators in a graph."""
+    return {node.op_type for node in model.graph.node}
+
+
+def _fold_sizes(model: onnx.ModelProto) -> bool:
+    """Replace what the tracer left of computing with sizes by the numbers, where they are known.
+
+    F.normalize and F.pad leave such nodes, one of which, ConstantOfShape of integers, is not in
+    TensorRT's matrices.
+
+    Returns:
+        Whether a size was found.
+    """
+    num_shapes = sum(node.op_type == "Shape" for node in model.graph.node)
+    inferred = onnx.shape_inference.infer_shapes(model)
+    sizes = {
+        value.name: _size(value) for value in [*inferred.graph.input, *inferred.graph.value_info]
+    }
+    known: dict[str, np.ndarray] = {}
+    nodes = []
+    for node in model.graph.node:
+        size = sizes.get(node.input[0]) if node.op_type == "Shape" else None
+        if size is not None:
+            known[node.output[0]] = np.array(size, np.int64)
+        elif node.op_type == "Constant" or all(name in known or not name for name in node.input):
+            values = [known[name] for name in node.input if name]
+            feeds = dict(zip(filter(None, node.input), values, strict=True))
+            outputs = ReferenceEvaluator(node).run(None, feeds)
+            known |= dict(zip(node.output, outputs, strict=True))
+            if node.op_type == "Constant":
+                nodes.append(node)
+                continue
+        else:
+            nodes.append(node)
+            continue
+        nodes += [
+            onnx.helper.make_node(
+                "Constant", [], [name], value=onnx.numpy_helper.from_array(known[name])
+            )
+            for name in node.output
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return num_shapes > sum(node.op_type == "Shape" for node in nodes)
+
+
+def _size(value: onnx.ValueInfoProto) -> list[int] | None:
+    """The size of each dimension, None where one is open."""
+    dims = value.type.tensor_type.shape.dim
+    if not value.type.tensor_type.HasField("shape") or not all(
+        d.HasField("dim_value") for d in dims
+    ):
+        return None
+    return [d.dim_value for d in dims]

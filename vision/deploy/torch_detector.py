@@ -1,0 +1,63 @@
+"""A network in torch that gives what exported files give."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from vision.datasets.image_files import read_image
+from vision.deploy.detect import Detections, Image
+from vision.deploy.load_predictor import Resize
+from vision.deploy.predictor import Predictor
+from vision.ssd.ssd import SSD
+from vision.transforms.normalize import normalize_images
+
+
+class TorchDetector:
+    """The predictor, with the results of `vision.deploy.detect`.
+
+    Args:
+        model: the network.
+        classes: dicts of label, category_id, original_category_id and name.
+        threshold: lowest score of a detection.
+        iou_threshold: of the suppression; None: the network's.
+        device: where to run, in float32.
+    """
+
+    def __init__(
+        self,
+        model: SSD,
+        classes: list[dict],
+        *,
+        threshold: float,
+        iou_threshold: float | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.names = ["BACKGROUND", *(item["name"] for item in classes)]
+        self._category_ids = np.array([0, *(item["category_id"] for item in classes)])
+        self._predictor = Predictor(
+            model,
+            self.names[1:],
+            read_image=read_image,
+            resize=Resize(model.image_size),
+            normalize=partial(normalize_images, **vars(model.network.normalization)),
+            device=device,
+            score_threshold=threshold,
+            iou_threshold=iou_threshold,
+        )
+
+    def predict(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
+        """Detect objects in one image (a path, or uint8 [H, W, 3] RGB), or in each of a list."""
+        found = self._predictor(images)
+        return self._name(found) if isinstance(found, dict) else [self._name(x) for x in found]
+
+    def _name(self, found: dict) -> Detections:
+        labels = found["labels"].numpy()
+        return Detections(
+            xyxy=found["boxes"].numpy(),
+            confidence=found["scores"].numpy(),
+            class_id=labels,
+            names=found["names"],
+            category_id=self._category_ids[labels],
+        )
