@@ -194,10 +194,10 @@ def test_fast_arrays_equal_pycocotools_beyond_100_detections():
 
 def test_chunked_overlaps_change_nothing(monkeypatch):
     gt, dt = random_case(np.random.default_rng(1), images=5, classes=3, crowded=True, tied=True)
-    pairwise_iou, sizes = coco_arrays._pairwise_iou, []
+    pairwise_iou, sizes = coco_arrays.pairwise_iou, []
     monkeypatch.setattr(
         coco_arrays,
-        "_pairwise_iou",
+        "pairwise_iou",
         lambda *args: sizes.append(len(args[0])) or pairwise_iou(*args),
     )
     whole = compute_arrays(gt, dt)
