@@ -125,6 +125,9 @@ def test_int8_is_where_it_should_be(exported):
         for name in names:
             kinds = {made_by.get(reads[name][1])}
             assert kinds == ({None} if is_float else {"DequantizeLinear"}), name
+    used = {name for names in reads.values() for name in names}
+    constants = [node for node in model.graph.node if node.op_type == "Constant"]
+    assert all(node.output[0] in used for node in constants)  # onnxruntime would warn of them
     about = json.loads((folder / "mb2-ssd-lite-onnx-int8.json").read_text())
     assert about["float_layers"] == ["base_net.0", "regression_headers", "classification_headers"]
     sizes = [
