@@ -32,6 +32,7 @@ from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import MODELS, build_model
 from vision.transforms.presets import build_eval_transform
 
+pytest_plugins = ["resume_fixtures"]
 SIZE = (96, 96)
 CPU = torch.device("cpu")
 CATEGORIES = {90: "owl", 3: "cat", 17: "dog"}  # in the file's order; the labels are cat, dog, owl
@@ -242,11 +243,10 @@ def eval_arguments(weights: Path, root: Path) -> list:
     ]  # fmt: skip
 
 
-def test_files_hold_what_pycocotools_measures(root, weights, run_script, tmp_path):
+def test_files_hold_what_pycocotools_measures(root, weights, trainer, tmp_path):
     """An independent reading of detections.json in the ids of the annotation file."""
-    done = run_script(
-        "eval_ssd.py", *eval_arguments(weights, root), "--output-dir", tmp_path / "out"
-    )
+    argv = [*eval_arguments(weights, root), "--output-dir", tmp_path / "out"]
+    done = trainer.run(*argv, script="eval_ssd")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     rows = json.loads((tmp_path / "out/detections.json").read_text())
@@ -343,11 +343,10 @@ def test_bad_input_is_one_line(run_eval, arguments, code, message):
     assert message in line and all("COCO layout" in text for text in said)
 
 
-def test_example_draws_pictures(root, weights, run_script, tmp_path, capsys):
+def test_example_draws_pictures(root, weights, trainer, tmp_path, capsys):
     arguments = ["--trained-model", weights, "--net", "mb2-ssd-lite", "--output-dir", tmp_path]
-    done = run_script(
-        "run_ssd_example.py", *arguments, "--score-threshold", 0.1, "--limit", 3, root / "val"
-    )
+    flags = ["--score-threshold", 0.1, "--limit", 3]
+    done = trainer.run(*arguments, *flags, root / "val", script="run_ssd_example")
     assert done.returncode == 0, done.stderr
     pictures = sorted(path.name for path in tmp_path.iterdir())
     assert len(pictures) == len(done.stdout.splitlines()) == 3

@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,21 +11,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from cache_job import build_dataset
 from PIL import Image
 from script_runs import FAST, call
 from yolo_factory import BOX, make_folder
 
 from vision.datasets import image_cache
-from vision.datasets.coco import CocoDetection, load_coco_index
 from vision.datasets.image_cache import build_image_cache
 from vision.datasets.image_files import read_image
 from vision.datasets.loader import DetectionLoader
 from vision.datasets.sample import write_sample_dataset
 from vision.files.available_memory import available_memory
-from vision.transforms.presets import build_train_transform
 
-ROOT = Path(__file__).resolve().parent.parent
-INPUT = (48, 64)
+pytest_plugins = ["resume_fixtures"]
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +32,6 @@ def sample(tmp_path_factory):
     root = tmp_path_factory.mktemp("sample")
     write_sample_dataset(root, num_train=7, num_val=4, image_size=(150, 240))
     return root
-
-
-def build_dataset(root, cache="none", *, input_size=INPUT, preset="ssd", folder=None):
-    index = load_coco_index(root / "annotations/instances_train2017.json")
-    transform = build_train_transform(preset, image_size=input_size, mean=(127, 127, 127))
-    dataset = CocoDetection([(index, root / "train2017")], transform=transform)
-    if cache != "none":
-        dataset.cache = build_image_cache(
-            cache, dataset.sizes, input_size=input_size, folder=folder or root
-        )
-    return dataset
 
 
 def epochs(dataset, num_workers, *, num_epochs=2, start_method=None):
@@ -224,25 +209,6 @@ def test_available_memory_is_the_least_of_machine_and_cgroups(tmp_path):
 
 # ---- what is left behind
 
-PROGRAM = """
-import sys
-from pathlib import Path
-sys.path.insert(0, "tests")
-from test_image_cache import DetectionLoader, build_dataset
-
-def main():
-    root, kind, folder = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    loader = DetectionLoader(
-        build_dataset(root, kind, folder=folder), batch_size=3, num_workers=2, shuffle=True
-    )
-    list(loader)
-    print("filled", flush=True)
-    sys.stdin.read()
-
-if __name__ == "__main__":
-    main()
-"""
-
 
 def open_files(name):
     """Descriptors and mappings of any process whose file has `name` in its path."""
@@ -262,32 +228,31 @@ def open_files(name):
     ("kind", "end"),
     [("ram", "exit"), ("ram", "SIGKILL"), ("disk", "SIGKILL"), ("disk", "SIGKILL to all")],
 )
-def test_nothing_is_left_behind(sample, tmp_path, kind, end):
+def test_nothing_is_left_behind(sample, tmp_path, trainer, kind, end):
     before = set(open_files("image cache"))
+    folder, ready = tmp_path / "cache", tmp_path / "ready"
+    folder.mkdir()
 
     def in_use():
-        name = "image cache" if kind == "ram" else str(tmp_path)
+        name = "image cache" if kind == "ram" else str(folder)
         return set(open_files(name)) - before
 
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(sample), kind, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    assert process.stdout.readline() == "filled\n"
-    assert in_use() and os.listdir(tmp_path) == []  # it has no name even now
+    pid = trainer.start(sample, kind, folder, ready, script="cache_job")
+    deadline = time.monotonic() + 60
+    while not ready.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert in_use() and os.listdir(folder) == []  # it has no name even now
     if end == "SIGKILL to all":
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)
     elif end == "SIGKILL":
-        process.kill()
-    process.communicate(timeout=30)
+        os.kill(pid, signal.SIGKILL)
+    ready.unlink()
+    assert trainer.wait(pid).returncode == (0 if end == "exit" else -signal.SIGKILL)
     deadline = time.monotonic() + 30  # workers see within seconds that their parent is gone
     while in_use() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not in_use() and os.listdir(tmp_path) == []
+    assert not in_use() and os.listdir(folder) == []
 
 
 # ---- the flag

@@ -59,10 +59,12 @@ def ends(trainer, tiny_data, reference, tmp_path_factory) -> dict[str, Future]:
 
     def kill_and_resume(name: str) -> list[str]:
         run = tmp_path_factory.mktemp("killed") / "run"
-        host = hosts.get()
         start = ["--datasets", tiny_data, *RECIPE, EVERY_TWO, "--checkpoint-folder", run]
-        killed, resumed = host.run(*start, plan=KILLS[name]), host.run("--resume", run)
-        hosts.put(host)
+        host = hosts.get()
+        try:
+            killed, resumed = host.run(*start, plan=KILLS[name]), host.run("--resume", run)
+        finally:
+            hosts.put(host)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert resumed.returncode == 0, resumed.stderr
         found = differences(run, reference) + [path.name for path in run.glob(".*.tmp")]
@@ -173,7 +175,7 @@ def test_minutes_also_save_inside_an_epoch(trainer, tiny_data, reference, tmp_pa
     assert differences(run, reference) == []
 
 
-def test_the_real_command_line_with_workers(run_script, tiny_data, reference, tmp_path):
+def test_the_real_command_line_with_workers(trainer, tiny_data, reference, tmp_path):
     run = tmp_path / "run"
     start = ["--datasets", tiny_data, *RECIPE, "--workers=2", "--checkpoint-folder", run]
     command = [sys.executable, ROOT / "train_ssd.py", *start]
@@ -186,7 +188,7 @@ def test_the_real_command_line_with_workers(run_script, tiny_data, reference, tm
     # The end of the second epoch may have come first.
     assert process.returncode in (128 + signal.SIGTERM, 0), stdout
     assert process.returncode == 0 or f"--resume {run}" in stdout
-    resumed = run_script("train_ssd.py", "--resume", run, timeout=120)
+    resumed = trainer.run("--resume", run)
     assert resumed.returncode == 0, resumed.stderr
     assert differences(run, reference) == []
 

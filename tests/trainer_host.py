@@ -82,9 +82,9 @@ class TrainerHost:
         self._process.stdin.close()
         self._process.wait(timeout=30)
 
-    def run(self, *argv, plan: list[At] | At | None = None) -> Finished:
+    def run(self, *argv, plan: list[At] | At | None = None, script: str = "train_ssd") -> Finished:
         """Run `train_ssd.py argv` to its end."""
-        return self.wait(self.start(*argv, plan=plan))
+        return self.wait(self.start(*argv, plan=plan, script=script))
 
     def run_processes(self, *argv, count: int, script: str = "train_ssd") -> list[Finished]:
         """Run a script in several processes that train as one; return how each ended, by rank."""
