@@ -102,6 +102,8 @@ def run(command: str, mirror: Path) -> Run:
         environment = {**os.environ, "PYTHON": sys.executable}
         done = subprocess.run(line, capture_output=True, text=True, env=environment)
         return Run(done.returncode, done.stdout, done.stderr, [])
+    if program.startswith("./"):
+        assert os.access(ROOT / program, os.X_OK), f"{program} cannot be started like this"
     script = Path(program).stem
     if script == "train_ssd" and "--resume" in argv:
         argv.append("--epochs=2")

@@ -9,7 +9,6 @@ from yolo_factory import BOX, make_folder
 
 import train_mobilenetv2_ssd
 
-pytest_plugins = ["resume_fixtures"]
 # Flags of train_ssd.py are taken too; these make the recipe small.
 SMALL = ["--mb2-width-mult=0.25", "--precision=fp32", "--threads=1", "--workers=0"]
 
@@ -109,8 +108,8 @@ def test_a_backbone_from_a_file(folder, tmp_path):
     assert all(torch.equal(trained[f"base_net.{k}"], v) for k, v in weights.items())
 
 
-def test_as_a_process(trainer):
-    result = trainer.run("--help", script="train_mobilenetv2_ssd")
+def test_as_a_process(run_script):
+    result = run_script("train_mobilenetv2_ssd.py", "--help", timeout=100)
     assert result.returncode == 0 and result.stderr == ""
     for flag in ("--data-root", "--weights-backbone", "--strict-labels", "--output-dir"):
         assert flag in result.stdout
