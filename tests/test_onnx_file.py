@@ -19,9 +19,9 @@ from vision.deploy.onnx_file import describe, export_onnx, operators  # noqa: E4
 # The operators of these files that are in the support matrices of TensorRT 8.4 and 8.5
 # (docs/operators.md of onnx/onnx-tensorrt, commits 009d6541b4ee and 6d0ab7be324d), without a
 # restriction or with one that holds here: axes, K and sizes are constants. Of the matrix of 10.15
-# (fa5aa9f61e77) only a part was read: TopK, Transpose and Unsqueeze were not seen there. That of 8.2
-# (release/8.2-GA) ends at opset 13, as these files do; its rows were not compared. TopK takes K up to
-# 3840 (docs.nvidia.com/deeplearning/tensorrt, operators, TopK).
+# (fa5aa9f61e77) only a part was read: TopK, Transpose and Unsqueeze were not seen there. That of
+# 8.2 (release/8.2-GA) ends at opset 13, as these files do; its rows were not compared. TopK takes
+# K up to 3840 (docs.nvidia.com/deeplearning/tensorrt, operators, TopK).
 TENSORRT = {
     "Add", "And", "ArgMax", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Conv",
     "Div", "Equal", "Exp", "Expand", "Gather", "GatherElements", "Gemm", "GlobalAveragePool",
