@@ -178,11 +178,18 @@ def test_python_works(outcomes, folder, monkeypatch, capsys, page, program):
     program = program.replace(
         "score_threshold=0.3", "score_threshold=0.01"
     )  # one epoch teaches little
-    exec(compile(program, page, "exec"), {})
-    if "print" in program:
-        name, score, *box = capsys.readouterr().out.splitlines()[0].split(maxsplit=2)
+    names: dict = {}
+    exec(compile(program, page, "exec"), names)
+    printed = capsys.readouterr().out
+    if "name, score, box" in program:
+        name, score, *box = printed.splitlines()[0].split(maxsplit=2)
         assert name in ("light", "dark") and 0 < float(score) <= 1
         assert len(ast.literal_eval(box[0])) == 4
+    elif "found.xyxy" in program:  # how many are above its threshold is left to the training
+        found = names["found"]
+        assert found.xyxy.shape == (len(found.confidence), 4)
+        assert len(names["rows"]) == len(found.class_id)
+        assert set(found.names) <= {"light", "dark"} and "[" in printed
 
 
 def documented() -> list[tuple[str, str]]:
