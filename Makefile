@@ -1,6 +1,7 @@
 # make demo: see it work.  make test: check it.  make check: format, lint and test, for a change.
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= dev
 BIN = $(VENV)/bin
 DEMO = demo
 RECIPE = --image-size 192x256 --mb2-width-mult 0.5 --augmentation light \
@@ -11,7 +12,7 @@ READY = $(VENV)/.ready
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]"
 	touch $@
 
 demo: $(READY)

@@ -215,7 +215,7 @@ EVERYTHING = [
     "--on-nonfinite=skip", "--precision=fp32", "--threads=1", "--eval-every=2",
     "--checkpoint-every-steps=5", "--checkpoint-every-minutes=1.5", "--keep-last=2",
     "--on-save-error=continue", "--tensorboard", "--device=cpu", "--validation-dataset=v",
-    "--sync-bn", "--no-report",
+    "--sync-bn", "--no-report", "--logger", "tensorboard",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl, whole at any moment, and TensorBoard's copy of it."""
+"""metrics.jsonl, whole at any moment."""
 
 import json
 
@@ -63,16 +63,6 @@ def test_a_damaged_file_is_named(tmp_path, text):
     with pytest.raises(ValueError, match=r"metrics\.jsonl: ") as error:
         MetricsLog(path)
     assert "\n" not in str(error.value) and path.read_text() == text
-
-
-def test_tensorboard_has_the_numbers(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
-    log.append(record(1, AP=None))
-    log.append(record(2, AP=0.25))
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1), (2, 0.5)]
-    assert [(event.step, event.value) for event in events.Scalars("AP")] == [(2, 0.25)]
 
 
 def test_peak_memory_is_that_of_this_process():

@@ -6,11 +6,12 @@ import pytest
 from detection_factory import found, random_case, truth
 from report_factory import make_validation, network, write_run
 
+from vision.engine.loggers import open_loggers
 from vision.evaluation.coco_eval import evaluate_boxes
 from vision.evaluation.evaluate import EvaluationResult
 from vision.report.analysis import Analysis
 from vision.report.run_report import RunReport
-from vision.report.tensorboard import draw_detections, log_validation
+from vision.report.val_pictures import draw_detections, log_validation
 
 NAMES = ["cat", "dog", "owl"]
 BOX = (10, 10, 100, 100)
@@ -103,13 +104,12 @@ def test_pictures_and_curves_in_tensorboard(tmp_path):
     if importlib.util.find_spec("tensorboard") is None:
         pytest.skip("tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from torch.utils.tensorboard import SummaryWriter
 
     analysis = Analysis(make_validation(tmp_path, NAMES, random_case(3, num_images=10)))
-    writer = SummaryWriter(tmp_path / "events")
-    log_validation(writer, analysis, 5)
-    writer.close()
-    events = EventAccumulator(str(tmp_path / "events"))
+    loggers = open_loggers(("tensorboard",), tmp_path, {}, first_epoch=5)
+    log_validation(loggers, analysis, 5)
+    loggers.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     tags = events.Tags()
     assert sorted(tags["images"]) == [f"val/{i}" for i in range(8)]

@@ -20,6 +20,7 @@ from vision.command_line import FamilyParser, flag_of
 from vision.datasets.image_cache import CACHES
 from vision.datasets.layouts.choose import DATASET_TYPES
 from vision.engine.distributed import local_world_size
+from vision.engine.loggers import LOGGERS
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
 from vision.ssd.models import MODELS
@@ -245,7 +246,10 @@ class TrainArguments:
         "stop", "when a checkpoint cannot be written",
         choices=("stop", "continue"), resume=FREE, group="run")  # fmt: skip
     tensorboard: bool = flag(
-        False, "also log to RUN/tensorboard", read=bool, resume=FREE, group="run")  # fmt: skip
+        False, "the same as --logger tensorboard", read=bool, resume=FREE, group="run")  # fmt: skip
+    logger: tuple[str, ...] = flag(
+        (), "also log to tensorboard (in RUN), trackio, wandb, mlflow, where installed",
+        choices=tuple(LOGGERS), nargs="*", resume=FREE, group="run")  # fmt: skip
     report: bool = flag(
         True, "write RUN/report.html after validations, for at most a twentieth of the time",
         read=bool, resume=FREE, group="run")  # fmt: skip
@@ -351,6 +355,7 @@ def find_problem(args: TrainArguments) -> str | None:
         return "--datasets ROOT is needed (or --resume RUN)"
     if args.dataset_type == "coco" and (args.train_split or args.val_split or args.strict_labels):
         return "--train-split, --val-split, --strict-labels: of YOLO data, not --dataset-type coco"
-    if args.tensorboard and find_spec("tensorboard") is None:
-        return "--tensorboard needs a package that is not installed: pip install tensorboard"
+    for name in (*args.logger, *["tensorboard"] * args.tensorboard):
+        if find_spec(name) is None:
+            return f"--logger {name} needs a package that is not installed: pip install {name}"
     return None

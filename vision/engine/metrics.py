@@ -1,4 +1,4 @@
-"""Metrics of a run: metrics.jsonl, TensorBoard (--tensorboard), progress bar, peak memory."""
+"""Metrics of a run: metrics.jsonl, progress bar, peak memory."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vision.engine import distributed
+from vision.engine.loggers import Loggers
 from vision.files.atomic_file import write_atomically
 
 
@@ -21,15 +22,19 @@ def show_progress(batches: Iterable, title: str) -> tqdm:
 class MetricsLog:
     """metrics.jsonl: one line, a JSON object, for each epoch; the file is replaced as a whole."""
 
-    def __init__(self, path: Path, *, tensorboard: Path | None = None):
+    def __init__(self, path: Path, *, loggers: Loggers | None = None):
         """Read the file if it exists.
+
+        Args:
+            path: of the file.
+            loggers: get each record too.
 
         Raises:
             ValueError: the file has another format.
         """
         self.path = path
         self.records = self._read()
-        self.writer = _summary_writer(tensorboard) if tensorboard else None
+        self.loggers = loggers or Loggers({})
 
     def append(self, record: dict) -> None:
         """Add an epoch's record, in place of those of the same epoch and of later ones.
@@ -40,11 +45,8 @@ class MetricsLog:
         record = {name: None if _not_finite(value) else value for name, value in record.items()}
         self.records = [r for r in self.records if r["epoch"] < record["epoch"]] + [record]
         self._write()
-        if self.writer:
-            for name, value in record.items():
-                if isinstance(value, (int, float)) and name != "epoch":
-                    self.writer.add_scalar(name, value, record["epoch"])
-            self.writer.flush()
+        numbers = {name: x for name, x in record.items() if isinstance(x, (int, float))}
+        self.loggers.log_numbers(numbers, numbers.pop("epoch"))
 
     def keep_until(self, epoch: int) -> None:
         """Delete the records of epochs after `epoch`, which a resumed run does again."""
@@ -78,14 +80,6 @@ class MetricsLog:
 
 def _not_finite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
-
-
-def _summary_writer(folder: Path):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("--tensorboard: install it first (pip install tensorboard)") from None
-    return SummaryWriter(folder)
 
 
 def peak_memory_mb() -> float:

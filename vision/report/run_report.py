@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vision.engine.loggers import Loggers
 from vision.evaluation.coco_boxes import GroundTruth
 from vision.evaluation.evaluate import EvaluationResult
 from vision.report.analysis import Analysis
 from vision.report.inputs import NetworkFacts, Sources, Validation
 from vision.report.report import write_report
 from vision.report.summary import summary_lines
-from vision.report.tensorboard import log_validation
+from vision.report.val_pictures import log_validation
 
 MAX_SHARE = 0.05  # of the run's time, besides the first report and the last
 
@@ -29,7 +30,7 @@ class RunReport:
         train_sources: of the training split.
         dataset: the val data's folder.
         command: the words of the command that trains.
-        tensorboard: a SummaryWriter that gets pictures and curves; None: no TensorBoard.
+        loggers: get pictures and curves.
     """
 
     run: Path
@@ -40,7 +41,7 @@ class RunReport:
     train_sources: Sources
     dataset: str
     command: Sequence[str] = ()
-    tensorboard: object | None = None
+    loggers: Loggers | None = None
     _best: Validation | None = None
     _newest: Analysis | None = None
     _written: float = field(default=float("-inf"))
@@ -61,8 +62,8 @@ class RunReport:
         if self._best is None or _ap(validation) >= _ap(self._best):
             self._best = validation
         self._newest = Analysis(validation)
-        if self.tensorboard:
-            log_validation(self.tensorboard, self._newest, epoch)
+        if self.loggers:
+            log_validation(self.loggers, self._newest, epoch)
         if self._cost <= MAX_SHARE * (time.monotonic() - self._written):
             self._write(validation)
         return self._newest

@@ -63,6 +63,7 @@ class RunSaver:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+        self.metrics.loggers.close()
         try:
             self._writer.join()
         except OSError as failure:

@@ -14,6 +14,7 @@ from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.engine.ema import ModelEma
 from vision.engine.environment import machine, versions
+from vision.engine.loggers import open_loggers
 from vision.engine.metrics import MetricsLog
 from vision.engine.optim import Schedule, build_optimizer, freeze, parameter_groups
 from vision.engine.precision import choose_device, choose_precision
@@ -277,7 +278,7 @@ def build_report(
         train_sources=data.train.sources,
         dataset=args.validation_dataset or args.datasets[0],
         command=["./train_ssd.py", *sys.argv[1:]],
-        tensorboard=saver.metrics.writer,
+        loggers=saver.metrics.loggers,
     )
 
 
@@ -286,8 +287,9 @@ def build_saver(start: RunStart, config: dict, state: TrainingState) -> RunSaver
     if not distributed.is_main_process():
         return NoSaver(start.folder)
     args, folder = start.args, start.folder
-    tensorboard = folder / "tensorboard" if args.tensorboard else None
-    metrics = MetricsLog(folder / METRICS, tensorboard=tensorboard)
+    names = (*args.logger, "tensorboard") if args.tensorboard else args.logger
+    loggers = open_loggers(names, folder, config["arguments"], first_epoch=state.epoch + 1)
+    metrics = MetricsLog(folder / METRICS, loggers=loggers)
     metrics.keep_until(state.epoch)
     return RunSaver(
         folder,

@@ -115,9 +115,9 @@ def _read_value(name: str, value: object) -> object:
         is_right = isinstance(value, list) and len(value) == 2 and all(map(_is_size, value))
         result: object = tuple(value) if is_right else None
     elif about["nargs"]:
-        is_list = isinstance(value, list) and len(value) > 0
-        is_right = is_list and about["nargs"] in ("+", len(value))
-        is_right = is_right and all(_has_type(about["read"], item) for item in value)
+        is_right = isinstance(value, list) and all(_has_type(about["read"], x) for x in value)
+        is_right = is_right and about["nargs"] in ("*", "+" if value else None, len(value))
+        is_right = is_right and all(x in (about["choices"] or value) for x in value)
         result = tuple(map(about["read"], value)) if is_right else None
     else:
         is_right = _has_type(about["read"], value)

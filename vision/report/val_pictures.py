@@ -1,41 +1,38 @@
-"""Pictures of val detections and precision-recall curves in TensorBoard."""
-
-from typing import TYPE_CHECKING
+"""Pictures of val detections and precision-recall curves, for --logger."""
 
 import numpy as np
 
 from vision.datasets.image_files import read_image
+from vision.engine.loggers import Loggers
 from vision.evaluation.coco_arrays import RECALL_THRESHOLDS
 from vision.report.analysis import Analysis
 from vision.report.inputs import locate_image
 from vision.visualize import draw_boxes
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 NUM_IMAGES = 8
 NUM_CLASSES = 12
 _SIDE = 480  # pixels of a picture's longer side
 
 
-def log_validation(writer: "SummaryWriter", analysis: Analysis, epoch: int) -> None:
+def log_validation(loggers: Loggers, analysis: Analysis, epoch: int) -> None:
     """Add the first val images with their detections, and the curves of the largest classes.
 
     Args:
-        writer: a torch.utils.tensorboard.SummaryWriter, or what has its `add_image` and
-            `add_pr_curve_raw`.
+        loggers: get them.
         analysis: of the validation.
         epoch: its number, from 1.
     """
     for image in range(min(NUM_IMAGES, analysis.num_images)):
         picture = draw_detections(analysis, image)
         if picture is not None:
-            writer.add_image(f"val/{image}", picture, epoch, dataformats="HWC")
+            loggers.log_picture(f"val/{image}", picture, epoch)
     counts = [row["num_gt"] for row in analysis.given.metrics["per_class"].values()]
     for k in np.argsort([-count for count in counts], kind="stable")[:NUM_CLASSES].tolist():
         if counts[k]:
-            _add_curve(writer, analysis, k, epoch)
-    writer.flush()
+            name, precision = analysis.names[k], analysis.precision[0, :, k]  # at IoU 0.5
+            loggers.log_curve(
+                f"precision-recall/{name}", RECALL_THRESHOLDS, precision, counts[k], epoch
+            )
 
 
 def draw_detections(analysis: Analysis, image: int) -> np.ndarray | None:
@@ -60,17 +57,3 @@ def draw_detections(analysis: Analysis, image: int) -> np.ndarray | None:
     names = [analysis.names[label - 1] for label in dt.labels[rows]]
     pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     return draw_boxes(pixels, boxes, names, scores=dt.scores[rows])
-
-
-def _add_curve(writer, analysis: Analysis, k: int, epoch: int) -> None:
-    """Add one class's curve at IoU 0.5; TensorBoard draws points from high recall to low."""
-    recall, precision = RECALL_THRESHOLDS[::-1], analysis.precision[0, ::-1, k]
-    num_gt = analysis.given.metrics["per_class"][analysis.names[k]]["num_gt"]
-    tp = recall * num_gt
-    fp = np.where(precision > 0, tp / np.maximum(precision, 1e-9) - tp, 0)
-    writer.add_pr_curve_raw(
-        f"precision-recall/{analysis.names[k]}",
-        true_positive_counts=tp, false_positive_counts=fp,
-        true_negative_counts=np.zeros_like(tp), false_negative_counts=num_gt - tp,
-        precision=precision, recall=recall, global_step=epoch, num_thresholds=len(recall),
-    )  # fmt: skip
