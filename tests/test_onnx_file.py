@@ -71,8 +71,12 @@ def test_tensorrt_knows_the_operators_and_onnxruntime_agrees(name, plain):
             assert all(isinstance(size, int) and size for size in known[output]), node.name
     with torch.no_grad():
         expected = form(images)
-    for got, wanted in zip(run(exported, images.numpy()), expected, strict=True):
-        np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4, rtol=1e-4)
+    # Two rows whose scores differ by a rounding error may change places.
+    got = np.concatenate(run(exported, images.numpy()), axis=-1)[0]
+    wanted = torch.cat(expected, dim=-1)[0].numpy()
+    nearest = np.abs(got[:, None] - wanted).max(axis=-1).argmin(axis=1)
+    assert np.array_equal(np.sort(nearest), np.arange(num_rows))
+    np.testing.assert_allclose(got, wanted[nearest], atol=1e-4, rtol=1e-4)
 
 
 def test_any_number_of_images():

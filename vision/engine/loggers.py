@@ -99,10 +99,9 @@ class Trackio:
     def log_curve(
         self, name: str, recall: np.ndarray, precision: np.ndarray, num_objects: int, epoch: int
     ) -> None:
-        import pandas
-
-        frame = pandas.DataFrame({"recall": recall, "precision": precision})
-        self._run.log({name: self._module.Table(dataframe=frame)}, step=epoch)
+        rows = [list(row) for row in zip(recall.tolist(), precision.tolist(), strict=True)]
+        table = self._module.Table(columns=["recall", "precision"], data=rows)
+        self._run.log({name: table}, step=epoch)
 
     def close(self) -> None:
         self._run.finish()
