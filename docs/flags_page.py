@@ -12,6 +12,7 @@ import export_ssd
 import fix_coco_annotations
 import onnx_export
 import run_ssd_example
+import run_ssd_live_demo
 import train_mobilenetv2_ssd
 import validate_image_files
 from vision.args import build_train_parser
@@ -31,6 +32,7 @@ PARSERS = {
     "export_ssd.py": export_ssd.build_export_parser,
     "onnx_export.py": onnx_export.build_parser,
     "run_ssd_example.py": run_ssd_example.build_parser,
+    "run_ssd_live_demo.py": run_ssd_live_demo.build_parser,
     "train_mobilenetv2_ssd.py": train_mobilenetv2_ssd.build_parser,
     "coco_downloader.py": coco_downloader.build_parser,
     "validate_image_files.py": validate_image_files.build_parser,

@@ -18,29 +18,57 @@ class Detector:
         path: str | Path,
         *,
         threshold: float | None = None,
+        default_threshold: float = 0.5,
+        iou_threshold: float | None = None,
         net: str | None = None,
         label_file: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
     ) -> "Detector":
         """Load a detector; an .onnx file does not import torch.
 
         Args:
-            path: a run folder, a checkpoint, a weight file of the family, or an .onnx file that
-                export_ssd.py wrote.
-            threshold: lowest score of a detection; None: what the file recommends, else 0.5.
+            path: a run folder, a checkpoint, a weight file of the family, `torchvision` for its
+                COCO weights of `net`, or an .onnx file that export_ssd.py wrote.
+            threshold: lowest score of a detection; None: what an .onnx file recommends, else
+                `default_threshold`.
+            default_threshold: for a network in torch.
+            iou_threshold: of the suppression of a network in torch; None: the network's. An .onnx
+                file has its own inside.
             net: network of a weight file.
             label_file: class names of a weight file.
+            device: auto, cpu, cuda, mps; of a network in torch.
+            precision: auto, fp32, bf16 or fp16; of a network in torch.
 
         Raises:
-            ValueError: not a detector.
+            ValueError: not a detector, or an option that an .onnx file cannot follow.
             OSError: cannot be read.
         """
         if Path(path).suffix == ".onnx":
+            if iou_threshold is not None:
+                raise ValueError(
+                    f"{path}: its suppression is part of the file; export it again with another "
+                    "--iou-threshold"
+                )
             return cls(OnnxDetector(path, threshold=threshold))
-        from vision.deploy.torch_detector import TorchDetector
-        from vision.runs.load_model import load_for_inference
-
-        model, classes, _ = load_for_inference(path, net=net, label_file=label_file)
-        return cls(TorchDetector(model, classes, threshold=0.5 if threshold is None else threshold))
+        try:
+            from vision.deploy.torch_detector import load_torch_detector
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"{path}: needs {error.name} to run (pip install {error.name}); what export_ssd.py "
+                "writes runs without it"
+            ) from None
+        return cls(
+            load_torch_detector(
+                path,
+                threshold=default_threshold if threshold is None else threshold,
+                iou_threshold=iou_threshold,
+                net=net,
+                label_file=label_file,
+                device=device,
+                precision=precision,
+            )
+        )
 
     @property
     def names(self) -> list[str]:

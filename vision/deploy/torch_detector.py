@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from vision.datasets.image_files import read_image
 from vision.deploy.detect import Detections, Image
-from vision.deploy.load_predictor import Resize
+from vision.deploy.load_predictor import DTYPES, Resize
 from vision.deploy.predictor import Predictor
+from vision.engine.cpu_memory import keep_freed_memory
+from vision.engine.precision import choose_device, choose_precision
+from vision.runs.load_model import load_for_inference
 from vision.ssd.ssd import SSD
 from vision.transforms.normalize import normalize_images
 
@@ -22,7 +26,8 @@ class TorchDetector:
         classes: dicts of label, category_id, original_category_id and name.
         threshold: lowest score of a detection.
         iou_threshold: of the suppression; None: the network's.
-        device: where to run, in float32.
+        device: where to run.
+        dtype: of weights and activations.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class TorchDetector:
         threshold: float,
         iou_threshold: float | None = None,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ):
         self.names = ["BACKGROUND", *(item["name"] for item in classes)]
         self._category_ids = np.array([0, *(item["category_id"] for item in classes)])
@@ -43,6 +49,7 @@ class TorchDetector:
             resize=Resize(model.image_size),
             normalize=partial(normalize_images, **vars(model.network.normalization)),
             device=device,
+            dtype=dtype,
             score_threshold=threshold,
             iou_threshold=iou_threshold,
         )
@@ -61,3 +68,33 @@ class TorchDetector:
             names=found["names"],
             category_id=self._category_ids[labels],
         )
+
+
+def load_torch_detector(
+    path: str | Path,
+    *,
+    threshold: float,
+    iou_threshold: float | None = None,
+    net: str | None = None,
+    label_file: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> TorchDetector:
+    """Load a run folder, a checkpoint or a weight file; the arguments are those of Detector.load.
+
+    Raises:
+        ValueError: the file is damaged or of another network, or the device is absent.
+        OSError: the file cannot be read.
+    """
+    model, classes, _ = load_for_inference(path, net=net, label_file=label_file)
+    chosen = choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    return TorchDetector(
+        model,
+        classes,
+        threshold=threshold,
+        iou_threshold=iou_threshold,
+        device=chosen,
+        dtype=DTYPES[choose_precision(precision, chosen)],
+    )
