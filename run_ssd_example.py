@@ -51,7 +51,7 @@ STATUS_SECONDS = 5.0  # between two lines about a video or a stream
 
 def main(argv: list[str] | None = None) -> int:
     """Detect, draw and write; return the exit code."""
-    args = build_parser().parse_args(argv)
+    args = parse(build_parser(), argv)
     return run_script(partial(run, args), explain=explain)
 
 
@@ -62,6 +62,14 @@ def explain(error: RuntimeError) -> str | None:
     from vision.engine import machine_limits
 
     return machine_limits.explain(error)
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; one that has nowhere to write to is wrong usage."""
+    args = parser.parse_args(argv)
+    if not (args.output_dir or args.json or args.csv):
+        parser.error("--output-dir DIR, --json FILE or --csv FILE is needed")
+    return args
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -114,8 +122,6 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Go through the sources; return 1 if a file could not be read."""
-    if not (args.output_dir or args.json or args.csv):
-        raise ValueError("--output-dir DIR, --json FILE or --csv FILE is needed")
     with ExitStack() as opened:
         sources = open_sources(args.sources)
         for source in sources:

@@ -18,13 +18,13 @@ require("cv2", "numpy")
 import argparse
 from functools import partial
 
-from run_ssd_example import add_detector_flags, add_output_flags, explain, run
+from run_ssd_example import add_detector_flags, add_output_flags, explain, parse, run
 from vision.command_line import FamilyParser, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
     """Detect until Ctrl-C; return the exit code."""
-    args = build_parser().parse_args(argv)
+    args = parse(build_parser(), argv)
     code = run_script(partial(run, args), explain=explain)
     return 0 if code == 130 else code
 

@@ -31,3 +31,18 @@ def run_script():
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def onnx_file(tmp_path_factory) -> Path:
+    """A small detector of cat, dog and owl, as export_ssd.py writes it for onnxruntime."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from export_models import CLASSES, opinionated
+
+    from vision.deploy.export import ExportOptions, build_export
+
+    folder = tmp_path_factory.mktemp("device")
+    options = ExportOptions(score_threshold=0.35)
+    build_export("onnx", opinionated(), CLASSES, options, trained_model="runs/x").write(folder)
+    return folder / "mb2-ssd-lite-onnx.onnx"

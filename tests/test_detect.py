@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from export_models import opinionated
+from export_models import CLASSES, opinionated
 from PIL import Image
 from torchvision.ops import nms
 
@@ -19,13 +19,7 @@ from vision.deploy.torch_detector import TorchDetector
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from vision.deploy.export import ExportOptions, build_export
-
 NAMES = ("cat", "dog", "owl")
-CLASSES = [
-    {"label": i, "category_id": 10 * i, "original_category_id": 10 * i, "name": name}
-    for i, name in enumerate(NAMES, start=1)
-]
 THRESHOLD = 0.35
 
 
@@ -41,13 +35,10 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
+def folder(onnx_file):
     """What export_ssd.py leaves for onnxruntime, and a photo."""
-    folder = tmp_path_factory.mktemp("device")
-    options = ExportOptions(score_threshold=THRESHOLD)
-    build_export("onnx", model, CLASSES, options, trained_model="runs/x").write(folder)
-    Image.fromarray(photo()).save(folder / "photo.png")
-    return folder
+    Image.fromarray(photo()).save(onnx_file.parent / "photo.png")
+    return onnx_file.parent
 
 
 @pytest.fixture(scope="module")

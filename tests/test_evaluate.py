@@ -358,7 +358,7 @@ def test_example_draws_pictures(root, weights, trainer, tmp_path, capsys):
         assert (cv2.absdiff(picture, image).max(axis=2) > 60).mean() > 0.2
     absent = tmp_path / "absent.jpg"
     assert run_ssd_example.main(list(map(str, [*arguments, absent]))) == 1
-    assert capsys.readouterr().err == f"error: {absent}: no such image or folder\n"
+    assert capsys.readouterr().err == f"error: {absent}: no such image, folder, video or camera\n"
 
 
 def test_golden_weights_reach_the_golden_precision(shared, tmp_path):

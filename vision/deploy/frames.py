@@ -133,7 +133,7 @@ class LiveStream:
                 while self._newest is None and not self._closing.is_set():
                     self._arrived.wait(timeout=0.5)  # Ctrl-C is seen between two waits
                 frame, self._newest = self._newest, None
-            if frame is None:
+            if frame is None or self._closing.is_set():
                 return
             yield frame
 
@@ -203,9 +203,10 @@ def open_sources(arguments: list[str]) -> list[Source]:
 
 def _open(address: str):
     """Open a video, camera or stream with OpenCV; None where there is none."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our own line says what is wrong
     import cv2
 
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     if _CAMERA.fullmatch(address):
         capture = cv2.VideoCapture(int(address) if address.isdigit() else address)
     else:
