@@ -6,6 +6,7 @@ from vision.ssd.nets.mb1_ssd import MB1_SSD
 from vision.ssd.nets.mb1_ssd_lite import MB1_SSD_LITE
 from vision.ssd.nets.mb2_ssd import MB2_SSD
 from vision.ssd.nets.mb2_ssd_lite import MB2_SSD_LITE
+from vision.ssd.nets.mb2_ssd_lite_fpn import MB2_SSD_LITE_FPN
 from vision.ssd.nets.mb3_large_ssd_lite import MB3_LARGE_SSD_LITE
 from vision.ssd.nets.mb3_small_ssd_lite import MB3_SMALL_SSD_LITE
 from vision.ssd.nets.sq_ssd_lite import SQ_SSD_LITE
@@ -19,6 +20,7 @@ MODELS: dict[str, Network] = {
     network.name: network
     for network in (
         MB2_SSD_LITE,
+        MB2_SSD_LITE_FPN,
         MB2_SSD,
         MB1_SSD,
         MB1_SSD_LITE,
