@@ -74,7 +74,7 @@ def train(args: TrainArguments, given: set[str]) -> int:
         args = start.args  # of a run that is resumed, the saved ones
         options = prepare_machine(args)
         data = open_data(args, classes=start.classes)
-        model = build_network(args, data.class_names, options=options, resumed=start)
+        model = build_network(args, data, options=options, resumed=start)
         loss_fn = build_loss(args, model)
         loader = build_train_loader(
             args,

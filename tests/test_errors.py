@@ -17,7 +17,7 @@ from vision.evaluation.errors import (
     NONE,
     analyse_errors,
 )
-from vision.evaluation.prior_coverage import best_prior_iou
+from vision.priors.coverage import best_prior_iou
 
 HALF = 51 / 101  # AP of one of two boxes found: recalls 0 to 0.5
 BOX = (0, 0, 10, 10)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # What each package may import of vision/, itself aside. Modules straight in vision/ join the
 # packages for the scripts: the flags, and what is built from them.
-MODELS_AND_DATA = {"ssd", "datasets", "transforms", "nn", "ops", "files"}
+MODELS_AND_DATA = {"ssd", "datasets", "transforms", "nn", "ops", "files", "priors"}
 ALLOWED = {
     "files": set(),
     "nn": set(),
@@ -18,6 +18,7 @@ ALLOWED = {
     "ssd": {"nn", "ops"},
     "datasets": {"ops", "files"},
     "transforms": {"ops"},
+    "priors": {"ops", "datasets", "transforms"},
     "download": {"files"},
     "validate": {"datasets", "files"},
     "repair": {"datasets", "files"},

@@ -55,6 +55,11 @@ def absolute_path(text: str) -> str:
     return text if text in WORDS_FOR_WEIGHTS else str(Path(text).absolute())
 
 
+def priors_source(text: str) -> str:
+    """Make the path of a file with priors independent of the folder, as `absolute_path`."""
+    return text if text in ("auto", "fit", "default") else str(Path(text).absolute())
+
+
 @dataclass(frozen=True)
 class Limits:
     """Which values a flag takes, and how a refusal says it."""
@@ -149,6 +154,10 @@ class TrainArguments:
     mb2_width_mult: float = flag(
         1.0, "channels of the backbone over MobileNetV2's",
         read=float, metavar="X", limits=WIDTHS, group="network")  # fmt: skip
+    priors: str = flag(
+        "auto", "shapes of the priors: default (the network's own), fit (to the training boxes), "
+        "auto (fitted where that covers clearly more boxes), or a run or file that has them",
+        read=priors_source, metavar="auto|fit|default|FILE", group="network")  # fmt: skip
     prior_sizes: tuple[float, ...] | None = flag(
         None, "sizes of the priors as shares of the image; default: the network's own",
         read=float, nargs=7, metavar="S", group="network")  # fmt: skip

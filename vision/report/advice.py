@@ -14,8 +14,8 @@ from vision.evaluation.errors import (
     MISSED,
     gain_if_found,
 )
-from vision.evaluation.prior_coverage import MATCHED_FROM, best_prior_iou
 from vision.ops.priors import build_priors
+from vision.priors.coverage import MATCHED_FROM, best_prior_iou
 from vision.report.analysis import Analysis
 from vision.report.dataset import SplitFacts
 from vision.report.inputs import NetworkFacts, RunHistory

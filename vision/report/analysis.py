@@ -14,8 +14,8 @@ from vision.evaluation.errors import (
     analyse_errors,
     input_sizes,
 )
-from vision.evaluation.prior_coverage import MATCHED_FROM, best_prior_iou
 from vision.evaluation.thresholds import ALL_AREAS, Calibration, ScoreCurve, calibrate, score_curve
+from vision.priors.coverage import MATCHED_FROM, best_prior_iou
 from vision.report.inputs import Validation
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from vision.datasets.annotation_index import AnnotationIndex
 from vision.evaluation.errors import input_sizes
-from vision.evaluation.prior_coverage import MATCHED_FROM, best_prior_iou
+from vision.priors.coverage import MATCHED_FROM, best_prior_iou
 from vision.report.inputs import NetworkFacts, Sources
 
 SIZE_STEPS = 2.0 ** np.arange(1, 10.5, 0.5)  # 2 to 724 px, two bins an octave

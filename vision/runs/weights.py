@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.hub import get_dir
 
+from vision.ops.priors import PriorMap
 from vision.runs.checkpoint import FORMAT, load_tensors, read_checkpoint
 from vision.ssd.models import MODELS
 from vision.ssd.network import Network
@@ -114,6 +115,25 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], list[str] | No
                 continue
             raise ValueError(f"{path}: the tensor {name} is not finite; the file is of no use")
     return weights, class_names
+
+
+def saved_priors(source: str | Path, network: Network) -> tuple[PriorMap, ...] | None:
+    """Return the priors that a checkpoint of this toolkit keeps; None if there are none that fit.
+
+    Args:
+        source: what --pretrained-ssd takes.
+        network: that is to start from it.
+    """
+    if source == TORCHVISION:
+        return None
+    content = load_tensors(Path(source))
+    if not isinstance(content, dict) or content.get("format") != FORMAT or "priors" not in content:
+        return None
+    try:
+        priors = network.with_numbers({"priors": content["priors"]}).priors
+    except ValueError:
+        return None
+    return priors if [len(m.shapes) for m in priors] == network.num_priors else None
 
 
 def read_labels(path: str | Path) -> list[str]:

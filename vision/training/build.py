@@ -34,6 +34,7 @@ from vision.ssd.models import build_model
 from vision.ssd.network import Network, Normalization
 from vision.ssd.ssd import SSD
 from vision.training.data import DataSplit, TrainingData, check_classes, open_sources, shared_loader
+from vision.training.priors import choose_priors
 from vision.training.resume import RunStart
 from vision.training.saved_args import saved_arguments
 from vision.transforms.presets import build_eval_transform, build_train_transform
@@ -89,7 +90,7 @@ def open_data(args: TrainArguments, *, classes: list[dict] | None = None) -> Tra
 
 def build_network(
     args: TrainArguments,
-    class_names: list[str],
+    data: TrainingData,
     *,
     options: StepOptions,
     resumed: RunStart | None = None,
@@ -98,11 +99,12 @@ def build_network(
 
     Args:
         args: of the run.
-        class_names: of labels 1..C.
+        data: says the classes; the priors may be fitted to its boxes.
         options: say the device; their number format is logged.
         resumed: a run that goes on keeps its priors and normalisation, and gets the weights of
             its checkpoint later.
     """
+    class_names = data.class_names
     saved = resumed.saved_numbers if resumed else None
     model = build_model(
         args.net,
@@ -112,6 +114,8 @@ def build_network(
         prior_sizes=args.prior_sizes,
         saved=saved,
     )
+    if saved is None:
+        choose_priors(args, data.train, model)
     has_checkpoint = resumed is not None and resumed.checkpoint is not None
     if args.pretrained_ssd and not has_checkpoint:
         report = load_pretrained_ssd(model, args.pretrained_ssd, class_names=class_names)

@@ -38,7 +38,7 @@ def dry_run(args: TrainArguments, *, picture: Path) -> list[str]:
     """
     options = prepare_machine(args)
     data = open_data(args)
-    model = build_network(args, data.class_names, options=options)
+    model = build_network(args, data, options=options)
     loss_fn = build_loss(args, model)
     loader = build_train_loader(args, data.train, normalization=model.network.normalization)
     steps = loader.num_batches

@@ -61,7 +61,7 @@ def overfit(args: TrainArguments, *, max_steps: int = MAX_STEPS, rounds: int = 5
     """
     options = step_options(args)
     data = open_data(args)
-    model = build_network(args, data.class_names, options=options)
+    model = build_network(args, data, options=options)
     loss_fn = build_loss(args, model)
     loader = build_fixed_loader(args, data.train, normalization=model.network.normalization)
     validator = build_validator(

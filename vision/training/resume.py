@@ -77,7 +77,7 @@ class RunStart:
     @property
     def saved_numbers(self) -> dict | None:
         """What a resumed network's priors and normalisation are read from, unless overridden."""
-        overridden = {"net", "prior_sizes"} & self.changes.keys()
+        overridden = {"net", "priors", "prior_sizes"} & self.changes.keys()
         return None if overridden else self.config
 
     @property
