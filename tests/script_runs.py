@@ -10,7 +10,7 @@ from pathlib import Path
 # A network and a recipe that train an epoch in a second.
 FAST = [
     "--image-size=96", "--mb2-width-mult=0.25", "--epochs=1", "--batch-size=4", "--workers=0",
-    "--threads=1", "--precision=fp32", "--no-report",
+    "--threads=1", "--precision=fp32", "--no-report", "--priors=default",
 ]  # fmt: skip
 
 

@@ -206,7 +206,8 @@ def test_dry_run_and_overfit_need_no_run_folder():
 EVERYTHING = [
     "--dataset-type=yolo", "--train-split=a.txt", "--val-split=b.txt", "--strict-labels",
     "--augmentation=light", "--cache=disk", "--workers=3", "--net=mb2-ssd", "--image-size=256x384",
-    "--mb2-width-mult=0.5", "--prior-sizes", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7",
+    "--mb2-width-mult=0.5", "--priors=default",
+    "--prior-sizes", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7",
     "--base-net=imagenet", "--pretrained-ssd=c.pth", "--freeze-base-net", "--freeze-net",
     "--epochs=7", "--batch-size=9", "--optimizer=adamw", "--lr=0.125", "--base-net-lr=1e-05",
     "--extra-layers-lr=0.25", "--momentum=0.8", "--weight-decay=0", "--scheduler=multi-step",

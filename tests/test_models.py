@@ -143,7 +143,7 @@ def test_numbers_come_back_from_a_checkpoint(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_prior_sizes_keep_shapes_and_strides(name):
     network = MODELS[name]
-    sizes = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+    sizes = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.05)[: len(network.priors) + 1]
     changed = network.with_prior_sizes(sizes)
     assert [m.shapes[0] for m in changed.priors] == [(size, size) for size in sizes[:-1]]
     assert [m.stride for m in changed.priors] == [m.stride for m in network.priors]

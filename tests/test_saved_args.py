@@ -18,7 +18,7 @@ OTHER = {
     "dataset_type": "yolo", "datasets": "/b", "validation_dataset": "/v", "train_split": "/t.txt",
     "val_split": "/v.txt", "strict_labels": True, "augmentation": "light", "cache": "ram",
     "workers": 7,
-    "net": "mb2-ssd", "image_size": "96x128", "mb2_width_mult": 0.5,
+    "net": "mb2-ssd", "priors": "fit", "image_size": "96x128", "mb2_width_mult": 0.5,
     "prior_sizes": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "base_net": "/w.pth",
     "pretrained_ssd": "/p.pth", "freeze_base_net": True, "freeze_net": True, "epochs": 60,
     "batch_size": 8, "optimizer": "adam", "lr": 0.2, "base_net_lr": 0.3, "extra_layers_lr": 0.4,

@@ -9,8 +9,8 @@ from vision.datasets.annotation_index import AnnotationIndex
 from vision.transforms.geometry import place_boxes, place_view
 from vision.transforms.presets import ViewTransform
 
-MAX_BOXES = 20_000  # more change the fit by less than its rounding
-FEWEST_VIEWS = 2_000  # of augmented images, so that few images give many views
+MAX_BOXES = 20_000  # for the shares that are stated, too
+FEWEST_VIEWS = 500  # of augmented images, so that few images give many views
 
 
 class BoxSample(NamedTuple):
@@ -59,7 +59,7 @@ def augmented_boxes(
         [np.stack([np.full(len(index), k), np.arange(len(index))], 1)
          for k, index in enumerate(indices)]
     )  # fmt: skip
-    chosen = rng.permutation(len(places))[:FEWEST_VIEWS]
+    chosen = rng.permutation(len(places))[: 4 * FEWEST_VIEWS]
     rounds = -(-FEWEST_VIEWS // max(1, len(chosen)))
     height, width = transform.image_size
     boxes, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]

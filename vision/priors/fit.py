@@ -4,7 +4,9 @@ k-means over all boxes and shapes (Redmon and Farhadi 2017, section 2) would put
 most boxes are: narrow and alike, none for sizes that are rare, and large ones on a fine map that
 cannot see large objects. Here each map is fitted to the boxes of its own sizes only: from its own
 smallest prior up to the next map's, and the first map to all smaller ones. Its own priors count as
-boxes too, so a map that few boxes belong to stays as it is.
+boxes too, so a map that few boxes belong to stays as it is. Where many boxes are smaller than the
+first map's priors, this is tried with all maps' sizes made smaller as well, the first map's most
+and the last one's not at all: no size up to the whole image is given up.
 """
 
 from collections.abc import Sequence
@@ -15,9 +17,11 @@ import numpy as np
 from vision.ops.priors import PriorMap
 from vision.priors.boxes import BoxSample
 
-RESTARTS = 8  # of the clustering, from other boxes
+FACTORS = (1.0, 0.7, 0.5, 0.35)  # of the first map's sizes
+LEAST_GAIN = 0.01  # of the score, for a smaller factor to be taken
+RESTARTS = 4  # of the clustering, from other boxes
 ROUNDS = 20  # of moving the shapes, at most
-MAX_FITTED = 8_000  # boxes of a map; a fit to more differs by less than its rounding
+MAX_FITTED = 2_000  # boxes of a map, at random; more change the shapes by a pixel or two
 OWN_WEIGHT = 0.02  # of a map's own priors together, where all boxes of all maps have 1
 OWN_SHARE = 0.1  # the same, over the weight of the map's boxes, if that is more
 
@@ -39,30 +43,46 @@ def fit_priors(
         sample: the boxes; a map without any keeps its priors.
         seed: of the clustering.
     """
-    rng = np.random.default_rng(seed)
     sides, centers = _in_shorter_sides(sample.boxes, image_size)
-    smallest = [min(w * h for w, h in prior_map.shapes) ** 0.5 for prior_map in maps]
-    edges = np.array(smallest[1:])
-    map_of = np.searchsorted(edges, np.sqrt(sides.prod(axis=1)), side="right")
-    fitted = []
-    for k, (prior_map, size) in enumerate(zip(maps, feature_map_sizes, strict=True)):
-        rows = np.flatnonzero(map_of == k)
-        if len(rows) > MAX_FITTED:
-            rows = rng.choice(rows, MAX_FITTED, replace=False)
-        weight = sample.weights[map_of == k].sum()
-        own = np.array(prior_map.shapes)
-        offsets = _offsets(centers[rows], prior_map, size, image_size)
-        weights = sample.weights[rows] * (weight / max(sample.weights[rows].sum(), 1e-12))
-        own_weight = max(OWN_WEIGHT, OWN_SHARE * weight) / len(own)
-        shapes = _cluster(
-            np.concatenate([sides[rows], own]),
-            np.concatenate([offsets, np.zeros_like(own)]),
-            np.concatenate([weights, np.full(len(own), own_weight)]),
-            own,
-            rng,
-        )
-        fitted.append(replace(prior_map, shapes=tuple(map(tuple, np.round(shapes, 4).tolist()))))
-    return tuple(fitted)
+    best, best_score = tuple(maps), -1.0
+    for factor in FACTORS:
+        rng = np.random.default_rng(seed)
+        fitted, score = [], 0.0
+        scaled = _scaled(maps, factor)
+        smallest = [min(w * h for w, h in prior_map.shapes) ** 0.5 for prior_map in scaled]
+        map_of = np.searchsorted(smallest[1:], np.sqrt(sides.prod(axis=1)), side="right")
+        for k, (prior_map, size) in enumerate(zip(scaled, feature_map_sizes, strict=True)):
+            rows = np.flatnonzero(map_of == k)
+            weight = sample.weights[rows].sum()
+            if len(rows) > MAX_FITTED:
+                rows = rng.choice(rows, MAX_FITTED, replace=False)
+            weights = sample.weights[rows] * (weight / max(sample.weights[rows].sum(), 1e-12))
+            offsets = _offsets(centers[rows], prior_map, size, image_size)
+            own = np.array(prior_map.shapes)
+            own_weight = max(OWN_WEIGHT, OWN_SHARE * weight) / len(own)
+            shapes = _cluster(
+                np.concatenate([sides[rows], own]),
+                np.concatenate([offsets, np.zeros_like(own)]),
+                np.concatenate([weights, np.full(len(own), own_weight)]),
+                own,
+                rng,
+            )
+            score += _score(_ious(sides[rows], offsets, shapes), weights)
+            shapes = np.round(shapes, 4).tolist()
+            fitted.append(replace(prior_map, shapes=tuple(map(tuple, shapes))))
+        if score > best_score + LEAST_GAIN:
+            best, best_score = tuple(fitted), score
+    return best
+
+
+def _scaled(maps: Sequence[PriorMap], factor: float) -> list[PriorMap]:
+    """Make the first map's shapes smaller by `factor`, those of the next ones less and less."""
+    last = max(1, len(maps) - 1)
+    factors = [factor ** (1 - k / last) for k in range(len(maps))]
+    return [
+        replace(prior_map, shapes=tuple((w * f, h * f) for w, h in prior_map.shapes))
+        for prior_map, f in zip(maps, factors, strict=True)
+    ]
 
 
 def _cluster(

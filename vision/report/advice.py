@@ -15,7 +15,9 @@ from vision.evaluation.errors import (
     gain_if_found,
 )
 from vision.ops.priors import build_priors
+from vision.priors.boxes import BoxSample, class_weights
 from vision.priors.coverage import MATCHED_FROM, best_prior_iou
+from vision.priors.fit import fit_priors
 from vision.report.analysis import Analysis
 from vision.report.dataset import SplitFacts
 from vision.report.inputs import NetworkFacts, RunHistory
@@ -25,7 +27,7 @@ LIMIT = 5
 SMALL = 32  # pixels of the input, of a box's side
 FEW_BOXES = 50
 MIN_GAIN = 0.005  # AP; less is not worth a line
-_FIT_BOXES = 3000  # for the search of prior sizes
+_FIT_BOXES = 3000  # enough for the shares that are stated
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,15 @@ def _small_boxes(analysis: Analysis, train: SplitFacts | None) -> Iterator[Advic
     share = hopeless.sum() / missed.sum()
     network = analysis.given.network
     if share > 0.2 and train is not None:
-        sizes, before, after = fit_prior_sizes(train, network)
+        before, after = coverage_by_fitting(train, network)
         gain = gain_if_found(analysis.matches, hopeless)
         if 1 - after < 0.7 * (1 - before) and gain >= MIN_GAIN:
             yield Advice(
                 gain,
                 f"{percent(share)} of {missed.sum()} missed boxes fit no prior (best IoU under "
-                f"{MATCHED_FROM}). Other sizes raise the share of training boxes that some prior "
+                f"{MATCHED_FROM}). Fitted priors raise the share of training boxes that some prior "
                 f"fits from {before:.2f} to {after:.2f}.",
-                "train_ssd.py --prior-sizes " + " ".join(f"{size:g}" for size in sizes),
+                "train_ssd.py --priors fit",
             )
     is_small = analysis.box_sizes < SMALL
     small_share = (missed & is_small).sum() / missed.sum()
@@ -91,33 +93,21 @@ def _small_boxes(analysis: Analysis, train: SplitFacts | None) -> Iterator[Advic
         )
 
 
-def fit_prior_sizes(
-    train: SplitFacts, facts: NetworkFacts
-) -> tuple[tuple[float, ...], float, float]:
-    """Search growing sizes that fit more of the training boxes than the network's own.
-
-    Returns:
-        The sizes, empty where none are better, and the share of boxes that some prior fits with
-        the network's own and with these.
-    """
-    boxes = train.some_boxes(_FIT_BOXES)
-
-    def coverage(priors: np.ndarray) -> float:
-        return float((best_prior_iou(boxes, priors) >= MATCHED_FROM).mean())
-
-    before = coverage(facts.priors_cxcywh)
-    best, best_coverage = (), before
-    num_maps = len(facts.feature_map_sizes)
-    for first in (0.03, 0.05, 0.07, 0.1, 0.14):
-        for last in (0.6, 0.95):
-            shares = [*np.geomspace(first, last, num_maps), last * 1.15]
-            sizes = tuple(round(float(share), 3) for share in shares)
-            maps = facts.network.with_prior_sizes(sizes).priors
-            priors = build_priors(facts.feature_map_sizes, facts.image_size, maps)
-            share = coverage(priors.numpy())
-            if share > best_coverage:
-                best, best_coverage = sizes, share
-    return best, before, best_coverage
+def coverage_by_fitting(train: SplitFacts, facts: NetworkFacts) -> tuple[float, float]:
+    """Return the share of the training boxes that some prior fits: now, and with fitted priors."""
+    step = max(1, -(-len(train.labels) // _FIT_BOXES))
+    boxes, labels = train.relative[::step], train.labels[::step]
+    sample = BoxSample(boxes, labels, class_weights(labels))
+    fitted = build_priors(
+        facts.feature_map_sizes,
+        facts.image_size,
+        fit_priors(facts.network.priors, facts.feature_map_sizes, facts.image_size, sample),
+    )
+    now, then = (
+        float((best_prior_iou(sample.boxes, priors) >= MATCHED_FROM).mean())
+        for priors in (facts.priors_cxcywh, fitted.numpy())
+    )
+    return now, then
 
 
 def _overfitting(history: RunHistory) -> Iterator[Advice]:
