@@ -21,13 +21,14 @@ from vision.deploy.onnx_file import describe, export_onnx, operators  # noqa: E4
 # restriction or with one that holds here: axes, K and sizes are constants. Of the matrix of 10.15
 # (fa5aa9f61e77) only a part was read: TopK, Transpose and Unsqueeze were not seen there. That of
 # 8.2 (release/8.2-GA) ends at opset 13, as these files do; its rows were not compared. TopK takes
-# K up to 3840 (docs.nvidia.com/deeplearning/tensorrt, operators, TopK).
+# K up to 3840 (docs.nvidia.com/deeplearning/tensorrt, operators, TopK). Resize is nearest,
+# asymmetric and floor, which the matrices of 7.0 to 10 have.
 TENSORRT = {
     "Add", "And", "ArgMax", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Conv",
     "Div", "Equal", "Exp", "Expand", "Gather", "GatherElements", "Gemm", "GlobalAveragePool",
     "Greater", "HardSigmoid", "Identity", "Less", "MatMul", "Max", "MaxPool", "Min", "Mul", "Pad",
-    "Pow", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid",
-    "Slice", "Softmax", "Split", "Sqrt", "Sub", "TopK", "Transpose", "Unsqueeze",
+    "Pow", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize",
+    "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Sub", "TopK", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
 
@@ -59,6 +60,14 @@ def test_tensorrt_knows_the_operators_and_onnxruntime_agrees(name, plain):
     exported = export_onnx(form, images, input_name="input_0", output_names=["scores", "boxes"])
     assert operators(exported) - TENSORRT == set()
     assert [entry.version for entry in exported.opset_import] == [13]
+    for node in exported.graph.node:
+        if node.op_type == "Resize":
+            modes = {item.name: item.s.decode() for item in node.attribute if item.s}
+            assert modes == {
+                "coordinate_transformation_mode": "asymmetric",
+                "mode": "nearest",
+                "nearest_mode": "floor",
+            }
     num_rows = len(model.priors_cxcywh) if plain else min(200, len(model.priors_cxcywh))
     assert shapes(exported.graph.input) == {"input_0": [1, 3, *model.image_size]}
     assert shapes(exported.graph.output) == {

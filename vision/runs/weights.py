@@ -200,6 +200,7 @@ def load_pretrained_ssd(model: SSD, source: str | Path, *, class_names: list[str
         weights, old_names = read_coco_weights(model.network)
     else:
         weights, old_names = read_state_dict(source)
+    weights = dict(model.network.adapt_detector(weights))
     adapted = []
     if old_names is not None and old_names != class_names:
         own = model.state_dict()

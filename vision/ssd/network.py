@@ -77,6 +77,7 @@ class Network:
             `family_backbone_names` does.
         adapt_backbone: changes a backbone file's tensors before they are named, where some have to
             be made of others.
+        adapt_detector: the same for a detector's file, where another network's is of use.
         min_matched_backbone: share of the backbone's tensors that a file has to fill; with less it
             is a file for another network.
         imagenet_weights: torchvision's name of a trained backbone, which --base-net imagenet loads.
@@ -97,6 +98,7 @@ class Network:
     parts: Parts = FAMILY_PARTS
     backbone_names: Callable[[Collection[str]], dict[str, str]] = family_backbone_names
     adapt_backbone: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
+    adapt_detector: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
     min_matched_backbone: float = 0.9
     imagenet_weights: str | None = None
     coco_weights: str | None = None

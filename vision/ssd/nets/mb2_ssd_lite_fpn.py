@@ -5,6 +5,7 @@ the finer one (feature pyramid, Lin et al. 2017, section 3), instead of 576 and 
 their own. That pays for most of the map at stride 8, which finds small objects.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ class PyramidSSD(FamilySSD):
         """Return the maps [B, C_k, H_k, W_k] that the heads look at, largest first."""
         maps = super().feature_maps(images)
         for k in reversed(range(len(self.source_layers) - 1)):
-            maps[k] = maps[k] + interpolate(maps[k + 1], size=maps[k].shape[-2:], mode="nearest")
+            size = [int(side) for side in maps[k].shape[-2:]]  # constants in an exported file
+            maps[k] = maps[k] + interpolate(maps[k + 1], size=size, mode="nearest")
         return maps
 
 
@@ -80,10 +82,30 @@ def build(network: Network, num_classes: int) -> PyramidSSD:
     )
 
 
+def adapt_detector(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Move the heads of an mb2-ssd-lite file, which has one map less, to the maps they fit here.
+
+    Those of its two largest maps see other channels, and are left out.
+    """
+    if "source_layer_add_ons.0.0.weight" in weights:
+        return weights
+    moved = {}
+    for name, tensor in weights.items():
+        part, _, rest = name.partition(".")
+        if part.endswith("_headers"):
+            index, _, rest = rest.partition(".")
+            if int(index) < 2:
+                continue
+            name = f"{part}.{int(index) + 1}.{rest}"
+        moved[name] = tensor
+    return moved
+
+
 MB2_SSD_LITE_FPN = replace(
     MB2_SSD_LITE,
     name="mb2-ssd-lite-fpn",
     build=build,
+    adapt_detector=adapt_detector,
     # 24, 48, 90, 135, 180, 225, 270, 315 px of 300.
     priors=growing_sizes(
         (0.08, 0.16, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05),
