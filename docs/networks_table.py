@@ -31,7 +31,19 @@ class Measured:
     ap: str = ""
 
 
-MEASURED = {"mb2-ssd-lite": Measured(milliseconds="10.1", ap="0.41 blood cells")}
+MEASURED = {
+    "mb2-ssd-lite": Measured("43", "0.47 blood cells"),
+    "mb2-ssd-lite-fpn": Measured("44", "0.51 blood cells"),
+    "mb2-ssd": Measured("63"),
+    "mb1-ssd": Measured("58"),
+    "mb1-ssd-lite": Measured("42"),
+    "mb3-large-ssd-lite": Measured("50"),
+    "mb3-small-ssd-lite": Measured("32"),
+    "sq-ssd-lite": Measured("33"),
+    "vgg16-ssd": Measured("527"),
+    "ssdlite320-mb3-large": Measured("42"),
+    "ssd300-vgg16": Measured("537"),
+}
 
 
 def table() -> str:
