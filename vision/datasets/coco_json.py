@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
+from vision.files.guarded import regular_only
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -54,7 +56,7 @@ class CocoJson:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = str(path)
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise ValueError(f"{self.path}: malformed JSON at byte 0: the file is empty")
             self.source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

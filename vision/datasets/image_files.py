@@ -8,6 +8,7 @@ import numpy as np
 
 from vision.datasets.image_headers import JPEG_MAGIC, TIFF_MAGIC, read_header
 from vision.datasets.jpeg import is_cut_off
+from vision.files.guarded import read_regular
 
 # Decoding to RGB directly saves the channel swap (530 against 500 images/s at 640x480, one core);
 # the flag came with OpenCV 4.11. The orientation is applied here, not by OpenCV, whose versions
@@ -39,7 +40,7 @@ def read_image(
         OSError: the file cannot be opened or read.
         ValueError: it is not a whole image, or its size is not `size`; the path is named.
     """
-    data = Path(path).read_bytes()
+    data = read_regular(path)
     try:
         height, width, orientation = read_header(io.BytesIO(data))
     except ValueError as error:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from vision.files.guarded import regular_only
+
 JPEG_MAGIC = b"\xff\xd8"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _pillow_limit = threading.Lock()
@@ -21,7 +23,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         OSError: the file cannot be opened or read.
         ValueError: it is not an image; the path is named.
     """
-    with open(path, "rb", buffering=0) as stream:
+    with open(path, "rb", buffering=0, opener=regular_only) as stream:
         try:
             height, width, orientation = _read_header_of_file(stream)
         except ValueError as error:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from vision.files.guarded import regular_only
+
 _MOST_BYTES = 1 << 20  # of a list of classes
 _SPLIT_KEYS = {"train": ["train"], "val": ["validation", "valid", "val"], "test": ["test"]}
 
@@ -94,7 +96,8 @@ def read_data_yaml(path: Path) -> DataYaml:
 def read_text(path: Path) -> str:
     """A UTF-8 text file, with or without a byte order mark."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig", opener=regular_only) as file:
+            return file.read()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
 

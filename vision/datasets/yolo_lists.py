@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vision.datasets.image_list import IMAGE_SUFFIXES
 from vision.datasets.yolo_config import read_text
+from vision.files.guarded import regular_only
 
 
 def read_list(root: Path, split_file: Path) -> list[str]:
@@ -37,7 +38,7 @@ def read_list(root: Path, split_file: Path) -> list[str]:
 def is_image_list(file: Path) -> bool:
     """Whether the first line of a text file is the path of an image."""
     try:
-        with open(file, encoding="utf-8-sig") as lines:
+        with open(file, encoding="utf-8-sig", opener=regular_only) as lines:
             first = next((line.strip() for line in lines if line.strip()), "")
     except (OSError, UnicodeDecodeError):
         return False

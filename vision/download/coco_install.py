@@ -14,6 +14,7 @@ from vision.download.download import fetch
 from vision.download.http_range import remote_length
 from vision.download.unzip import DamagedArchive, Member, UnsafeArchive, check_contents, extract
 from vision.files.atomic_file import write_atomically
+from vision.files.guarded import own_only
 
 try:
     import fcntl
@@ -32,7 +33,7 @@ def lock_folder(root: Path) -> Iterator[None]:
     Raises:
         ValueError: another process has the lock.
     """
-    with open(root / ".coco_downloader.lock", "w") as lock:
+    with open(root / ".coco_downloader.lock", "w", opener=own_only) as lock:
         if fcntl:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vision.files.atomic_file import sync_folder, write_atomically
+from vision.files.guarded import own_only
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,9 @@ class PartFile:
         self._load()
         if not self._done:
             self._record()  # before the first byte: a .part without a record is of another program
-        self._file = open(self.part_path, "r+b" if self._done else "w+b", buffering=0)  # noqa: SIM115
+        self._file = open(  # noqa: SIM115
+            self.part_path, "r+b" if self._done else "w+b", buffering=0, opener=own_only
+        )
 
     @property
     def num_done(self) -> int:

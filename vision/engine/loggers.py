@@ -46,6 +46,8 @@ class TensorBoard:
     def __init__(self, run: Path, config: dict, *, first_epoch: int):
         from torch.utils.tensorboard import SummaryWriter
 
+        if (run / "tensorboard").is_symlink():
+            raise ValueError(f"{run / 'tensorboard'} is a link; remove it")
         purge_step = first_epoch if first_epoch > 1 else None
         self._writer = SummaryWriter(run / "tensorboard", purge_step=purge_step)
 

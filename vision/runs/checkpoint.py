@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from vision.files.atomic_file import sync_folder, write_atomically
+from vision.files.guarded import read_regular
 
 FORMAT = "ssd-checkpoint/1"
 KEYS = {
@@ -81,7 +82,7 @@ def read_checkpoint(path: Path) -> dict:
     Raises:
         ValueError: one line that names the file and says what is wrong.
     """
-    content = path.read_bytes()
+    content = read_regular(path)
     comment = content[-_COMMENT_SIZE:]
     if not content:
         raise ValueError(f"{path}: the file is empty")

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 from vision.files.atomic_file import sync_folder, write_atomically
+from vision.files.guarded import own_only, read_regular
 from vision.runs.checkpoint import (
     BEST,
     LAST,
@@ -39,7 +40,7 @@ class RunLock:
     """
 
     def __init__(self, run: Path):
-        self._file = open(run / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  held while it runs
+        self._file = open(run / LOCK, "a+", encoding="utf-8", opener=own_only)  # noqa: SIM115  held while it runs
         self._file.seek(0)
         holder = self._file.read().strip() or "another process"
         try:
@@ -78,8 +79,8 @@ def read_config(run: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"{run}: no run there (looked for {CONFIG} and checkpoint_epoch_*.pt)")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        config = json.loads(read_regular(path).decode("utf-8"))
+    except (ValueError, RecursionError):
         config = None
     check_config(config, where=path)
     return config

@@ -17,6 +17,7 @@ from skimage import io as skimage_io
 from vision.datasets.image_files import read_image
 from vision.datasets.image_headers import JPEG_MAGIC, TIFF_MAGIC, read_header
 from vision.datasets.jpeg import is_cut_off
+from vision.files.guarded import regular_only
 
 # Kinds of files that training cannot use. A file that the system cannot read is not one of them:
 # its content may be intact.
@@ -148,7 +149,7 @@ def _check_once(file: str) -> ImageCheck:
         status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):
             return ImageCheck(file, "not a file", "a folder, pipe or device under an image's name")
-        with open(file, "rb") as stream:
+        with open(file, "rb", opener=regular_only) as stream:
             return _check_stream(file, stream, status.st_size)
     except OSError as error:
         return ImageCheck(file, "not accessible", error.strerror or str(error))
@@ -214,7 +215,7 @@ def _decode(file: str, stream) -> None:
 
 def _digest(file: str) -> str:
     digest = hashlib.sha256()
-    with open(file, "rb") as stream:
+    with open(file, "rb", opener=regular_only) as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

@@ -7,6 +7,7 @@ from pathlib import Path
 from vision.datasets.coco_folder import split_files
 from vision.datasets.coco_json import CocoJson, ImageRecord
 from vision.datasets.findings import Findings
+from vision.files.guarded import is_inside
 from vision.validate.image_check import ImageCheck
 
 
@@ -40,7 +41,8 @@ def find_annotation_files(image_folder: Path) -> list[tuple[Path, Path]]:
 class ImageEntries:
     """The image entries of annotation files, by the image's path relative to the checked folder.
 
-    An annotation file that cannot be read, and an image with two entries, become findings.
+    An annotation file that cannot be read, an image with two entries, and a name that leads out of
+    the folder become findings.
 
     Args:
         image_folder: the folder that is checked.
@@ -64,6 +66,10 @@ class ImageEntries:
         for _, _, records in CocoJson(annotation_file).chunks("images", ImageRecord):
             for record in records:
                 name = os.path.normpath(os.path.join(folder, record.file_name))
+                if not is_inside(name):
+                    message = f"the name that {annotation_file} gives leads out of the folder"
+                    findings.add("name outside the folder", name, message)
+                    continue
                 if name in self.by_name:
                     message = f"{self.by_name[name].annotation_file} and {annotation_file}"
                     findings.add("two entries", name, f"has entries in {message}")

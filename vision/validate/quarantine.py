@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from vision.files.atomic_file import write_atomically
+from vision.files.guarded import is_inside
 
 REPORT_NAME = "report.json"
 
@@ -71,6 +72,10 @@ def restore(image_folder: Path, *, dry_run: bool = False) -> tuple[list[str], li
         raise ValueError(f"{folder / REPORT_NAME}: no such file, so there is nothing to restore")
     restored, kept, problems = [], [], []
     for image in _read_report(folder):
+        if not (is_inside(image.file) and is_inside(image.moved_to)):
+            kept.append(image)
+            problems.append(f"{folder / REPORT_NAME}: {image.file!r} leads out of the folder")
+            continue
         source, target = folder / image.moved_to, image_folder / image.file
         if not source.exists():
             if not target.exists():

@@ -1,0 +1,61 @@
+"""Opening files and joining names that a stranger may have prepared.
+
+A data set or a run folder from elsewhere may hold a pipe under an image's name, which would be
+waited for without end, a link under the name of a file that is written, or names that lead out of
+the folder.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+
+def regular_only(path: str, flags: int) -> int:
+    """Open a file for `open(path, opener=regular_only)`: no pipe, socket or device, and no waiting.
+
+    Raises:
+        OSError: it is none that can be read to its end.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def own_only(path: str, flags: int) -> int:
+    """Open a file that the toolkit writes, for `open(path, opener=own_only)`: a link is refused.
+
+    What it leads to would be emptied or overwritten, wherever that is.
+
+    Raises:
+        OSError: a link, or no regular file.
+    """
+    if os.path.islink(path):  # also where there is no O_NOFOLLOW
+        raise OSError(errno.ELOOP, "is a link, which is not written through; remove it", str(path))
+    return regular_only(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Read a whole file as `regular_only` opens it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", opener=regular_only) as file:
+        return file.read()
+
+
+def is_inside(name: str) -> bool:
+    """Tell whether a name from a file stays in the folder that it is joined to.
+
+    It does not if it is absolute, on any system, or has a `..` in it. Links are not looked at: a
+    user may have linked folders of a data set.
+    """
+    windows = PureWindowsPath(name)
+    is_relative = not (PurePosixPath(name).is_absolute() or windows.drive or windows.root)
+    return is_relative and ".." not in windows.parts and bool(name)
