@@ -7,8 +7,10 @@ import threading
 import pytest
 from script_runs import FAST, call, tree
 
+from vision.command_line import run_script
 from vision.datasets.image_files import read_image
 from vision.datasets.image_headers import image_size
+from vision.datasets.image_list import scan_images
 from vision.datasets.sample import write_sample_dataset
 from vision.download.coco_install import lock_folder
 from vision.download.part_file import PartFile
@@ -156,6 +158,39 @@ def test_a_pipe_among_the_images_ends_a_run_with_a_line(tmp_path):
     done = call("train_ssd", "--datasets", root, "--checkpoint-folder", tmp_path / "run", *FAST)
     assert done.code == 1 and len(done.errors) == 1
     assert photo.name in done.errors[0] and "not a regular file" in done.errors[0]
+
+
+def test_folders_that_links_lead_to_twice_are_walked_once(tmp_path):
+    for name in ("a", "b/c"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.jpg").write_bytes(b"")
+    (tmp_path / "b/up").symlink_to(tmp_path)
+    (tmp_path / "a/again").symlink_to(tmp_path / "b")
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "a")  # a user's own link, to what is there too
+    found = scan_images(tmp_path).images
+    assert sorted(os.path.realpath(path) for path in found) == [
+        str(tmp_path / "a/1.jpg"), str(tmp_path / "b/c/1.jpg")
+    ]  # fmt: skip
+
+
+def test_an_error_is_one_line_without_terminal_commands(capsys):
+    def fail():
+        raise ValueError("names of\x1b[31m two\nlines\u202e, \u00fc and \U0001f600")
+
+    assert run_script(fail) == 1
+    assert capsys.readouterr().err == (
+        "error: names of\\x1b[31m two\\nlines\\u202e, \u00fc and \U0001f600\n"
+    )
+
+
+def test_metrics_of_an_older_run_are_kept(tmp_path):
+    root, run = tmp_path / "data", tmp_path / "run"
+    write_sample_dataset(root, num_train=4, num_val=2)
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    done = call("train_ssd", "--datasets", root, "--checkpoint-folder", run, *FAST)
+    assert done.code == 1 and "metrics.jsonl of an older run" in done.errors[0]
+    assert tree(run) == {"metrics.jsonl": b'{"epoch": 1}\n'}
 
 
 def test_a_config_nested_without_end_is_refused(tmp_path):

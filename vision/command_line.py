@@ -1,6 +1,7 @@
 """What the scripts share: a parser that takes older spellings, and exit codes for errors."""
 
 import argparse
+import contextlib
 import logging
 import re
 import sys
@@ -58,5 +59,11 @@ def run_script(work: Callable[[], int | None], *, explain: Explain | None = None
         line = explain(error) if explain else None
         if line is None:
             raise
-    print(f"error: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # a closed terminal
+        print(f"error: {printable(line)}", file=sys.stderr)
     return 1
+
+
+def printable(text: str) -> str:
+    """Escape line breaks, terminal commands and invisible letters: names in files may have them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

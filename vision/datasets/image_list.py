@@ -22,9 +22,18 @@ class ImagesBelow(NamedTuple):
 
 
 def scan_images(folder: str | Path, *, recursive: bool = True) -> ImagesBelow:
-    """Look for pictures in a folder, and unless `recursive` is false in those below it."""
+    """Look for pictures in a folder, and unless `recursive` is false in those below it.
+
+    A folder that links lead to more than once is looked at once.
+    """
     found = ImagesBelow([], [])
+    seen = set()  # a link may lead back to a folder above it, or to one that is walked anyway
     for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if name.startswith("."):

@@ -130,6 +130,10 @@ def refuse_used_folder(folder: Path) -> None:
             raise ValueError(
                 f"{folder}: there is a run already; --resume {folder}, or choose another folder"
             )
+    if (folder / METRICS).exists():  # a new run would write over it
+        raise ValueError(
+            f"{folder}: {METRICS} of an older run is there; move it away, or choose another folder"
+        )
 
 
 def locate_run(path: Path) -> tuple[Path, Path | None]:
