@@ -203,9 +203,10 @@ def workers_of(agent: int) -> list[int]:
             stat = (path / "stat").read_text().rpartition(")")[2].split()
             if int(stat[1]) == agent:
                 environment = (path / "environ").read_bytes().split(b"\0")
-                ranks[next(int(x[5:]) for x in environment if x.startswith(b"RANK="))] = int(
-                    path.name
-                )
+                # None: between fork and exec, or ended and not yet waited for.
+                rank = next((int(x[5:]) for x in environment if x.startswith(b"RANK=")), None)
+                if rank is not None:
+                    ranks[rank] = int(path.name)
     return [ranks[rank] for rank in sorted(ranks)]
 
 
