@@ -86,7 +86,7 @@ def test_label_flags_want_yolo_labels(tmp_path):
     root = make_coco(tmp_path / "coco")
     with pytest.raises(ValueError, match=r"coco: no data set .*YOLO.*it holds annotations/, val/"):
         open_split(root, "val", options=options)
-    with pytest.raises(ValueError, match=r"--strict-labels have no meaning"):
+    with pytest.raises(ValueError, match=r"--strict-labels has no meaning"):
         open_split(root, "val", layout="coco", options=options)
 
 
@@ -123,7 +123,7 @@ def touch(root, *names):
         (["train/_annotations.coco.json"], "if train/_annotations.coco.json has COCO annotations"),
         (["result.json", "images/a.jpg"], "copy it to annotations/instances_train.json"),
         (["annotations/person.json"], "if annotations/person.json has COCO annotations"),
-        (["Annotations/a.xml", "JPEGImages/a.jpg"], "Pascal VOC"),
+        (["VOC2007/ImageSets/Main/train.txt"], "VOC2007 is of Pascal VOC's layout; give that"),
         ([f"{letter}/x" for letter in "abcdefghijklm"], "i/, j/ and 3 more"),
     ],
     ids=["empty", "images", "roboflow", "label studio", "other name", "voc", "many"],

@@ -380,9 +380,9 @@ def test_labels_with_and_without_background(tmp_path):
         (b"", "empty"),
         (b"BACKGROUND\n", "empty"),
         (b"cat\ndog\ncat\n", "'cat' stands there twice"),
-        (b"caf\xe9\n", "not UTF-8"),
+        (b"caf\xe9\0\n", "holds binary data"),
     ],
-    ids=["empty", "background alone", "twice", "latin-1"],
+    ids=["empty", "background alone", "twice", "binary"],
 )
 def test_bad_labels_are_named(tmp_path, content, message):
     (tmp_path / "labels.txt").write_bytes(content)

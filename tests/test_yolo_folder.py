@@ -146,7 +146,7 @@ def test_data_yaml(tmp_path, names, places):
         ("classes.txt", "", "holds no class names"),
         ("classes.txt", "cat\n\ndog\n", "class 1 has no name"),
         ("classes.txt", "cat\ncat\n", "both called 'cat'"),
-        ("classes.txt", b"caf\xe9\n", "not UTF-8"),
+        ("classes.txt", b"caf\xe9\0\n", "holds binary data"),
     ],
 )
 def test_bad_class_lists_are_named(tmp_path, file, content, message):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from vision.files.guarded import regular_only
+from vision.files.text import read_text
 
 _MOST_BYTES = 1 << 20  # of a list of classes
 _SPLIT_KEYS = {"train": ["train"], "val": ["validation", "valid", "val"], "test": ["test"]}
@@ -91,15 +91,6 @@ def read_data_yaml(path: Path) -> DataYaml:
             f"{path}: nc is {entries['nc']}, but names has {len(classes)}; correct one of them"
         )
     return DataYaml(file=path, base=str(entries.get("path", "")), splits=splits, classes=classes)
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 text file, with or without a byte order mark."""
-    try:
-        with open(path, encoding="utf-8-sig", opener=regular_only) as file:
-            return file.read()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
 def _as_list(path: Path, key: str, value: object) -> list[str]:

@@ -91,7 +91,9 @@ def yolo_signs(root: Path) -> list[str]:
     found = [name for name in names if (root / name).is_file()]
     if not found and root.is_dir():
         found = [file.name for file in data_yamls(root)]
-    return found + [f"{path.name}/" for path in (root / "labels",) if path.is_dir()]
+    labels = root / "labels"
+    is_of_yolo = labels.is_dir() and next(labels.glob("*.xml"), None) is None  # else Pascal VOC's
+    return found + ["labels/"] * is_of_yolo
 
 
 def label_candidates(root: Path, image_file: str) -> Iterator[str]:

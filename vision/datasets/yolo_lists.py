@@ -5,8 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from vision.datasets.image_list import IMAGE_SUFFIXES
-from vision.datasets.yolo_config import read_text
 from vision.files.guarded import regular_only
+from vision.files.text import decode_text, read_text
+
+_FIRST_BYTES = 1 << 16
 
 
 def read_list(root: Path, split_file: Path) -> list[str]:
@@ -38,10 +40,11 @@ def read_list(root: Path, split_file: Path) -> list[str]:
 def is_image_list(file: Path) -> bool:
     """Whether the first line of a text file is the path of an image."""
     try:
-        with open(file, encoding="utf-8-sig", opener=regular_only) as lines:
-            first = next((line.strip() for line in lines if line.strip()), "")
-    except (OSError, UnicodeDecodeError):
+        with open(file, "rb", opener=regular_only) as stream:
+            lines = decode_text(stream.read(_FIRST_BYTES), file).splitlines()
+    except (OSError, ValueError):
         return False
+    first = next((line.strip() for line in lines if line.strip()), "")
     return os.path.splitext(first)[1].lower() in IMAGE_SUFFIXES
 
 

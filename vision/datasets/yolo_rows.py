@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BOM = b"\xef\xbb\xbf"
-
 
 @dataclass
 class LabelRows:
@@ -23,7 +21,7 @@ def read_rows(contents: Sequence[bytes]) -> LabelRows:
     values: list[float] = []
     lengths, file_indices, lines = [], [], []
     for file_index, content in enumerate(contents):
-        for number, line in enumerate(content.removeprefix(_BOM).splitlines(), 1):
+        for number, line in enumerate(content.splitlines(), 1):
             words = line.split()
             if not words:
                 continue

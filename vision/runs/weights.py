@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.hub import get_dir
 
 from vision.ops.priors import PriorMap
+from vision.files.text import read_text
 from vision.runs.checkpoint import FORMAT, load_tensors, read_checkpoint
 from vision.ssd.models import MODELS
 from vision.ssd.network import Network
@@ -140,13 +141,9 @@ def read_labels(path: str | Path) -> list[str]:
     """Read the foreground classes of a labels.txt, one a line, BACKGROUND there or not.
 
     Raises:
-        ValueError: a name stands there twice, there is none, or it is not UTF-8.
+        ValueError: a name stands there twice, there is none, or it is no text.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8; save it again as UTF-8 text") from None
-    names = [line.strip() for line in text.splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if names and names[0].upper() == "BACKGROUND":
         names = names[1:]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -7,13 +7,14 @@ from pathlib import Path
 from vision.datasets.folder_contents import contents_of
 from vision.datasets.layouts.coco import CocoLayout
 from vision.datasets.layouts.layout import Layout, OpenOptions, Source
+from vision.datasets.layouts.voc import VocLayout
 from vision.datasets.layouts.yolo import YoloLayout
 
 logger = logging.getLogger(__name__)
 
 # In the order in which they are tried: a folder that has COCO annotations besides its labels
 # (convert_yolo_to_coco.py writes them) is read as COCO.
-LAYOUTS: dict[str, type[Layout]] = {"coco": CocoLayout, "yolo": YoloLayout}
+LAYOUTS: dict[str, type[Layout]] = {"coco": CocoLayout, "yolo": YoloLayout, "voc": VocLayout}
 DATASET_TYPES = ("auto", *LAYOUTS)
 
 _NO_OPTIONS = OpenOptions()
@@ -52,14 +53,22 @@ def open_folder(
     """
     root = Path(root)
     name = _recognise(root, split, options) if layout == "auto" else layout
-    return LAYOUTS[name](root, options)
+    kind = LAYOUTS[name]
+    if not options.given <= kind.takes:
+        useless = options.only(options.given - kind.takes)
+        raise ValueError(
+            f"{root}: {kind.title} layout, in which {useless.flags()} has no meaning; leave it out"
+        )
+    return kind(root, options)
 
 
 def _recognise(root: Path, split: str, options: OpenOptions) -> str:
     """The name of the layout to take."""
     if not root.exists():
         raise ValueError(f"{root}: no such data set folder")
-    candidates = {name: kind for name, kind in LAYOUTS.items() if kind.takes_options or not options}
+    # With a flag of one layout, a folder that could also be read as another is of that one.
+    fitting = {name: kind for name, kind in LAYOUTS.items() if options.given <= kind.takes}
+    candidates = fitting or LAYOUTS
     for wanted in (split, None):
         reasons = {name: kind.recognise(root, wanted) for name, kind in candidates.items()}
         reasons = {name: reason for name, reason in reasons.items() if reason}
@@ -82,8 +91,6 @@ def _nothing_fits(root: Path, split: str, candidates: dict[str, type[Layout]]) -
     needs = "; ".join(f"{kind.title}: {kind.needs}" for kind in candidates.values())
     found = (kind.nearest(root, split) for kind in candidates.values())
     remedy = next((text for text in found if text), None)
-    if remedy is None and next(root.glob("*/*.xml"), None):
-        remedy = "its .xml files look like Pascal VOC, which is not read: convert them to COCO JSON"
     return f"{root}: no data set of a known layout ({needs}); it holds {contents_of(root)}" + (
         f"; {remedy}" if remedy else ""
     )

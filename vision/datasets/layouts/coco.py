@@ -12,6 +12,7 @@ class CocoLayout(Layout):
 
     title = "COCO"
     needs = "annotations/instances_<split>.json and images"
+    takes = frozenset({"boxes"})
 
     @staticmethod
     def recognise(root: Path, split: str | None) -> str | None:

@@ -1,12 +1,16 @@
 """What a layout of data sets is: how a folder is recognised, and how a split of it is opened."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from vision.datasets.annotation_index import AnnotationIndex
+from vision.datasets.findings import Findings
+
+logger = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
@@ -18,18 +22,41 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """What flags say about opening a folder; the layouts that cannot follow them refuse them.
+    """What flags say about opening a folder; a layout takes those that mean something in it.
 
     Attributes:
-        split_files: {split: file of image paths}, added to the folder's splits or instead of them.
-        strict_labels: a bad label line is an error, not a warning.
+        split_files: YOLO: {split: file of image paths}, added to the folder's splits or instead of
+            them.
+        strict_labels: YOLO: a bad label line is an error, not a warning.
+        label_format: YOLO: what a row holds, a key of `yolo_formats.LABEL_FORMATS`.
+        boxes: COCO: what the four numbers of a `bbox` are, a key of `coco_tables.BOX_FORMS`.
+        use_difficult: VOC: train on objects marked difficult, too.
+        one_based: VOC: pixels are counted from 1.
     """
 
     split_files: Mapping[str, str] = field(default_factory=dict)
     strict_labels: bool = False
+    label_format: str = "auto"
+    boxes: str = "xywh"
+    use_difficult: bool = False
+    one_based: bool = False
 
-    def __bool__(self) -> bool:
-        return bool(self.split_files) or self.strict_labels
+    @property
+    def given(self) -> frozenset[str]:
+        """The names of the options that are not at their default."""
+        defaults = OpenOptions()
+        names = (item.name for item in fields(self))
+        return frozenset(n for n in names if getattr(self, n) != getattr(defaults, n))
+
+    def only(self, names: frozenset[str]) -> "OpenOptions":
+        """These options, the others at their default."""
+        return replace(OpenOptions(), **{name: getattr(self, name) for name in names})
+
+    def flags(self) -> str:
+        """The flags of what is given, for a message."""
+        names = self.given - {"split_files"}
+        lists = [f"--{split}-split" for split in self.split_files]
+        return ", ".join([*lists, *sorted("--" + name.replace("_", "-") for name in names)])
 
 
 class Layout(ABC):
@@ -40,17 +67,12 @@ class Layout(ABC):
 
     title: ClassVar[str]  # in messages
     needs: ClassVar[str]  # what a folder has to hold
-    takes_options: ClassVar[bool] = False
+    takes: ClassVar[frozenset[str]] = frozenset()  # the OpenOptions that it follows
 
     def __init__(self, root: Path, options: OpenOptions) -> None:
-        """Raises: ValueError where the folder is incomplete or `options` are of no use here."""
-        if options and not self.takes_options:
-            raise ValueError(
-                f"{root}: {self.title} layout, in which --train-split, --val-split and "
-                "--strict-labels have no meaning; leave them out"
-            )
+        """Raises: ValueError where the folder is incomplete."""
         self.root = root
-        self.options = options
+        self.options = options.only(self.takes)
 
     @staticmethod
     @abstractmethod
@@ -84,3 +106,9 @@ class Layout(ABC):
             ValueError: there is no such split, or something in it is wrong; file, item and remedy
                 are named.
         """
+
+
+def log_findings(findings: Findings, where: str) -> None:
+    """Say how many findings of each kind there are."""
+    for kind, count in findings.counts.items():
+        logger.warning("%s: %d x %s", where, count, kind)

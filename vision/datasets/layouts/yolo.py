@@ -1,17 +1,14 @@
 """YOLO's layouts: a label file for each image; class names; splits as lists or folders."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
 
 from vision.datasets.annotation_index import AnnotationIndex, Category, build_index
 from vision.datasets.findings import Findings
-from vision.datasets.layouts.layout import Layout, OpenOptions, Source
+from vision.datasets.layouts.layout import Layout, OpenOptions, Source, log_findings
 from vision.datasets.yolo import YoloReader, YoloSplit
 from vision.datasets.yolo_folder import find_yolo_folder, yolo_signs
-
-logger = logging.getLogger(__name__)
 
 
 class YoloLayout(Layout):
@@ -19,14 +16,14 @@ class YoloLayout(Layout):
 
     title = "YOLO"
     needs = "labels/, images/ and class names in classes.txt or data.yaml"
-    takes_options = True
+    takes = frozenset({"split_files", "strict_labels", "label_format"})
 
     def __init__(self, root: Path, options: OpenOptions) -> None:
         super().__init__(root, options)
         findings = Findings()
         folder = find_yolo_folder(root, split_files=options.split_files, findings=findings)
         self._reader = YoloReader(folder, strict_labels=options.strict_labels, findings=findings)
-        self._log_findings("")
+        self._log_findings(f"{root}")
 
     @staticmethod
     def recognise(root: Path, split: str | None) -> str | None:
@@ -47,13 +44,12 @@ class YoloLayout(Layout):
                 f"write its image paths into splits/{split}.txt"
             )
         content = self._reader.read(split)
-        self._log_findings(f" in split {split}")
+        self._log_findings(f"{self.root}, split {split}")
         name = f"split {split} of {self.root}"
         return Source(index_of_yolo(content, name=name), content.image_folder)
 
     def _log_findings(self, where: str) -> None:
-        for kind, count in self._reader.findings.counts.items():
-            logger.warning("%s: %d x %s%s", self.root, count, kind, where)
+        log_findings(self._reader.findings, where)
         self._reader.findings = Findings()
 
 

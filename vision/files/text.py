@@ -1,0 +1,82 @@
+"""Reading the text files of a data set, whatever encoding the tool that wrote them used."""
+
+import codecs
+import gzip
+import logging
+import zlib
+from pathlib import Path
+
+from vision.files.guarded import read_regular
+
+logger = logging.getLogger(__name__)
+
+GZIP_MAGIC = b"\x1f\x8b"
+_MOST_UNPACKED = 8 << 30  # bytes of a .gz; COCO's largest annotation file has 0.5 GB
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file: UTF-8, UTF-16, UTF-32 or Windows-1252, gzip-compressed or not.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no text; the file is named.
+    """
+    return decode_text(read_regular(path), path)
+
+
+def decode_text(data: bytes, path: str | Path) -> str:
+    """Turn the bytes of a text file into text, as `read_text`; `path` is for messages."""
+    data = unpacked(data, path)
+    mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
+    encoding = _MARKS[mark] if mark else _encoding_without_mark(data)
+    try:
+        return data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8" or mark:
+            raise ValueError(f"{path}: not {encoding.upper()} text ({error.reason})") from None
+    if b"\0" in data:
+        raise ValueError(f"{path}: holds binary data, no text; is it the right file?")
+    logger.warning("%s: not UTF-8, read as Windows-1252; save it as UTF-8 to be sure", path)
+    return data.decode("cp1252", errors="replace")
+
+
+def unpacked(data: bytes, path: str | Path) -> bytes:
+    """The content of a gzip file; other bytes as they are.
+
+    Raises:
+        ValueError: it is damaged, or far larger than any annotation file.
+    """
+    if not data.startswith(GZIP_MAGIC):
+        return data
+    try:
+        decompressor = zlib.decompressobj(wbits=31)
+        content = decompressor.decompress(data, _MOST_UNPACKED)
+        if decompressor.unconsumed_tail:
+            raise ValueError(f"{path}: unpacks to more than {_MOST_UNPACKED >> 30} GB")
+        return content if decompressor.eof and not decompressor.unused_data else _all_parts(data)
+    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: a damaged gzip file ({error})") from None
+
+
+def _all_parts(data: bytes) -> bytes:
+    """The content of a gzip file that is cut off (an error) or has several parts."""
+    return gzip.decompress(data)
+
+
+def _encoding_without_mark(data: bytes) -> str:
+    """UTF-16 without a mark has a zero beside each letter of the first words."""
+    first = data[:64]
+    if len(first) >= 4 and len(first) % 2 == 0 and any(first):
+        if not any(first[1::2]):
+            return "utf-16-le"
+        if not any(first[0::2]):
+            return "utf-16-be"
+    return "utf-8"
