@@ -28,12 +28,13 @@ import torch
 from vision.args import default_workers
 from vision.command_line import FamilyParser, run_script
 from vision.datasets.coco import CocoDetection
+from vision.datasets.join_classes import source_with_classes
 from vision.datasets.layouts.choose import open_split
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.machine_limits import explain
 from vision.engine.precision import choose_device
 from vision.evaluation.bootstrap import NUM_RESAMPLES
-from vision.evaluation.coco_boxes import categories_by_name, ground_truth_from_index, relabel
+from vision.evaluation.coco_boxes import ground_truth_from_index
 from vision.evaluation.evaluate import evaluate
 from vision.files.atomic_file import write_atomically
 from vision.nn.cpu.optimize import optimize_for_inference
@@ -49,7 +50,9 @@ from vision.report.comparison import (
 from vision.report.inputs import Validation, describe_network, read_history
 from vision.runs.load_model import load_for_inference
 from vision.runs.run_folder import read_config
-from vision.training.data import DataSplit, open_sources, shared_loader
+from vision.training.build import open_data
+from vision.training.data import DataSplit, shared_loader
+from vision.training.saved_args import read_saved_arguments
 from vision.transforms.presets import build_eval_transform
 
 logger = logging.getLogger("compare_runs")
@@ -128,16 +131,10 @@ def open_val(args: argparse.Namespace, config: dict, run: str) -> tuple[DataSpli
     """Read the annotations that all runs are evaluated on, and say where they are."""
     if args.dataset:
         return DataSplit(args.split, [open_split(args.dataset, args.split)]), args.dataset
-    saved = config["arguments"]
-    names = ("validation_dataset", "train_split", "val_split", "strict_labels")
-    data = open_sources(
-        saved["datasets"],
-        layout=saved.get("dataset_type") or "auto",
-        **{name: saved[name] for name in names if name in saved},
-    )
+    data = open_data(read_saved_arguments(config["arguments"]))
     if not data.val.sources:
         raise ValueError(f"{run}: it has no val split; --dataset ROOT names one")
-    return data.val, saved.get("validation_dataset") or " ".join(saved["datasets"])
+    return data.val, data.val_flags[1]
 
 
 def check_val_data(configs: list[dict], names: list[str], val: DataSplit, where: str) -> None:
@@ -157,14 +154,13 @@ def measure(args: argparse.Namespace, path: str, val: DataSplit, where: str) -> 
     device = choose_device(args.device)
     model, classes, _ = load_for_inference(path)
     names = [item["name"] for item in classes]
-    index = val.indices[0]
-    categories = categories_by_name(names, index.categories, where=index.annotation_file)
-    dataset = CocoDetection(val.sources, transform=build_eval_transform(model.image_size))
+    sources = [source_with_classes(source, names) for source in val.sources]
+    dataset = CocoDetection(sources, transform=build_eval_transform(model.image_size))
     loader = shared_loader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
     )
     logger.info("%s: %d images at %dx%d", path, len(dataset), *model.image_size)
-    truth = relabel(ground_truth_from_index(val.indices), categories)
+    truth = ground_truth_from_index([index for index, _ in sources])
     network = describe_network(model)
     result = evaluate(
         optimize_for_inference(model).to(device, memory_format=torch.channels_last),
@@ -180,7 +176,7 @@ def measure(args: argparse.Namespace, path: str, val: DataSplit, where: str) -> 
             ground_truth=truth,
             class_names=names,
             network=network,
-            sources=val.sources,
+            sources=sources,
             weights=path,
             dataset=where,
         )

@@ -31,10 +31,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vision.args import default_workers, image_size
+from vision.args import add_reading_flags, default_workers, image_size, reading_options
 from vision.command_line import FamilyParser, run_script
 from vision.datasets.coco import CocoDetection
-from vision.datasets.layouts.choose import DATASET_TYPES, open_folder, open_split
+from vision.datasets.join_classes import source_with_classes
+from vision.datasets.layouts.choose import open_folder, open_split
+from vision.datasets.layouts.coco import open_pair
 from vision.datasets.layouts.layout import Source
 from vision.deploy.detect import OnnxDetector
 from vision.deploy.detectnet import CLUSTERING, DetectNet
@@ -44,9 +46,7 @@ from vision.engine.machine_limits import explain
 from vision.engine.precision import PRECISIONS, choose_device, choose_precision
 from vision.evaluation.coco_boxes import (
     Detections,
-    categories_by_name,
     ground_truth_from_index,
-    relabel,
 )
 from vision.evaluation.coco_eval import EVALUATORS
 from vision.evaluation.coco_results import detections_json, explain_nothing_found, metrics_table
@@ -89,10 +89,10 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
         "for its COCO weights of --net, or .onnx file of export_ssd.py")  # fmt: skip
     add("--net", choices=tuple(MODELS), help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
-    add("--dataset", "--datasets", required=True, metavar="ROOT",
-        help="data set folder")  # fmt: skip
-    add("--dataset-type", choices=DATASET_TYPES, default="auto",
-        help="layout of --dataset; auto: as recognised")  # fmt: skip
+    add("--dataset", "--datasets", metavar="ROOT", help="data set folder")
+    add("--val-json", metavar="FILE", help="COCO annotations, instead of --dataset")
+    add("--val-images", metavar="DIR", help="the images of --val-json")
+    add_reading_flags(parser)
     add("--split", default="val", metavar="NAME", help="split to evaluate: val, test, train")
     add("--output-dir", "--eval-dir", metavar="DIR",
         help="gets metrics.json, detections.json and report.html")  # fmt: skip
@@ -123,6 +123,12 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse values that cannot work, naming the flag."""
+    if not args.dataset and not args.val_json:
+        parser.error("--dataset ROOT is needed, or --val-json FILE with --val-images DIR")
+    if args.dataset and args.val_json:
+        parser.error("--dataset and --val-json both name what to evaluate on; give one of them")
+    if bool(args.val_json) != bool(args.val_images):
+        parser.error("--val-json FILE and --val-images DIR belong together")
     if args.batch_size < 1:
         parser.error("--batch-size must be 1 or more")
     if args.workers < 0:
@@ -166,11 +172,10 @@ def evaluate_split(args: argparse.Namespace) -> None:
         args.trained_model, net=args.net, label_file=args.label_file, image_size=args.image_size
     )
     class_names = [item["name"] for item in classes]
-    source = open_split(args.dataset, args.split, layout=args.dataset_type)
+    source = source_with_classes(open_source(args), class_names)
     index = source.index
     if not len(index):
         raise ValueError(f"{index.annotation_file}: it lists no images")
-    categories = categories_by_name(class_names, index.categories, where=index.annotation_file)
     dataset = CocoDetection([source], transform=build_eval_transform(model.image_size))
     loader = shared_loader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
@@ -180,7 +185,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
         len(dataset), *model.image_size, len(class_names), device, precision,
         torch.get_num_threads(), args.workers,
     )  # fmt: skip
-    ground_truth = relabel(ground_truth_from_index(index), categories)
+    ground_truth = ground_truth_from_index(index)
     network = describe_network(model)
     result = evaluate(
         optimize_for_inference(model).to(device, memory_format=torch.channels_last),
@@ -207,7 +212,8 @@ def evaluate_split(args: argparse.Namespace) -> None:
             network=network,
             sources=[source],
             weights=args.trained_model,
-            dataset=args.dataset,
+            dataset=args.dataset or args.val_json,
+            dataset_flags=dataset_flags(args),
             split=args.split,
             train_sources=find_train_sources(args),
             weights_flags=weights_flags(args),
@@ -215,13 +221,13 @@ def evaluate_split(args: argparse.Namespace) -> None:
             score_threshold=settings.score_threshold,
             iou_threshold=settings.iou_threshold,
         )
-        report(args, result, validation, [category.category_id for category in categories])
+        report(args, result, validation, [category.category_id for category in index.categories])
 
 
 def evaluate_file(args: argparse.Namespace) -> None:
     """Measure an exported file on its own runtime, with its own way of resizing."""
     detector = OnnxDetector(args.trained_model, threshold=args.score_threshold or 0.0)
-    source = open_split(args.dataset, args.split, layout=args.dataset_type)
+    source = open_source(args)
     runtime = args.runtime
     if runtime == "auto":
         runtime = "detectnet" if detector.about["target"] == "jetson" else "onnxruntime"
@@ -255,6 +261,21 @@ def evaluate_file(args: argparse.Namespace) -> None:
         )
 
 
+def open_source(args: argparse.Namespace) -> Source:
+    """Read the images and boxes to evaluate on."""
+    options = reading_options(args)
+    if args.val_json:
+        return open_pair(args.val_json, args.val_images, options=options)
+    return open_split(args.dataset, args.split, layout=args.dataset_type, options=options)
+
+
+def dataset_flags(args: argparse.Namespace) -> list[str]:
+    """Return what a command needs to read the same images and boxes."""
+    if args.val_json:
+        return ["--val-json", args.val_json, "--val-images", args.val_images]
+    return ["--dataset", args.dataset]
+
+
 def threshold_of(args: argparse.Namespace) -> float:
     """The score from which on precision and recall count boxes, and detectNet shows them."""
     return SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
@@ -268,9 +289,14 @@ def weights_flags(args: argparse.Namespace) -> list[str]:
 
 def find_train_sources(args: argparse.Namespace) -> list[Source] | None:
     """Read the training split beside the one that is evaluated, for the report; None without."""
-    if not args.output_dir or args.split == "train":
+    if not args.output_dir or args.split == "train" or args.val_json:
         return None
-    folder = open_folder(args.dataset, split=args.split, layout=args.dataset_type)
+    folder = open_folder(
+        args.dataset,
+        split=args.split,
+        layout=args.dataset_type,
+        options=reading_options(args),
+    )
     return [folder.open("train")] if "train" in folder.splits else None
 
 

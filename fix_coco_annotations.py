@@ -62,6 +62,8 @@ def fix_annotations(root: Path, *, dry_run: bool) -> None:
     repairs = [plan_repair(path) for path in files]
     check_same_classes(repairs)
     for path, repair in zip(files, repairs, strict=True):
+        for doubt in repair.doubts:
+            print(f"{path}: {doubt}")
         if not repair.is_needed:
             print(f"{path}: already fixed, unchanged")
             continue
@@ -102,6 +104,7 @@ def describe(repair: Repair) -> list[str]:
     for what, rows in (
         ("without width and height, read from their files", ~repair.images.has_size),
         ("whose id is text, numbered", repair.images.has_text_id),
+        ("whose name is spelled in another way than their file's", repair.images.is_renamed),
     ):
         if rows.any():
             example = repair.images.names[int(rows.argmax())]

@@ -9,6 +9,7 @@ from yolo_factory import BOX, make_folder
 
 from vision.datasets.coco_index import load_coco_index
 from vision.datasets.layouts.choose import open_split
+from vision.datasets.layouts.layout import OpenOptions
 from vision.datasets.sample import write_sample_dataset
 from vision.training.data import DataSplit, check_classes, open_sources
 
@@ -114,9 +115,9 @@ def test_yolo_lists_of_the_command_line_replace_the_folders(tmp_path):
 def test_bad_yolo_labels_are_counted_or_refused(tmp_path, caplog):
     root = make_folder(tmp_path / "yolo", {"a.jpg": f"{BOX}\n7 0.5 0.5 0.1 0.1\n"}, split="train")
     assert len(open_sources([root]).train.indices[0].labels) == 1
-    assert f"{root}: 1 x unknown class in split train" in caplog.text
+    assert f"{root}, split train: 1 x unknown class" in caplog.text
     with pytest.raises(ValueError, match=r"a\.txt:2"):
-        open_sources([root], strict_labels=True)
+        open_sources([root], options=OpenOptions(strict_labels=True))
 
 
 # ---- describing
@@ -128,13 +129,16 @@ def test_description_by_hand(tmp_path):
         [],
         [box(3, 90, 40, 30, 30), box(3, 200, 0, 5, 5), box(3, 0, 0, 0, 5)],
     ]
-    first, accepted, left_out, classes = open_val(write_coco(tmp_path, boxes=boxes)).describe()
+    first, accepted, left_out, clipped, classes = open_val(
+        write_coco(tmp_path, boxes=boxes)
+    ).describe()
     assert first == "val: 3 images, 4 boxes, 1 images without, 1 crowds"
     assert accepted.endswith(
         "instances_val.json: 6 annotations without area, taken as width x height, 5 annotations "
         "without iscrowd, taken as 0; fix_coco_annotations.py writes them in"
     )
     assert "boxes left out: 2 no area inside the image" in left_out
+    assert "1 boxes (25 %) reach outside their images" in clipped
     assert classes == "val: cat 3, dog 1"
 
 

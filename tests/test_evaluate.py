@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -316,14 +317,27 @@ def test_scores_that_are_not_numbers_are_named():
     assert "diverged" in lines[-1]
 
 
+def test_the_common_classes_are_evaluated_and_the_others_named(run_eval, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("BACKGROUND\ndog\nhorse\ncat\n")  # the weights' own: dog, owl, cat
+    code, output, errors = run_eval("--label-file", labels, "--json")
+    assert code == 0
+    assert "horse not annotated there, and not counted in its images" in errors
+    assert re.search(r"owl \(\d+ boxes\) left out", errors)
+    per_class = json.loads(output)["per_class"]
+    assert list(per_class) == ["dog", "horse", "cat"] and per_class["horse"]["AP"] is None
+    everything = json.loads(run_eval("--json")[1])["per_class"]
+    assert [per_class[name] for name in ("cat", "dog")] == [everything[n] for n in ("cat", "dog")]
+
+
 def test_other_classes_are_refused_in_one_line(run_eval, tmp_path):
     labels = tmp_path / "labels.txt"
-    labels.write_text("BACKGROUND\ncat\ndog\nhorse\n")
+    labels.write_text("BACKGROUND\nfox\nhen\nhorse\n")
     code, _, errors = run_eval("--label-file", labels)
     assert code == 1
-    said, line = errors.strip().splitlines()
+    said, *_, line = errors.strip().splitlines()
     assert "COCO layout" in said
-    assert line.startswith("error: ") and "cat, dog, owl" in line and "cat, dog, horse" in line
+    assert line.startswith("error: ") and "cat, dog, owl" in line and "fox, hen, horse" in line
 
 
 @pytest.mark.parametrize(

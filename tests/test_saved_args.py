@@ -17,7 +17,9 @@ START = ["--datasets", "/data", "--checkpoint-folder", "/run", "--image-size", "
 OTHER = {
     "dataset_type": "yolo", "datasets": "/b", "validation_dataset": "/v", "train_split": "/t.txt",
     "val_split": "/v.txt", "strict_labels": True, "augmentation": "light", "cache": "ram",
-    "workers": 7,
+    "workers": 7, "train_json": ["/a.json"], "train_images": ["/a"], "val_json": ["/v.json"],
+    "val_images": ["/v"], "boxes": "xyxy", "label_format": "pose", "use_difficult": True,
+    "one_based": True, "balance_data": True,
     "net": "mb2-ssd", "priors": "fit", "image_size": "96x128", "mb2_width_mult": 0.5,
     "prior_sizes": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "base_net": "/w.pth",
     "pretrained_ssd": "/p.pth", "freeze_base_net": True, "freeze_net": True, "epochs": 60,
@@ -34,6 +36,8 @@ MAY_CHANGE = {
     "epochs", "workers", "device", "tensorboard", "logger", "report", "checkpoint_every_steps",
     "checkpoint_every_minutes", "keep_last", "on_save_error", "base_net", "pretrained_ssd",
     "dataset_type", "datasets", "validation_dataset", "train_split", "val_split",
+    "train_json", "train_images", "val_json", "val_images", "boxes", "label_format",
+    "use_difficult", "one_based",
 }  # fmt: skip
 
 
@@ -48,7 +52,14 @@ def resume(arguments: dict, *flags: str):
 
 
 def written(name: str) -> list[str]:
-    """The flag with its other value, as on a command line."""
+    """The flag with its other value, as on a command line, and the one that belongs to it."""
+    part = name.rpartition("_")
+    if part[2] in ("json", "images"):
+        return [word for end in ("json", "images") for word in _written(f"{part[0]}_{end}")]
+    return _written(name)
+
+
+def _written(name: str) -> list[str]:
     value = OTHER[name]
     if value is True:
         return [flag_of(name)]
@@ -70,7 +81,8 @@ def test_each_flag_changes_or_is_refused_with_both_values(name):
     assert old != new
     if name in MAY_CHANGE:
         args, changes = resume(before, *written(name))
-        assert saved_arguments(args)[name] == new and changes == {name: [old, new]}
+        assert saved_arguments(args)[name] == new and changes.pop(name) == [old, new]
+        assert set(changes) <= {name.replace("json", "images"), name.replace("images", "json")}
         return
     with pytest.raises(ValueError) as refusal:
         resume(before, *written(name))
@@ -95,7 +107,8 @@ def test_kept_images_may_move_between_memory_and_disk(old, new):
 
 
 def test_without_flags_everything_is_as_saved():
-    flags = [word for name in sorted(OTHER) for word in written(name)]
+    names = sorted(OTHER.keys() - {"validation_dataset"})  # --val-json stands for it
+    flags = [word for name in names for word in written(name)]
     before = saved(*flags)
     args, changes = resume(before)
     assert changes == {} and saved_arguments(args) == before

@@ -141,7 +141,6 @@ def test_data_yaml(tmp_path, names, places):
         ("data.yaml", "names: [cat]\nnc: 2", "nc is 2, but names has 1"),
         ("data.yaml", "names: {a: b}", "names: must be"),
         ("data.yaml", "names: [[cat]]", "class 0 has no name"),
-        ("data.yaml", "names: [cat]\nkpt_shape: [17, 3]", "key points"),
         ("data.yaml", "names: [cat]\ntrain: {a: b}", "train: must be"),
         ("classes.txt", "", "holds no class names"),
         ("classes.txt", "cat\n\ndog\n", "class 1 has no name"),

@@ -17,8 +17,11 @@ from typing import Any
 import torch
 
 from vision.command_line import FamilyParser, flag_of
+from vision.datasets.box_forms import BOX_FORMS
 from vision.datasets.image_cache import CACHES
 from vision.datasets.layouts.choose import DATASET_TYPES
+from vision.datasets.layouts.layout import OpenOptions
+from vision.datasets.yolo_formats import LABEL_FORMATS
 from vision.engine.distributed import local_world_size
 from vision.engine.loggers import LOGGERS
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
@@ -134,6 +137,33 @@ class TrainArguments:
     val_split: str | None = flag(
         None, "yolo: file of validation image paths",
         read=absolute_path, metavar="FILE", resume=CHECKED, group="data")  # fmt: skip
+    train_json: tuple[str, ...] | None = flag(
+        None, "COCO annotation files to train on, besides or instead of --datasets",
+        read=absolute_path, nargs="+", metavar="FILE", resume=CHECKED, group="data")  # fmt: skip
+    train_images: tuple[str, ...] | None = flag(
+        None, "the images of --train-json: one folder, or one for each file",
+        read=absolute_path, nargs="+", metavar="DIR", resume=CHECKED, group="data")  # fmt: skip
+    val_json: tuple[str, ...] | None = flag(
+        None, "COCO annotation files to validate on, instead of the val splits",
+        read=absolute_path, nargs="+", metavar="FILE", resume=CHECKED, group="data")  # fmt: skip
+    val_images: tuple[str, ...] | None = flag(
+        None, "the images of --val-json",
+        read=absolute_path, nargs="+", metavar="DIR", resume=CHECKED, group="data")  # fmt: skip
+    boxes: str | None = flag(
+        None, "coco: what the numbers of a bbox are; default: xywh, or an error where they look "
+        "like something else", choices=BOX_FORMS, resume=CHECKED, group="data")  # fmt: skip
+    label_format: str = flag(
+        "auto", "yolo: what a label row holds; auto: by its length",
+        choices=LABEL_FORMATS, resume=CHECKED, group="data")  # fmt: skip
+    use_difficult: bool = flag(
+        False, "voc: train on objects marked difficult, too; validation ignores them",
+        read=bool, resume=CHECKED, group="data")  # fmt: skip
+    one_based: bool = flag(
+        False, "voc: pixels are counted from 1, so 1 is subtracted from all coordinates, as "
+        "qfgaohao's pytorch-ssd does", read=bool, resume=CHECKED, group="data")  # fmt: skip
+    balance_data: bool = flag(
+        False, "train on about as many images of each class as the rarest has",
+        read=bool, group="data")  # fmt: skip
     strict_labels: bool = flag(
         False, "yolo: a bad label line or an unknown class id is an error",
         read=bool, group="data")  # fmt: skip
@@ -300,6 +330,28 @@ def default_workers() -> int:
     return max(1, min(8, cores // 2))
 
 
+def pairs_of(files: Sequence[str] | None, folders: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Put annotation files and image folders together; one folder may be for all."""
+    files, folders = files or (), folders or ()
+    return list(zip(files, folders * len(files) if len(folders) == 1 else folders, strict=True))
+
+
+def reading_options(args: Any) -> OpenOptions:
+    """What the flags say about reading data: of TrainArguments, or of `add_reading_flags`."""
+    names = ("strict_labels", "label_format", "boxes", "use_difficult", "one_based")
+    return OpenOptions(**{name: getattr(args, name) for name in names if hasattr(args, name)})
+
+
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a data set is read, as train_ssd.py has them."""
+    for name in ("dataset_type", "boxes", "label_format", "one_based"):
+        about = FLAGS[name].metadata
+        options: dict[str, Any] = {"default": FLAGS[name].default, "help": about["help"]}
+        options |= {"action": "store_true"} if about["read"] is bool else {}
+        options |= {"choices": about["choices"]} if about["choices"] else {}
+        parser.add_argument(flag_of(name), **options)
+
+
 def build_train_parser(**kwargs) -> FamilyParser:
     """Build the parser of train_ssd.py; `kwargs` go to ArgumentParser."""
     parser = FamilyParser(
@@ -360,10 +412,14 @@ def find_problem(args: TrainArguments) -> str | None:
         return "--force-override needs --resume RUN"
     elif not args.checkpoint_folder and not args.dry_run and not args.overfit:
         return "--checkpoint-folder RUN is needed (or --resume RUN)"
-    elif not args.datasets:
-        return "--datasets ROOT is needed (or --resume RUN)"
-    if args.dataset_type == "coco" and (args.train_split or args.val_split or args.strict_labels):
-        return "--train-split, --val-split, --strict-labels: of YOLO data, not --dataset-type coco"
+    elif not args.datasets and not args.train_json:
+        return "--datasets ROOT is needed (or --train-json FILE --train-images DIR, --resume RUN)"
+    for name in ("train", "val"):
+        files, folders = (getattr(args, f"{name}_{what}") or () for what in ("json", "images"))
+        if bool(files) != bool(folders) or len(folders) not in (0, 1, len(files)):
+            return f"--{name}-json and --{name}-images: give one folder, or one for each file"
+    if args.validation_dataset and args.val_json:
+        return "--validation-dataset and --val-json both name the val split; give one of them"
     for name in (*args.logger, *["tensorboard"] * args.tensorboard):
         if find_spec(name) is None:
             return f"--logger {name} needs a package that is not installed: pip install {name}"

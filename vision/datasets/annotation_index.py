@@ -1,6 +1,6 @@
 """Index of one split: its images and boxes in flat arrays, for training and evaluation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,6 +43,11 @@ class AnnotationIndex:
     # what the file lacks or has in another form, and what stands for it -> how often
     accepted: dict[str, int]
     rejected: dict[str, np.ndarray]  # reason -> int64, image ids of boxes not used in training
+    clipped_ids: np.ndarray  # int64, image ids of boxes that reach outside by more than a pixel
+    doubts: list[str]  # what contradicts itself, in words
+    # Labels of classes that nobody marked in these images, so that nothing there is known not to
+    # be one: those of the other data sets that are trained or evaluated together.
+    unannotated: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -55,6 +60,24 @@ class AnnotationIndex:
         """Count the trainable boxes of labels 1, 2, ...: int64 [C]."""
         labels = self.labels[self.trainable]
         return np.bincount(labels, minlength=len(self.categories) + 1)[1:]
+
+    def take(self, images: np.ndarray) -> "AnnotationIndex":
+        """The index of some images, at ascending positions [N]."""
+        counts = np.diff(self.box_offsets)[images]
+        starts = self.box_offsets[:-1][images]
+        ends = np.cumsum(counts)
+        rows = np.arange(counts.sum()) + np.repeat(starts - (ends - counts), counts)
+        columns = ("boxes_xywh", "clipped_boxes", "labels", "areas", "iscrowd", "trainable")
+        name_bytes, name_offsets = _pack_names([self.file_name(image) for image in images])
+        return replace(
+            self,
+            image_ids=self.image_ids[images],
+            sizes=self.sizes[images],
+            name_bytes=name_bytes,
+            name_offsets=name_offsets,
+            box_offsets=np.concatenate([[0], ends]),
+            **{name: getattr(self, name)[rows] for name in columns},
+        )
 
     def num_empty_images(self) -> int:
         """Count the images without a trainable box."""
@@ -75,6 +98,7 @@ def build_index(
     areas: np.ndarray,
     iscrowd: np.ndarray,
     accepted: dict[str, int] | None = None,
+    doubts: list[str] | None = None,
 ) -> AnnotationIndex:
     """Sort boxes by image, and leave out those without area inside their image.
 
@@ -90,6 +114,7 @@ def build_index(
         areas: float64 [A]; width x height is taken where it is not finite.
         iscrowd: bool [A].
         accepted: {what the file lacks and what stands for it: how often}.
+        doubts: what contradicts itself, in words.
     """
     clipped = clip_boxes(boxes_xywh, sizes[rows])
     finite = finite_boxes(boxes_xywh)
@@ -121,6 +146,8 @@ def build_index(
             "no area inside the image": image_ids[rows[finite & ~has_area]],
             "thinner than 1 px": image_ids[rows[keep[~trainable]]],
         },
+        clipped_ids=image_ids[rows[has_area & _reaches_outside(boxes_xywh, clipped)]],
+        doubts=doubts or [],
     )
 
 
@@ -142,6 +169,12 @@ def clip_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         clipped[:, axis] = np.maximum(start, 0)
         clipped[:, axis + 2] = np.minimum(start + extent, limits)
     return clipped
+
+
+def _reaches_outside(boxes_xywh: np.ndarray, clipped: np.ndarray) -> np.ndarray:
+    """Tell which boxes lose more than a pixel on a side when they are clipped: bool [A]."""
+    low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+    return ((clipped[:, :2] - low > 1) | (high - clipped[:, 2:] > 1)).any(axis=1)
 
 
 def _pack_names(names: list[str]) -> tuple[bytes, np.ndarray]:

@@ -55,6 +55,7 @@ class CocoDetection(Dataset):
         self.categories = sources[0][0].categories
         self.transform = transform
         self.seed = seed
+        self._has_unannotated = any(index.unannotated for index, _ in sources)
         self.cache: ImageCache | None = None  # for a transform with `plan` and `apply`
         self._ends = np.cumsum([len(index) for index, _ in sources])
         everything = np.arange(self._ends[-1])
@@ -73,7 +74,9 @@ class CocoDetection(Dataset):
 
         Returns:
             image and {boxes float32 [N, 4] xyxy pixels of the image, labels int64 [N], iscrowd
-            bool [N], image_id, index (i), orig_size (height, width)}; N may be 0.
+            bool [N], image_id, index (i), orig_size (height, width)}; N may be 0. Where sources
+            lack classes that others have, also unannotated bool [C + 1], the labels that nobody
+            marked in this image.
 
         Raises:
             ValueError, OSError: the file cannot be read, or has another size than its entry.
@@ -103,6 +106,8 @@ class CocoDetection(Dataset):
         path = os.path.join(folder, index.file_name(row))
         size = tuple(index.sizes[row].tolist())
         target = {**_target(index, row, size), "index": int(i)}
+        if self._has_unannotated:
+            target["unannotated"] = _unannotated(index)
         rng = np.random.default_rng((self.seed, int(epoch), int(i)))
         has_plan = hasattr(self.transform, "plan")
         return path, target, rng, self.transform.plan(size, target, rng) if has_plan else None
@@ -130,6 +135,13 @@ def _target(index: AnnotationIndex, row: int, size: tuple[int, int]) -> dict[str
         "image_id": int(index.image_ids[row]),
         "orig_size": size,
     }
+
+
+def _unannotated(index: AnnotationIndex) -> np.ndarray:
+    """bool [C + 1]: the classes that nobody marked in the images of this source."""
+    mask = np.zeros(len(index.categories) + 1, bool)
+    mask[list(index.unannotated)] = True
+    return mask
 
 
 def check_image_files(index: AnnotationIndex, folder: str | os.PathLike) -> None:

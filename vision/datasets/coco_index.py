@@ -1,14 +1,17 @@
 """A COCO annotation file as an index of flat arrays."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from vision.datasets.annotation_index import NOT_FINITE, AnnotationIndex, Category, build_index
+from vision.datasets.box_forms import look_at_boxes, to_xywh
 from vision.datasets.coco_ids import MISSING_ID, CocoIds
 from vision.datasets.coco_json import CategoryRecord, CocoJson
+from vision.datasets.coco_kinds import refuse_other_kinds
 from vision.datasets.coco_tables import (
     Annotations,
     Images,
@@ -18,34 +21,45 @@ from vision.datasets.coco_tables import (
     read_images,
 )
 from vision.datasets.image_headers import image_size
+from vision.datasets.image_names import find_all
 from vision.files.available_memory import give_back_freed_memory
 
 _NUM_THREADS = 8  # they wait for the disk side by side
 
 
 def load_coco_index(
-    annotation_file: str | os.PathLike, image_folder: str | os.PathLike | None = None
+    annotation_file: str | os.PathLike,
+    image_folder: str | os.PathLike | None = None,
+    *,
+    box_form: str | None = None,
 ) -> AnnotationIndex:
     """Read an annotation file in COCO's format into flat arrays.
 
     A missing `area` becomes width x height, a missing `iscrowd` 0, missing `annotations` none; ids
-    that are text become numbers. `accepted` of the index counts them.
+    that are text become numbers; images are found under other spellings of their names. `accepted`
+    of the index counts them.
 
     Args:
         annotation_file: the file.
-        image_folder: where images are looked at for the sizes that the file does not give.
+        image_folder: where images are looked for, and at for the sizes that the file does not give.
+        box_form: what the numbers of a `bbox` are, one of BOX_FORMS; None: COCO's x, y, width and
+            height, unless the file's boxes tell that they are something else.
 
     Raises:
         ValueError: malformed JSON (names the byte offset), an entry of a wrong type, the same id
-            twice, or an annotation of an unknown image or category; names file and entry.
+            twice, an annotation of an unknown image or category, boxes of another form, or
+            annotations of another kind; names file and entry.
         OSError: the file cannot be read.
     """
-    index = _index_of(CocoJson(annotation_file), image_folder)
+    index = _index_of(CocoJson(annotation_file), image_folder, box_form)
     give_back_freed_memory()  # after COCO glibc kept 120 MB of 185 for later
     return index
 
 
-def _index_of(document: CocoJson, image_folder: str | os.PathLike | None) -> AnnotationIndex:
+def _index_of(
+    document: CocoJson, image_folder: str | os.PathLike | None, box_form: str | None
+) -> AnnotationIndex:
+    refuse_other_kinds(document)
     ids = CocoIds()
     categories = read_categories(document, ids)
     images = read_images(document, ids)
@@ -54,7 +68,13 @@ def _index_of(document: CocoJson, image_folder: str | os.PathLike | None) -> Ann
     rows = positions_of(annotations.image_ids, images.ids)
     labels = positions_of(annotations.category_ids, category_ids) + 1
     _refuse_unknown(document.path, annotations, ids, rows, labels)
+    accepted = dict(_accepted(ids, images, annotations))
+    if image_folder is not None:
+        accepted |= find_image_files(images, image_folder)
     read_missing_sizes(document.path, images, image_folder)
+    if box_form is None:
+        check_box_form(document.path, annotations, images, rows)
+        box_form = "xywh"
     return build_index(
         document.path,
         [_category(label, record) for label, record in enumerate(categories, 1)],
@@ -63,11 +83,53 @@ def _index_of(document: CocoJson, image_folder: str | os.PathLike | None) -> Ann
         sizes=images.sizes,
         rows=rows,
         labels=labels,
-        boxes_xywh=annotations.boxes_xywh,
+        boxes_xywh=to_xywh(annotations.boxes_xywh, images.sizes[rows], box_form),
         areas=annotations.areas,
         iscrowd=annotations.iscrowd == 1,
-        accepted=dict(_accepted(ids, images, annotations)),
+        accepted=accepted,
+        doubts=list(find_doubts(images, annotations)),
     )
+
+
+def find_image_files(images: Images, image_folder: str | os.PathLike) -> dict[str, int]:
+    """Replace names by those of the files that are there; count them, for `accepted`."""
+    found, count, example = find_all(images.names, image_folder)
+    images.is_renamed = np.array(
+        [old != new for old, new in zip(images.names, found, strict=True)], dtype=bool
+    )
+    images.names = found
+    what = f"images found under another spelling of their name ({example})"
+    return {what: count} if count else {}
+
+
+def check_box_form(path: str, annotations: Annotations, images: Images, rows: np.ndarray) -> None:
+    """Refuse boxes that are not COCO's, as far as all of them together tell.
+
+    Raises:
+        ValueError: says what they look like, and the flag that reads them.
+    """
+    known = rows >= 0
+    signature = look_at_boxes(annotations.boxes_xywh[known], images.sizes[rows[known]])
+    if signature.looks_like:
+        raise ValueError(
+            f"{path}: its boxes look like {signature.looks_like} instead of COCO's x, y, width and "
+            f"height in pixels: {signature.reason}; read them with --boxes "
+            f"{signature.looks_like}, or with --boxes xywh as they are"
+        )
+
+
+def find_doubts(images: Images, annotations: Annotations) -> Iterator[str]:
+    """Yield what in a file contradicts itself, in words."""
+    names = Counter(images.names)
+    repeated = [name for name, count in names.items() if count > 1]
+    if repeated:
+        yield (
+            f"{len(repeated)} images are listed twice, each entry with its own boxes (first "
+            f"{repeated[0]}): what one entry marks is background in the other; join the entries"
+        )
+    crowds = annotations.iscrowd == 1
+    if len(crowds) and crowds.all():
+        yield f"all its {len(crowds)} annotations are crowds, from which nothing is learned"
 
 
 def read_missing_sizes(path: str, images: Images, image_folder: str | os.PathLike | None) -> None:
@@ -128,10 +190,12 @@ def _refuse_unknown(
         if unknown.any():
             first = int(np.argmax(unknown))
             number = numbers[first]
+            own_id = annotations.ids[first]
+            name = f"annotations[{first}]" if own_id == MISSING_ID else f"annotation {own_id}"
             owner = f"has unknown {what} {texts.shown(number)}"
             if number == MISSING_ID:
                 owner = f"has no {what}_id"
             raise ValueError(
-                f"{path}: annotation {annotations.ids[first]} {owner} ({int(unknown.sum())} such "
+                f"{path}: {name} {owner} ({int(unknown.sum())} such "
                 "annotations); run fix_coco_annotations.py to drop them"
             )

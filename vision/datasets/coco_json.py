@@ -20,7 +20,7 @@ class CategoryRecord(msgspec.Struct, gc=False):
     """One entry of `categories`, without the keys that are not used."""
 
     id: int | str
-    name: str
+    name: str | int | float | None = None
     original_id: int | None = None
 
 

@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 
 from vision.datasets.annotation_index import NOT_FINITE
+from vision.datasets.class_names import tidy_name, unique_names
 from vision.datasets.coco_ids import CocoIds, id_array, is_text, numbers_or_missing
 from vision.datasets.coco_json import AnnotationRecord, CategoryRecord, CocoJson, ImageRecord
 
@@ -24,6 +25,7 @@ class Images:
     sizes: np.ndarray  # int32 [I, 2], (height, width); 0 where the file has none
     has_size: np.ndarray  # bool [I]
     has_text_id: np.ndarray  # bool [I]
+    is_renamed: np.ndarray  # bool [I]: the file was found under another spelling, `names` has it
 
 
 @dataclass
@@ -73,11 +75,14 @@ def read_images(document: CocoJson, ids: CocoIds) -> Images:
             f"{both[1]}); give one of them another id"
         )
     has_text_id = is_text(given_ids) if ids.images.count else np.zeros(len(names), bool)
-    return Images(numbers, names, sizes.astype(np.int32), has_size, has_text_id)
+    is_renamed = np.zeros(len(names), bool)
+    return Images(numbers, names, sizes.astype(np.int32), has_size, has_text_id, is_renamed)
 
 
 def read_categories(document: CocoJson, ids: CocoIds) -> list[CategoryRecord]:
     """Read `categories`, sorted by id, which is a number; note in `ids` those that are text.
+
+    Names become one line each, and different ones.
 
     Raises:
         ValueError: there are none, or two have the same id.
@@ -93,7 +98,13 @@ def read_categories(document: CocoJson, ids: CocoIds) -> list[CategoryRecord]:
     if duplicate is not None:
         shown = ids.categories.shown(duplicate)
         raise ValueError(f"{document.path}: category id {shown} is there twice")
-    return sorted(records, key=lambda r: r.id)
+    records.sort(key=lambda r: r.id)
+    # The ids from before fix_coco_annotations.py, so that its file gives the same names.
+    numbers = [r.id if r.original_id is None else r.original_id for r in records]
+    names = map(tidy_name, [record.name for record in records], numbers)
+    for record, name in zip(records, unique_names(list(names), numbers), strict=True):
+        record.name = name
+    return records
 
 
 def read_annotations(document: CocoJson, ids: CocoIds) -> Annotations:

@@ -37,6 +37,7 @@ def read_yolo(
     class_file: str | Path | None = None,
     strict_labels: bool = False,
     has_confidence: bool = False,
+    label_format: str = "auto",
     findings: Findings | None = None,
     progress: Callable[..., Iterable] = no_progress,
 ) -> dict[str, YoloSplit]:
@@ -47,7 +48,7 @@ def read_yolo(
             labels are found.
         split_files: {split: file of image paths}, added to those found, or instead of them.
         class_file: a file with one class name a line.
-        strict_labels, has_confidence, findings, progress: as `YoloReader` takes them.
+        strict_labels, has_confidence, label_format, findings, progress: as `YoloReader` takes them.
 
     Raises:
         OSError, ValueError: as `find_yolo_folder` and `YoloReader.read` do.
@@ -57,6 +58,7 @@ def read_yolo(
         find_yolo_folder(root, split_files=split_files, class_file=class_file, findings=findings),
         strict_labels=strict_labels,
         has_confidence=has_confidence,
+        label_format=label_format,
         findings=findings,
     )
     return {split: reader.read(split, progress=progress) for split in reader.folder.splits}
@@ -73,6 +75,8 @@ class YoloReader:
         folder: where everything lies.
         strict_labels: a malformed row or an unknown class is an error.
         has_confidence: rows may end with a confidence, which is ignored.
+        label_format: what a row holds, one of LABEL_FORMATS; with "auto" they are key points where
+            data.yaml has a kpt_shape.
         findings: collects what was wrong, by kind.
     """
 
@@ -82,12 +86,15 @@ class YoloReader:
         *,
         strict_labels: bool = False,
         has_confidence: bool = False,
+        label_format: str = "auto",
         findings: Findings | None = None,
     ) -> None:
         self.folder = folder
         self.findings = Findings() if findings is None else findings
         self._strict = strict_labels
         self._has_confidence = has_confidence
+        is_pose = label_format == "auto" and folder.has_key_points
+        self._format = "pose" if is_pose else label_format
         self._owners: dict[str, str] = {}  # the image of each label file, over all splits
         _warn_of_shared_images(folder, self.findings)
 
@@ -106,7 +113,10 @@ class YoloReader:
         root, listed = self.folder.root, self.folder.splits[split]
         images = _without_repetitions(split, listed, self.findings)
         parser = LabelParser(
-            self.findings, strict=self._strict, has_confidence=self._has_confidence
+            self.findings,
+            strict=self._strict,
+            has_confidence=self._has_confidence,
+            label_format=self._format,
         )
         blocks: list[LabelledImages] = []
         for _ in progress(self._read_into(parser, images, blocks), total=len(images)):

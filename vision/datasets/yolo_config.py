@@ -19,6 +19,7 @@ class DataYaml:
     base: str
     splits: dict[str, list[str]]
     classes: dict[int, str] | None
+    has_key_points: bool
 
 
 def read_class_file(path: Path) -> dict[int, str]:
@@ -77,8 +78,6 @@ def read_data_yaml(path: Path) -> DataYaml:
         raise ValueError(f"{path}: not valid YAML ({problem})") from None
     if not isinstance(entries, dict):
         raise ValueError(f"{path}: expected lines such as 'train: images/train' and 'names:'")
-    if "kpt_shape" in entries:
-        raise ValueError(f"{path}: its labels are key points (kpt_shape), not boxes")
     splits = {
         split: _as_list(path, key, entries[key])
         for split, keys in _SPLIT_KEYS.items()
@@ -90,7 +89,13 @@ def read_data_yaml(path: Path) -> DataYaml:
         raise ValueError(
             f"{path}: nc is {entries['nc']}, but names has {len(classes)}; correct one of them"
         )
-    return DataYaml(file=path, base=str(entries.get("path", "")), splits=splits, classes=classes)
+    return DataYaml(
+        file=path,
+        base=str(entries.get("path", "")),
+        splits=splits,
+        classes=classes,
+        has_key_points="kpt_shape" in entries,
+    )
 
 
 def _as_list(path: Path, key: str, value: object) -> list[str]:

@@ -30,6 +30,7 @@ class YoloFolder:
     root: Path
     classes: dict[int, str]
     splits: dict[str, list[str]]
+    has_key_points: bool = False  # as data.yaml says
 
 
 def find_yolo_folder(
@@ -79,7 +80,7 @@ def find_yolo_folder(
         )
     for split, images in splits.items():
         _check_images(root, split, images)
-    return YoloFolder(root, classes, splits)
+    return YoloFolder(root, classes, splits, bool(config and config.has_key_points))
 
 
 def yolo_signs(root: Path) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vision.datasets.findings import Findings
+from vision.datasets.yolo_formats import FormatSignature, usable_rows
 from vision.datasets.yolo_rows import LabelRows, spans
 
 # Labels have six decimals: a box that sticks out by less is at the border, not outside.
@@ -33,14 +34,22 @@ class LabelParser:
         findings: gets every row that is left out or changed, with file and line.
         strict: a malformed row or an unknown class is a ValueError naming file and line.
         has_confidence: a row may end with a confidence, which is ignored.
+        label_format: what a row holds, one of LABEL_FORMATS.
     """
 
     def __init__(
-        self, findings: Findings, *, strict: bool = False, has_confidence: bool = False
+        self,
+        findings: Findings,
+        *,
+        strict: bool = False,
+        has_confidence: bool = False,
+        label_format: str = "auto",
     ) -> None:
         self._findings = findings
         self._strict = strict
         self._has_confidence = has_confidence
+        self._format = label_format
+        self._signature = FormatSignature()
         self.num_rows = 0
         self.first_file: str | None = None  # that has a row
         self._files: list[str] = []
@@ -57,8 +66,9 @@ class LabelParser:
         lengths = rows.lengths
         if self._has_confidence:
             lengths = lengths - ((lengths >= 6) & (lengths % 2 == 0))
+        self._signature.add(rows)
         starts = np.cumsum(rows.lengths) - rows.lengths
-        is_box, is_segment = lengths == 5, (lengths >= 7) & (lengths % 2 == 1)
+        is_box, is_segment = usable_rows(lengths, self._format)
         for row in np.flatnonzero(~(is_box | is_segment)).tolist():
             self._reject(int(images[row]), int(rows.lines[row]), int(lengths[row]))
 
@@ -76,6 +86,8 @@ class LabelParser:
         label_file = self._files[image_index]
         hint = "; is the last a confidence? (--confidence)" if length == 6 else ""
         message = f"{length} numbers, where 5 make a box and 7, 9, ... a segment{hint}"
+        if self._format != "auto":
+            message = f"{length} numbers, which --label-format {self._format} does not have"
         if length == 0:
             message = "not a row of numbers"
         if self._strict:
@@ -90,8 +102,17 @@ class LabelParser:
             classes: {class id: name}; rows of other classes are left out.
 
         Raises:
-            ValueError: a class is unknown, and the parser is strict.
+            ValueError: a class is unknown, and the parser is strict; or the rows look like another
+                format than they are read as.
         """
+        other = self._signature.looks_like() if self._format == "auto" else None
+        if other:
+            name = other.split(":")[0]
+            raise ValueError(
+                f"{self.first_file}: its rows, and those of the other label files, look like "
+                f"{other}; read them with --label-format {name}, or with --label-format segment as "
+                "polygons"
+            )
         rows = np.concatenate(self._tables)
         is_known = np.isin(rows[:, 2], list(classes))
         if self._strict and not is_known.all():

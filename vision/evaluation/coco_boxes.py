@@ -1,11 +1,11 @@
 """Ground truth and detections of a whole data set, as flat arrays."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from vision.datasets.annotation_index import AnnotationIndex, Category
+from vision.datasets.annotation_index import AnnotationIndex
 
 
 @dataclass
@@ -19,6 +19,14 @@ class GroundTruth:
     boxes_xywh: np.ndarray  # float64 [A, 4], pixels
     areas: np.ndarray  # float64 [A]: the annotation's `area`, usually that of the segmentation
     iscrowd: np.ndarray  # bool [A]
+    # bool [I, C + 1]: the classes that nobody marked in an image; None: all were, everywhere
+    unannotated: np.ndarray | None = None
+
+    def counted(self, detections: "Detections") -> "Detections":
+        """Leave out detections of classes that nobody marked in their image."""
+        if self.unannotated is None:
+            return detections
+        return detections.take(~self.unannotated[detections.image_index, detections.labels])
 
 
 @dataclass
@@ -102,7 +110,10 @@ def ground_truth_from_index(
     )
     num_images = int(first_image[-1])
     rows = np.arange(len(image_index))
+    num_classes = len(sources[0].categories)
+    unannotated = _unannotated(sources, num_classes)
     if image_indices is not None:
+        unannotated = None if unannotated is None else unannotated[image_indices]
         position = np.full(num_images, -1)
         position[image_indices] = np.arange(len(image_indices))
         image_index, num_images = position[image_index], len(image_indices)
@@ -110,45 +121,21 @@ def ground_truth_from_index(
         rows = rows[np.argsort(image_index[rows], kind="stable")]
     return GroundTruth(
         num_images=num_images,
-        num_classes=len(sources[0].categories),
+        num_classes=num_classes,
         image_index=image_index[rows],
         labels=np.concatenate([source.labels for source in sources])[rows].astype(np.int64),
         boxes_xywh=np.concatenate([source.boxes_xywh for source in sources])[rows],
         areas=np.concatenate([source.areas for source in sources])[rows],
         iscrowd=np.concatenate([source.iscrowd for source in sources])[rows],
+        unannotated=unannotated,
     )
 
 
-def categories_by_name(
-    class_names: Sequence[str], categories: Sequence[Category], *, where: str
-) -> list[Category]:
-    """Find a model's classes in an annotation file.
-
-    Args:
-        class_names: the model's, of labels 1..C.
-        categories: the file's, in any order.
-        where: the file, for the message.
-
-    Returns:
-        The file's category for each of the model's labels.
-
-    Raises:
-        ValueError: the names differ; the message has both lists.
-    """
-    names = [category.name for category in categories]
-    if list(class_names) == names:
-        return list(categories)
-    if len(set(names)) < len(names) or sorted(names) != sorted(class_names):
-        raise ValueError(
-            f"{where}: its classes are not the model's: {', '.join(names)} in the file, "
-            f"{', '.join(class_names)} in the model"
-        )
-    by_name = {category.name: category for category in categories}
-    return [by_name[name] for name in class_names]
-
-
-def relabel(ground_truth: GroundTruth, categories: Sequence[Category]) -> GroundTruth:
-    """Renumber the labels from 1 in the order of `categories`, from `categories_by_name`."""
-    new_label = np.zeros(ground_truth.num_classes + 1, np.int64)
-    new_label[[category.label for category in categories]] = np.arange(1, len(categories) + 1)
-    return replace(ground_truth, labels=new_label[ground_truth.labels])
+def _unannotated(sources: Sequence[AnnotationIndex], num_classes: int) -> np.ndarray | None:
+    """bool [I, C + 1]: what nobody looked for; None where everything was annotated everywhere."""
+    if not any(source.unannotated for source in sources):
+        return None
+    rows = np.zeros((len(sources), num_classes + 1), bool)
+    for row, source in zip(rows, sources, strict=True):
+        row[list(source.unannotated)] = True
+    return np.repeat(rows, list(map(len, sources)), axis=0)

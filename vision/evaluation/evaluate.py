@@ -94,12 +94,11 @@ def evaluate(
     if num_seen != ground_truth.num_images:
         raise ValueError(f"evaluated {num_seen} images of {ground_truth.num_images}")
     start = time.perf_counter()
-    metrics = evaluate_boxes(
-        ground_truth, whole.detections, class_names=class_names, evaluator=evaluator
-    )
+    detections = ground_truth.counted(whole.detections)
+    metrics = evaluate_boxes(ground_truth, detections, class_names=class_names, evaluator=evaluator)
     return EvaluationResult(
         metrics=metrics,
-        detections=whole.detections,
+        detections=detections,
         top_scores=dict(zip(class_names, whole.top_scores.tolist(), strict=True)),
         losses=_mean_losses(whole.batch_losses, num_seen),
         seconds={**whole.seconds, "coco": time.perf_counter() - start},

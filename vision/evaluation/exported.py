@@ -9,15 +9,14 @@ from typing import Protocol
 import numpy as np
 
 from vision.datasets.image_files import read_image
+from vision.datasets.join_classes import source_with_classes
 from vision.datasets.layouts.layout import Source
 from vision.engine.metrics import show_progress
 from vision.evaluation.coco_arrays import match_boxes
 from vision.evaluation.coco_boxes import (
     Detections,
     GroundTruth,
-    categories_by_name,
     ground_truth_from_index,
-    relabel,
 )
 from vision.evaluation.coco_eval import evaluate_boxes
 
@@ -73,10 +72,10 @@ def measure(
         ValueError: the split has no images, other classes, or an image that cannot be read.
         OSError: an image cannot be opened.
     """
+    source = source_with_classes(source, class_names)
     index = source.index
     if not len(index):
         raise ValueError(f"{index.annotation_file}: it lists no images")
-    categories = categories_by_name(class_names, index.categories, where=index.annotation_file)
     parts, seconds = [], []
     for i in show_progress(range(len(index)), "measure"):
         path = Path(source.image_folder) / index.file_name(i)
@@ -85,8 +84,8 @@ def measure(
         found = predict(image)
         seconds.append(time.perf_counter() - start)
         parts.append(_to_arrays(found, i))
-    detections = Detections.concatenate(parts)
-    truth = relabel(ground_truth_from_index(index), categories)
+    truth = ground_truth_from_index(index)
+    detections = truth.counted(Detections.concatenate(parts))
     metrics = evaluate_boxes(truth, detections, class_names=class_names, evaluator=evaluator)
     metrics |= thresholded(truth, detections, score_threshold=score_threshold)
     remaining = detections.take(detections.scores >= score_threshold)
@@ -94,7 +93,7 @@ def measure(
         metrics=metrics,
         ap_at_threshold=evaluate_boxes(truth, remaining, class_names=class_names)["AP"],
         detections=detections,
-        category_ids=[category.category_id for category in categories],
+        category_ids=[category.category_id for category in index.categories],
         milliseconds=float(np.median(seconds)) * 1e3,
     )
 

@@ -10,8 +10,14 @@ import numpy as np
 from vision.datasets.annotation_index import NOT_FINITE, clip_boxes, finite_boxes
 from vision.datasets.coco_folder import image_folder_of
 from vision.datasets.coco_ids import MISSING_ID, CocoIds
-from vision.datasets.coco_index import read_missing_sizes
+from vision.datasets.coco_index import (
+    check_box_form,
+    find_doubts,
+    find_image_files,
+    read_missing_sizes,
+)
 from vision.datasets.coco_json import CategoryRecord, CocoJson
+from vision.datasets.coco_kinds import refuse_other_kinds
 from vision.datasets.coco_tables import (
     Annotations,
     Images,
@@ -36,6 +42,7 @@ class Repair:
     new_ids: np.ndarray  # int64 [A]; MISSING_ID where the annotation keeps its id
     set_area: np.ndarray  # bool [A]
     set_iscrowd: np.ndarray  # bool [A]
+    doubts: list[str]  # what contradicts itself, in words; nothing is done about it
 
     @cached_property
     def new_category_ids(self) -> dict[int, int]:
@@ -51,8 +58,8 @@ class Repair:
 
     @cached_property
     def changed_images(self) -> np.ndarray:
-        """bool [I]: images that get a size, or a number in place of an id that is text."""
-        return ~self.images.has_size | self.images.has_text_id
+        """bool [I]: images that get a size, a number for an id, or the name of their file."""
+        return ~self.images.has_size | self.images.has_text_id | self.images.is_renamed
 
     @property
     def is_needed(self) -> bool:
@@ -73,10 +80,17 @@ def plan_repair(path: str | os.PathLike) -> Repair:
         OSError: the file cannot be read.
     """
     document = CocoJson(path)
+    refuse_other_kinds(document)
     ids = CocoIds()
     categories, images = read_categories(document, ids), read_images(document, ids)
     annotations = read_annotations(document, ids)
-    read_missing_sizes(document.path, images, image_folder_of(Path(path)))
+    image_folder = image_folder_of(Path(path))
+    if image_folder is not None:
+        find_image_files(images, image_folder)
+    read_missing_sizes(document.path, images, image_folder)
+    check_box_form(
+        document.path, annotations, images, positions_of(annotations.image_ids, images.ids)
+    )
     dropped = _dropped(annotations, images, categories)
     drop = np.logical_or.reduce([*dropped.values()])
     renumbered, new_ids = _new_ids(annotations.ids, ~drop)
@@ -91,8 +105,9 @@ def plan_repair(path: str | os.PathLike) -> Repair:
     }
     found = {what: rows for what, rows in found.items() if rows.any()}
     return Repair(
-        document, categories, ids, images, annotations, found, drop, new_ids, set_area, set_iscrowd
-    )
+        document, categories, ids, images, annotations, found, drop, new_ids, set_area, set_iscrowd,
+        doubts=list(find_doubts(images, annotations)),
+    )  # fmt: skip
 
 
 _TEXT_ID = "with ids that are text, given numbers"

@@ -109,6 +109,8 @@ def _image_changes(images: Images, row: int) -> _Values:
     values: _Values = {}
     if images.has_text_id[row]:
         values["id"] = b"%d" % images.ids[row]
+    if images.is_renamed[row]:
+        values["file_name"] = msgspec.json.encode(images.names[row])
     if not images.has_size[row]:
         height, width = images.sizes[row]
         values |= {"height": b"%d" % height, "width": b"%d" % width}

@@ -88,7 +88,8 @@ class Validation:
         sources: the annotation files and image folders, in the ground truth's order of images.
         weights: what was evaluated: a run folder or a file.
         weights_flags: what else a command needs to load it.
-        dataset: folder of the data, as a command names it.
+        dataset: folder of the data, for messages.
+        dataset_flags: what eval_ssd.py needs to read it; empty: --dataset and `dataset`.
         split: such as val.
         train_sources: the training split, where it is known.
         command: the words of the command that this came from.
@@ -108,6 +109,7 @@ class Validation:
     split: str = "val"
     train_sources: Sources | None = None
     weights_flags: Sequence[str] = ()
+    dataset_flags: Sequence[str] = ()
     command: Sequence[str] = ()
     score_threshold: float = 0.01
     iou_threshold: float = 0.45

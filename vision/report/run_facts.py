@@ -79,9 +79,10 @@ def run_commands(analysis: Analysis, history: RunHistory) -> list[tuple[str, str
     weights = shlex.join([given.weights, *given.weights_flags])
     if "eval_ssd" not in "".join(given.command[:1]):
         output = shlex.quote(str(Path(given.weights) / "eval"))
+        data = shlex.join(given.dataset_flags or ["--dataset", given.dataset])
         commands.append((
             "Evaluate it",
-            f"./eval_ssd.py --trained-model {weights} --dataset {shlex.quote(given.dataset)} "
+            f"./eval_ssd.py --trained-model {weights} {data} "
             f"--split {given.split} --output-dir {output}",
         ))  # fmt: skip
     if (_ROOT / "export_ssd.py").is_file():

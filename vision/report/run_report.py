@@ -29,6 +29,7 @@ class RunReport:
         sources: of the val split.
         train_sources: of the training split.
         dataset: the val data's folder.
+        dataset_flags: what eval_ssd.py needs to read it.
         command: the words of the command that trains.
         loggers: get pictures and curves.
     """
@@ -40,6 +41,7 @@ class RunReport:
     sources: Sources
     train_sources: Sources
     dataset: str
+    dataset_flags: Sequence[str] = ()
     command: Sequence[str] = ()
     loggers: Loggers | None = None
     _best: Validation | None = None
@@ -94,6 +96,7 @@ class RunReport:
             sources=self.sources,
             weights=str(self.run),
             dataset=self.dataset,
+            dataset_flags=self.dataset_flags,
             train_sources=self.train_sources,
             command=self.command,
             epoch=epoch,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.hub import get_dir
 
-from vision.ops.priors import PriorMap
 from vision.files.text import read_text
+from vision.ops.priors import PriorMap
 from vision.runs.checkpoint import FORMAT, load_tensors, read_checkpoint
 from vision.ssd.models import MODELS
 from vision.ssd.network import Network

@@ -48,12 +48,17 @@ class MultiBoxLoss:
             cls_logits: [B, P, C + 1].
             bbox_regression: [B, P, 4].
             targets: one dict an image: boxes [N, 4] xyxy in pixels of the input, labels [N] in
-                1..C, and iscrowd [N].
+                1..C, and iscrowd [N]. Where images are not annotated for all classes, also
+                unannotated bool [C + 1]: their logits do not take part, so that the image teaches
+                nothing about these classes.
 
         Returns:
             Scalars `loss`, `loss_classification`, `loss_regression`, the count `num_pos`, and the
             `divisor` of the sums.
         """
+        if "unannotated" in targets[0]:
+            absent = torch.stack([target["unannotated"] for target in targets])  # [B, C + 1]
+            cls_logits = cls_logits.masked_fill(absent[:, None], -torch.inf)
         prior_labels, matched_boxes = self.match(targets)
         positive = prior_labels > BACKGROUND
         num_pos = positive.sum(dim=1)

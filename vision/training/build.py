@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from vision.args import TrainArguments
+from vision.args import TrainArguments, pairs_of, reading_options
 from vision.datasets.coco import CocoDetection
 from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
@@ -76,12 +76,15 @@ def open_data(args: TrainArguments, *, classes: list[dict] | None = None) -> Tra
         classes: of a run that is resumed; those of the data must be the same.
     """
     data = open_sources(
-        args.datasets,
+        args.datasets or (),
         layout=args.dataset_type,
         validation_dataset=args.validation_dataset,
         train_split=args.train_split,
         val_split=args.val_split,
-        strict_labels=args.strict_labels,
+        train_pairs=pairs_of(args.train_json, args.train_images),
+        val_pairs=pairs_of(args.val_json, args.val_images),
+        options=reading_options(args),
+        balance_seed=args.seed if args.balance_data else None,
     )
     if classes is not None:
         check_classes(classes, data.train.categories, where="--datasets")
@@ -280,7 +283,8 @@ def build_report(
         class_names=data.class_names,
         sources=data.val.sources,
         train_sources=data.train.sources,
-        dataset=args.validation_dataset or args.datasets[0],
+        dataset=data.val_flags[1],
+        dataset_flags=data.val_flags,
         command=["./train_ssd.py", *sys.argv[1:]],
         loggers=saver.metrics.loggers,
     )

@@ -2,14 +2,18 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vision.datasets.annotation_index import AnnotationIndex, Category
-from vision.datasets.coco import CocoDetection, check_same_categories
-from vision.datasets.layouts.choose import open_folder, open_split
-from vision.datasets.layouts.layout import OpenOptions, Source
+from vision.datasets.choose_images import balanced, shared_images
+from vision.datasets.coco import CocoDetection
+from vision.datasets.join_classes import joined_names, source_with_classes
+from vision.datasets.layouts.choose import check_options_used, open_folder
+from vision.datasets.layouts.coco import CocoLayout, Pair, open_pair
+from vision.datasets.layouts.layout import NO_OPTIONS, OpenOptions, Source
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 
@@ -52,6 +56,8 @@ class DataSplit:
             f"{crowds} crowds",
             *filter(None, map(_describe_accepted, indices)),
             *filter(None, map(_describe_rejected, indices)),
+            *filter(None, map(_describe_clipped, indices)),
+            *(f"{index.annotation_file}: {doubt}" for index in indices for doubt in index.doubts),
             *self._describe_classes(),
         ]
 
@@ -97,10 +103,15 @@ class DataSplit:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on, and what it is validated on; `val` may be empty."""
+    """What a run trains on, and what it is validated on; `val` may be empty.
+
+    Attributes:
+        val_flags: what eval_ssd.py needs to read the val split.
+    """
 
     train: DataSplit
     val: DataSplit
+    val_flags: list[str]
 
     @property
     def class_names(self) -> list[str]:
@@ -109,51 +120,88 @@ class TrainingData:
 
 
 def open_sources(
-    datasets: list[str],
+    datasets: Sequence[str] = (),
     *,
     layout: str = "auto",
     validation_dataset: str | None = None,
     train_split: str | None = None,
     val_split: str | None = None,
-    strict_labels: bool = False,
+    train_pairs: Sequence[Pair] = (),
+    val_pairs: Sequence[Pair] = (),
+    options: OpenOptions = NO_OPTIONS,
+    balance_seed: int | None = None,
 ) -> TrainingData:
     """Read the annotations of the train and val splits, and log what they hold.
+
+    Data sets of different classes are joined by the classes' names: a class that one of them does
+    not have is neither an object nor background in its images.
 
     Args:
         datasets: folders that each have a train split, and maybe a val split.
         layout: of the folders, one of DATASET_TYPES.
         validation_dataset: the folder of the val split, instead of `datasets`.
         train_split, val_split: YOLO: files of image paths, instead of the folders' own.
-        strict_labels: YOLO: a bad label line is an error.
+        train_pairs, val_pairs: COCO annotation files with their image folders, besides `datasets`;
+            with `val_pairs` the val splits of `datasets` are not used.
+        options: how to read them, the split files aside.
+        balance_seed: train on as many images of each class as the rarest has, chosen by this seed.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: no train split, nothing to learn in it, or data sets of different classes.
+        ValueError: no train split, nothing to learn in it, or an option that means nothing here.
     """
-    train_sources, val_sources = [], []
+    train, val, used = [], [], set()
+    for pairs, sources in ((train_pairs, train), (val_pairs, val)):
+        for annotation_file, image_folder in pairs:
+            sources.append(open_pair(annotation_file, image_folder, options=options))
+            used |= CocoLayout.takes
     lists = {"train": train_split, "val": None if validation_dataset else val_split}
-    options = OpenOptions({name: file for name, file in lists.items() if file}, strict_labels)
+    with_lists = replace(options, split_files={k: file for k, file in lists.items() if file})
     for root in datasets:
-        folder = open_folder(root, split="train", layout=layout, options=options)
-        train_sources.append(folder.open("train"))
-        if validation_dataset:
+        folder = open_folder(root, split="train", layout=layout, options=with_lists)
+        used |= folder.takes
+        train.append(folder.open("train"))
+        if validation_dataset or val_pairs:
             continue
         if "val" in folder.splits:
-            val_sources.append(folder.open("val"))
+            val.append(folder.open("val"))
         else:
             logger.warning("%s: no val split; it has %s", root, ", ".join(folder.splits))
     if validation_dataset:
-        options = OpenOptions({"val": val_split} if val_split else {}, strict_labels)
-        source = open_split(validation_dataset, "val", layout=layout, options=options)
-        val_sources.append(source)
-    train, val = DataSplit("train", train_sources), DataSplit("val", val_sources)
-    check_same_categories([*train.indices, *val.indices])
-    for line in [*train.describe(), *val.describe()]:
-        logger.info(line)
-    if not any(index.trainable.any() for index in train.indices):
-        files = ", ".join(index.annotation_file for index in train.indices)
-        raise ValueError(f"{files}: no box to train on; is it the right file?")
-    return TrainingData(train, val)
+        val_options = replace(options, split_files={"val": val_split} if val_split else {})
+        folder = open_folder(validation_dataset, split="val", layout=layout, options=val_options)
+        used |= folder.takes
+        val.append(folder.open("val"))
+    check_options_used(with_lists, used, where=" ".join(map(str, datasets)))
+    data = _joined(train, val, balance_seed=balance_seed)
+    val_root = validation_dataset or (datasets[0] if datasets else "")
+    flags = ["--val-json", val_pairs[0][0], "--val-images", val_pairs[0][1]] if val_pairs else []
+    return TrainingData(*data, val_flags=flags or ["--dataset", val_root])
+
+
+def _joined(
+    train: list[Source], val: list[Source], *, balance_seed: int | None
+) -> tuple[DataSplit, DataSplit]:
+    """Give all sources the same classes, and log what the splits hold."""
+    names = joined_names([source.index for source in [*train, *val]])
+    train = [source_with_classes(source, names) for source in train]
+    val = [source_with_classes(source, names) for source in val]
+    if balance_seed is not None:
+        train = balanced(train, seed=balance_seed)
+    splits = DataSplit("train", train), DataSplit("val", val)
+    for split in splits:
+        for line in split.describe():
+            logger.info(line)
+    if not any((index.trainable & ~index.iscrowd).any() for index in splits[0].indices):
+        files = ", ".join(index.annotation_file for index in splits[0].indices)
+        raise ValueError(f"{files}: no box to train on, crowds aside; is it the right file?")
+    shared = shared_images(train, val)
+    if shared:
+        logger.warning(
+            "%d images are in train and in val both (first %s): the val numbers are too good; "
+            "split_dataset.py makes lists without", len(shared), shared[0],
+        )  # fmt: skip
+    return splits
 
 
 def _describe_accepted(index: AnnotationIndex) -> str:
@@ -176,6 +224,18 @@ def _describe_rejected(index: AnnotationIndex) -> str:
     return (
         f"{index.annotation_file}: boxes left out: {', '.join(reasons)}; correct them there if "
         "they are meant to count"
+    )
+
+
+def _describe_clipped(index: AnnotationIndex) -> str:
+    """How many boxes reach outside their images; empty where none does."""
+    count = len(index.clipped_ids)
+    if not count:
+        return ""
+    share = 100 * count / max(1, len(index.labels))
+    return (
+        f"{index.annotation_file}: {count} boxes ({share:.2g} %) reach outside their images by "
+        f"more than a pixel and are clipped (first in image {index.clipped_ids[0]})"
     )
 
 

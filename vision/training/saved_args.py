@@ -72,7 +72,7 @@ def resume_arguments(
             f"{lines}. Leave out what differs, start a new run, or add --force-override"
         )
     problem = find_problem(merged)
-    if problem or not merged.datasets:
+    if problem or not (merged.datasets or merged.train_json):
         raise ValueError(problem or "config.json names no --datasets; it was edited or is damaged")
     return merged, changes
 

@@ -1,12 +1,14 @@
 """Which layout a data set folder has, and one way to open a split of any."""
 
+import itertools
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from vision.datasets.folder_contents import contents_of
 from vision.datasets.layouts.coco import CocoLayout
-from vision.datasets.layouts.layout import Layout, OpenOptions, Source
+from vision.datasets.layouts.layout import NO_OPTIONS, Layout, OpenOptions, Source
 from vision.datasets.layouts.voc import VocLayout
 from vision.datasets.layouts.yolo import YoloLayout
 
@@ -17,18 +19,31 @@ logger = logging.getLogger(__name__)
 LAYOUTS: dict[str, type[Layout]] = {"coco": CocoLayout, "yolo": YoloLayout, "voc": VocLayout}
 DATASET_TYPES = ("auto", *LAYOUTS)
 
-_NO_OPTIONS = OpenOptions()
-
 
 def open_split(
     root: str | os.PathLike,
     split: str,
     *,
     layout: str = "auto",
-    options: OpenOptions = _NO_OPTIONS,
+    options: OpenOptions = NO_OPTIONS,
 ) -> Source:
     """Read one split of a data set folder; arguments and errors as for `open_folder`."""
-    return open_folder(root, split=split, layout=layout, options=options).open(split)
+    folder = open_folder(root, split=split, layout=layout, options=options)
+    check_options_used(options, folder.takes, where=f"{root}: {folder.title} layout")
+    return folder.open(split)
+
+
+def check_options_used(options: OpenOptions, used: Iterable[str], *, where: str) -> None:
+    """Refuse options that mean nothing in any of the data sets that were opened.
+
+    Args:
+        options: of flags.
+        used: the options that the opened layouts take.
+        where: the data set, for the message.
+    """
+    useless = options.only(options.given - frozenset(used))
+    if useless.given:
+        raise ValueError(f"{where}: {useless.flags()} has no meaning there; leave it out")
 
 
 def open_folder(
@@ -36,7 +51,7 @@ def open_folder(
     *,
     split: str,
     layout: str = "auto",
-    options: OpenOptions = _NO_OPTIONS,
+    options: OpenOptions = NO_OPTIONS,
 ) -> Layout:
     """Find out how a data set folder is laid out; say it in a log line.
 
@@ -45,7 +60,7 @@ def open_folder(
         split: what is wanted of it first: a layout that has this split goes before one that has
             others only.
         layout: one of DATASET_TYPES; "auto" looks which one the folder has.
-        options: of flags.
+        options: of flags; those that the folder's layout does not take are not looked at.
 
     Raises:
         OSError: a file cannot be read.
@@ -53,13 +68,7 @@ def open_folder(
     """
     root = Path(root)
     name = _recognise(root, split, options) if layout == "auto" else layout
-    kind = LAYOUTS[name]
-    if not options.given <= kind.takes:
-        useless = options.only(options.given - kind.takes)
-        raise ValueError(
-            f"{root}: {kind.title} layout, in which {useless.flags()} has no meaning; leave it out"
-        )
-    return kind(root, options)
+    return LAYOUTS[name](root, options)
 
 
 def _recognise(root: Path, split: str, options: OpenOptions) -> str:
@@ -68,8 +77,7 @@ def _recognise(root: Path, split: str, options: OpenOptions) -> str:
         raise ValueError(f"{root}: no such data set folder")
     # With a flag of one layout, a folder that could also be read as another is of that one.
     fitting = {name: kind for name, kind in LAYOUTS.items() if options.given <= kind.takes}
-    candidates = fitting or LAYOUTS
-    for wanted in (split, None):
+    for candidates, wanted in itertools.product((fitting, LAYOUTS), (split, None)):
         reasons = {name: kind.recognise(root, wanted) for name, kind in candidates.items()}
         reasons = {name: reason for name, reason in reasons.items() if reason}
         if reasons:
@@ -81,7 +89,7 @@ def _recognise(root: Path, split: str, options: OpenOptions) -> str:
             )
             logger.info("%s: %s layout (%s)%s", root, LAYOUTS[name].title, reasons[name], also)
             return name
-    raise ValueError(_nothing_fits(root, split, candidates))
+    raise ValueError(_nothing_fits(root, split, fitting or LAYOUTS))
 
 
 def _nothing_fits(root: Path, split: str, candidates: dict[str, type[Layout]]) -> str:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from vision.datasets.coco_folder import annotated_splits, find_annotation_file, split_files
 from vision.datasets.coco_index import load_coco_index
-from vision.datasets.layouts.layout import Layout, Source
+from vision.datasets.layouts.layout import NO_OPTIONS, Layout, OpenOptions, Source
+
+Pair = tuple[str, str]  # an annotation file and the folder of its images
 
 
 class CocoLayout(Layout):
@@ -38,4 +40,21 @@ class CocoLayout(Layout):
 
     def open(self, split: str) -> Source:
         annotation_file, image_folder = split_files(self.root, split)
-        return Source(load_coco_index(annotation_file, image_folder), image_folder)
+        index = load_coco_index(annotation_file, image_folder, box_form=self.options.boxes)
+        return Source(index, image_folder)
+
+
+def open_pair(
+    annotation_file: str | Path, image_folder: str | Path, *, options: OpenOptions = NO_OPTIONS
+) -> Source:
+    """Read any COCO annotation file with any folder of images.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: one of the two is not there, or something in the file is wrong.
+    """
+    if not Path(image_folder).is_dir():
+        raise ValueError(f"{image_folder}: no such folder of images")
+    return Source(
+        load_coco_index(annotation_file, image_folder, box_form=options.boxes), Path(image_folder)
+    )

@@ -29,7 +29,8 @@ class OpenOptions:
             them.
         strict_labels: YOLO: a bad label line is an error, not a warning.
         label_format: YOLO: what a row holds, a key of `yolo_formats.LABEL_FORMATS`.
-        boxes: COCO: what the four numbers of a `bbox` are, a key of `coco_tables.BOX_FORMS`.
+        boxes: COCO: what the four numbers of a `bbox` are, one of BOX_FORMS;
+            None: COCO's, unless they look like something else.
         use_difficult: VOC: train on objects marked difficult, too.
         one_based: VOC: pixels are counted from 1.
     """
@@ -37,7 +38,7 @@ class OpenOptions:
     split_files: Mapping[str, str] = field(default_factory=dict)
     strict_labels: bool = False
     label_format: str = "auto"
-    boxes: str = "xywh"
+    boxes: str | None = None
     use_difficult: bool = False
     one_based: bool = False
 
@@ -57,6 +58,9 @@ class OpenOptions:
         names = self.given - {"split_files"}
         lists = [f"--{split}-split" for split in self.split_files]
         return ", ".join([*lists, *sorted("--" + name.replace("_", "-") for name in names)])
+
+
+NO_OPTIONS = OpenOptions()
 
 
 class Layout(ABC):

@@ -22,7 +22,12 @@ class YoloLayout(Layout):
         super().__init__(root, options)
         findings = Findings()
         folder = find_yolo_folder(root, split_files=options.split_files, findings=findings)
-        self._reader = YoloReader(folder, strict_labels=options.strict_labels, findings=findings)
+        self._reader = YoloReader(
+            folder,
+            strict_labels=options.strict_labels,
+            label_format=options.label_format,
+            findings=findings,
+        )
         self._log_findings(f"{root}")
 
     @staticmethod

@@ -1,0 +1,34 @@
+"""Telling COCO's files of other kinds from annotations of boxes."""
+
+import msgspec
+
+from vision.datasets.coco_json import CocoJson
+
+_PANOPTIC = "panoptic segments, which have no boxes"
+_CAPTIONS = "captions, which have no boxes"
+
+
+def refuse_other_kinds(document: CocoJson) -> None:
+    """Refuse a file of panoptic segments or captions, by the keys of its first annotations.
+
+    Raises:
+        ValueError: names the kind and the file that is needed.
+    """
+    first = _first_annotation(document)
+    if "bbox" in first:
+        return
+    kind = _PANOPTIC if "segments_info" in first else _CAPTIONS if "caption" in first else None
+    if kind:
+        raise ValueError(
+            f"{document.path}: holds {kind}; take the instances_*.json of the same images"
+        )
+
+
+def _first_annotation(document: CocoJson) -> dict:
+    """The keys of the first entry of `annotations`; empty where there is none."""
+    start, _ = document.spans.get("annotations", (0, 0))
+    if document.parsed[start : start + 1] != b"[":
+        return {}
+    for _, _, records in document.chunks("annotations", dict[str, msgspec.Raw]):
+        return records[0] if records else {}
+    return {}

@@ -1,0 +1,82 @@
+"""Finding image files whose names in an annotation file are spelled in another way."""
+
+import os
+import unicodedata
+from functools import cached_property, lru_cache
+from pathlib import Path
+from urllib.parse import unquote
+
+from vision.datasets.image_list import scan_images
+from vision.files.guarded import is_inside
+
+
+class ImageFinder:
+    """Finds the images of a folder by names from other machines and tools.
+
+    A name is taken as it is, if there is such a file. Otherwise a file is looked for whose name is
+    the same but for backslashes, leading folders, %20, upper case, or the Unicode form of accents;
+    by its base name alone only where one file below the folder has it. A name that leads out of
+    the folder is never followed.
+
+    Args:
+        folder: what names are relative to.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = str(folder)
+        self._names_in = lru_cache(maxsize=None)(self._names_in)
+
+    def find(self, name: str) -> str | None:
+        """The name of the file that is there, relative to the folder; None: there is none."""
+        if is_inside(name) and self._exists(name):
+            return name
+        plain = unquote(name.replace("\\", "/"))
+        parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
+        for first in range(len(parts)):  # without its first folder, its first two, ...
+            shorter = "/".join(parts[first:])
+            if self._exists(shorter):
+                return shorter
+        found = self._by_key.get(_key(parts[-1]), ()) if parts else ()
+        if len(found) > 1:  # several of that base name: with their folders, one may fit
+            wanted = _key("/".join(parts))
+            found = [path for path in found if _key(path) == wanted]
+        return found[0] if len(found) == 1 else None
+
+    def _exists(self, name: str) -> bool:
+        parent, base = os.path.split(name)
+        return base in self._names_in(parent)
+
+    def _names_in(self, parent: str) -> frozenset[str]:
+        try:
+            with os.scandir(os.path.join(self.folder, parent)) as entries:
+                return frozenset(entry.name for entry in entries)
+        except OSError:
+            return frozenset()
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[str]]:
+        """{spelling-free base name: paths relative to the folder}."""
+        found: dict[str, list[str]] = {}
+        prefix = len(os.path.join(self.folder, ""))
+        for path in scan_images(self.folder).images:
+            name = path[prefix:].replace(os.sep, "/")
+            found.setdefault(_key(name.rpartition("/")[2]), []).append(name)
+        return found
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def find_all(names: list[str], folder: str | Path) -> tuple[list[str], int, str]:
+    """Find the files of many names.
+
+    Returns:
+        The names of the files, where one was found, otherwise the names as they are; how many
+        were found under another spelling; the first of these, as "a\\b.jpg is b.jpg".
+    """
+    finder = ImageFinder(folder)
+    found = [finder.find(name) or name for name in names]
+    changed = [(old, new) for old, new in zip(names, found, strict=True) if old != new]
+    example = f"{changed[0][0]!r} is {changed[0][1]!r}" if changed else ""
+    return found, len(changed), example
