@@ -161,7 +161,7 @@ def test_a_run_fits_says_so_keeps_and_resumes(small_boxes, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("no json", "not a JSON file"),
+        ("no json", "not JSON"),
         ("[]", "it has no 'priors'"),
         ('{"priors": [{"shapes": [[1, -1]], "stride": 8, "clamp_centers": true}]}', "not numbers"),
         ('{"priors": []}', "priors for 0 feature maps"),

@@ -14,6 +14,7 @@ import numpy as np
 
 from vision.datasets.sample_drawing import SHAPE_CLASSES, DrawnShape, draw_crowd, draw_image
 from vision.files.atomic_file import write_atomically
+from vision.files.structured_text import read_json, reading
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ def write_sample_dataset(
 
 
 def _check_complete(annotation_file: Path, folder: Path) -> None:
-    names = [image["file_name"] for image in json.loads(annotation_file.read_bytes())["images"]]
+    with reading(annotation_file):
+        names = [image["file_name"] for image in read_json(annotation_file)["images"]]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from vision.files.limited_yaml import parse_yaml
 from vision.files.text import read_text
 
 _MOST_BYTES = 1 << 20  # of a list of classes
@@ -58,8 +57,8 @@ def _names_classes(file: Path) -> bool:
     try:
         if file.stat().st_size > _MOST_BYTES:
             return False
-        entries = yaml.load(read_text(file), Loader=yaml.BaseLoader)
-    except (OSError, ValueError, yaml.YAMLError):
+        entries = parse_yaml(read_text(file), where=file)
+    except (OSError, ValueError):
         return False
     return isinstance(entries, dict) and "names" in entries
 
@@ -70,12 +69,7 @@ def read_data_yaml(path: Path) -> DataYaml:
     Raises:
         ValueError: it is not YAML, or these entries have another form.
     """
-    try:
-        # Every scalar stays text: a class may be called no, on or 1.
-        entries = yaml.load(read_text(path), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise ValueError(f"{path}: not valid YAML ({problem})") from None
+    entries = parse_yaml(read_text(path), where=path)
     if not isinstance(entries, dict):
         raise ValueError(f"{path}: expected lines such as 'train: images/train' and 'names:'")
     splits = {

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vision.files.text import read_text
+
 OFFICIAL_URL = "http://images.cocodataset.org"
 
 
@@ -63,7 +65,7 @@ def read_checksums(path: Path) -> dict[str, str]:
         ValueError: a line has another format; names file and line.
     """
     digests = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         digest, _, name = line.strip().partition(" ")
         if not line.strip() or line.startswith("#"):
             continue

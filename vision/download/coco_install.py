@@ -15,6 +15,7 @@ from vision.download.http_range import remote_length
 from vision.download.unzip import DamagedArchive, Member, UnsafeArchive, check_contents, extract
 from vision.files.atomic_file import write_atomically
 from vision.files.guarded import own_only
+from vision.files.structured_text import read_json
 
 try:
     import fcntl
@@ -160,7 +161,7 @@ def absent_members(archive: Archive, root: Path) -> list[Member] | None:
     None: the archive was never unpacked here.
     """
     try:
-        record = json.loads(_record_path(archive, root).read_bytes())
+        record = read_json(_record_path(archive, root))
         members = [Member(*fields) for fields in record["members"]]
     except (OSError, ValueError, TypeError, KeyError):
         return None

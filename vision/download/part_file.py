@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vision.files.atomic_file import sync_folder, write_atomically
 from vision.files.guarded import own_only
+from vision.files.structured_text import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class PartFile:
         if not self.record_path.exists() and not self.part_path.exists():
             return
         try:
-            record = json.loads(self.record_path.read_bytes())
+            record = read_json(self.record_path)
             remote = RemoteFile(**record["remote"])
             done = _merge((int(start), int(end)) for start, end in record["done"])
             size = self.part_path.stat().st_size if done else 0

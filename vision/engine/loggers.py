@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from vision.files.atomic_file import write_atomically
+from vision.files.structured_text import read_json
 
 logger = logging.getLogger(__name__)
 PROJECT = "ssd"  # of the runs, where the logger's own environment variable names none
@@ -253,7 +254,7 @@ def _run_id(run: Path, name: str, make: Callable[[], str]) -> tuple[str, bool]:
 
 def _saved_ids(run: Path) -> dict[str, str]:
     try:
-        ids = json.loads((run / IDS).read_text(encoding="utf-8"))
+        ids = read_json(run / IDS)
     except (OSError, ValueError):
         return {}
     return ids if isinstance(ids, dict) else {}

@@ -6,11 +6,15 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 from tqdm import tqdm
 
 from vision.engine import distributed
 from vision.engine.loggers import Loggers
 from vision.files.atomic_file import write_atomically
+from vision.files.structured_text import read_json_lines
+
+NUMBER = int | float | str | None  # of an epoch's record; a logger's may be text
 
 
 def show_progress(batches: Iterable, title: str) -> tqdm:
@@ -59,14 +63,13 @@ class MetricsLog:
         if not self.path.is_file():
             return []
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            records = [json.loads(line) for line in lines if line.strip()]
-            if not all(isinstance(record["epoch"], int) for record in records):
-                raise TypeError
-        except (ValueError, TypeError, KeyError):
+            records = msgspec.convert(read_json_lines(self.path), list[dict[str, NUMBER]])
+            if not all(isinstance(record.get("epoch"), int) for record in records):
+                raise ValueError("a line has no epoch")
+        except ValueError as error:
             raise ValueError(
-                f"{self.path}: not the metrics of a run, one JSON object a line; it was edited: "
-                "repair it, or move it away"
+                f"{self.path}: not the metrics of a run, one JSON object a line; it was edited "
+                f"({error}): repair it, or move it away"
             ) from None
         return records
 

@@ -10,6 +10,8 @@ import os
 import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+MOST_BYTES = 1 << 30  # of an image; a sparse file of 1 kB on disk may say that it has a terabyte
+
 
 def regular_only(path: str, flags: int) -> int:
     """Open a file for `open(path, opener=regular_only)`: no pipe, socket or device, and no waiting.
@@ -40,13 +42,17 @@ def own_only(path: str, flags: int) -> int:
     return regular_only(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
-def read_regular(path: str | Path) -> bytes:
+def read_regular(path: str | Path, *, most_bytes: int = MOST_BYTES) -> bytes:
     """Read a whole file as `regular_only` opens it.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or has more than `most_bytes`.
     """
     with open(path, "rb", opener=regular_only) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            reason = f"has {size:,} bytes, of which at most {most_bytes:,} are read"
+            raise OSError(errno.EFBIG, reason, str(path))
         return file.read()
 
 

@@ -1,7 +1,6 @@
 """Reading the text files of a data set, whatever encoding the tool that wrote them used."""
 
 import codecs
-import gzip
 import logging
 import zlib
 from pathlib import Path
@@ -11,7 +10,7 @@ from vision.files.guarded import read_regular
 logger = logging.getLogger(__name__)
 
 GZIP_MAGIC = b"\x1f\x8b"
-_MOST_UNPACKED = 8 << 30  # bytes of a .gz; COCO's largest annotation file has 0.5 GB
+_MOST_UNPACKED = 2 << 30  # bytes of a .gz; COCO's largest annotation file has 0.5 GB
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -49,26 +48,28 @@ def decode_text(data: bytes, path: str | Path) -> str:
 
 
 def unpacked(data: bytes, path: str | Path) -> bytes:
-    """The content of a gzip file; other bytes as they are.
+    """The content of a gzip file, of one part or several; other bytes as they are.
 
     Raises:
         ValueError: it is damaged, or far larger than any annotation file.
     """
+    parts, size = [], 0
     if not data.startswith(GZIP_MAGIC):
         return data
-    try:
+    while data:
         decompressor = zlib.decompressobj(wbits=31)
-        content = decompressor.decompress(data, _MOST_UNPACKED)
-        if decompressor.unconsumed_tail:
+        try:
+            part = decompressor.decompress(data, _MOST_UNPACKED - size + 1)
+        except zlib.error as error:
+            raise ValueError(f"{path}: a damaged gzip file ({error})") from None
+        size += len(part)
+        if size > _MOST_UNPACKED:
             raise ValueError(f"{path}: unpacks to more than {_MOST_UNPACKED >> 30} GB")
-        return content if decompressor.eof and not decompressor.unused_data else _all_parts(data)
-    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: a damaged gzip file ({error})") from None
-
-
-def _all_parts(data: bytes) -> bytes:
-    """The content of a gzip file that is cut off (an error) or has several parts."""
-    return gzip.decompress(data)
+        if not decompressor.eof:
+            raise ValueError(f"{path}: a damaged gzip file (cut off)")
+        parts.append(part)
+        data = decompressor.unused_data.lstrip(b"\0")  # tools pad with zeros
+    return b"".join(parts)
 
 
 def _encoding_without_mark(data: bytes) -> str:

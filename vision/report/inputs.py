@@ -1,6 +1,5 @@
 """What a report is made from: a validation's result, and the run folder beside it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vision.datasets.layouts.layout import Source
 from vision.evaluation.coco_boxes import Detections, GroundTruth
+from vision.files.structured_text import read_json, read_json_lines
 from vision.ssd.network import Network
 from vision.ssd.ssd import SSD
 from vision.ssd.torchvision_ssd import NamedClasses
@@ -149,7 +149,6 @@ def read_history(folder: Path | None) -> RunHistory:
     """
     if folder is None or not (folder / "config.json").is_file():
         return RunHistory(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     metrics = folder / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    return RunHistory(folder, config, [json.loads(line) for line in lines if line.strip()])
+    records = read_json_lines(metrics) if metrics.is_file() else []
+    return RunHistory(folder, read_json(folder / "config.json"), records)

@@ -13,7 +13,8 @@ from torch.hub import get_dir
 
 from vision.files.text import read_text
 from vision.ops.priors import PriorMap
-from vision.runs.checkpoint import FORMAT, load_tensors, read_checkpoint
+from vision.runs.checkpoint import FORMAT, read_checkpoint
+from vision.runs.tensor_files import load_tensors
 from vision.ssd.models import MODELS
 from vision.ssd.network import Network
 from vision.ssd.ssd import SSD
@@ -93,12 +94,9 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], list[str] | No
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a dict of weights")
     class_names = None
     if content.get("format") == FORMAT:
-        try:
-            content = read_checkpoint(path)
-            class_names = [item["name"] for item in content["classes"]]
-            content = dict(content["ema"] or content["model"])
-        except (KeyError, TypeError):
-            raise ValueError(f"{path}: not a whole checkpoint; it was edited") from None
+        content = read_checkpoint(path)
+        class_names = [item["name"] for item in content["classes"]]
+        content = dict(content["ema"] or content["model"])
     else:
         for key in ("weights", "state_dict", "model"):
             if isinstance(content.get(key), dict):

@@ -1,6 +1,5 @@
 """--priors: keep the network's own, fit them to the training boxes, or take them from a file."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ import numpy as np
 
 from vision.args import TrainArguments
 from vision.engine import distributed
+from vision.files.structured_text import read_json
 from vision.ops.priors import PriorMap, build_priors
 from vision.priors.boxes import BoxSample, augmented_boxes, join, own_boxes
 from vision.priors.coverage import MATCHED_FROM, best_prior_iou
@@ -120,10 +120,7 @@ def read_priors(path: Path, network: Network) -> tuple[PriorMap, ...]:
         OSError: it cannot be read.
     """
     path = path / CONFIG if path.is_dir() else path
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise ValueError(f"--priors {path}: not a JSON file") from None
+    saved = read_json(path)
     if not isinstance(saved, dict) or "priors" not in saved:
         raise ValueError(f"--priors {path}: it has no 'priors', as a run's config.json has")
     try:

@@ -17,7 +17,7 @@ from skimage import io as skimage_io
 from vision.datasets.image_files import read_image
 from vision.datasets.image_headers import JPEG_MAGIC, TIFF_MAGIC, read_header
 from vision.datasets.jpeg import is_cut_off
-from vision.files.guarded import regular_only
+from vision.files.guarded import MOST_BYTES, regular_only
 
 # Kinds of files that training cannot use. A file that the system cannot read is not one of them:
 # its content may be intact.
@@ -149,6 +149,9 @@ def _check_once(file: str) -> ImageCheck:
         status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):
             return ImageCheck(file, "not a file", "a folder, pipe or device under an image's name")
+        if status.st_size > MOST_BYTES:
+            message = f"{status.st_size:,} bytes, more than training reads; shrink it"
+            return ImageCheck(file, "too large", message)
         with open(file, "rb", opener=regular_only) as stream:
             return _check_stream(file, stream, status.st_size)
     except OSError as error:

@@ -10,6 +10,7 @@ import msgspec
 
 from vision.files.atomic_file import write_atomically
 from vision.files.guarded import is_inside
+from vision.files.structured_text import read_json
 
 REPORT_NAME = "report.json"
 
@@ -123,8 +124,8 @@ def _read_report(folder: Path) -> list[MovedImage]:
     if not file.exists():
         return []
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, list[MovedImage]])["moved"]
-    except (msgspec.DecodeError, KeyError) as error:
+        return msgspec.convert(read_json(file), dict[str, list[MovedImage]])["moved"]
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{file}: is not a report of moved images ({error}); rename it") from None
 
 
