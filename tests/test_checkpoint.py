@@ -16,13 +16,13 @@ from vision.runs.checkpoint import (
     find_newest,
     link_or_copy,
     list_checkpoints,
-    load_tensors,
     position_of,
     read_checkpoint,
     serialize,
     step_path,
 )
 from vision.runs.checkpoint_writer import CheckpointWriter
+from vision.runs.tensor_files import load_tensors
 from vision.runs.weights import read_state_dict
 
 

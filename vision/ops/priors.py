@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from torch import Tensor
@@ -46,10 +46,12 @@ def growing_sizes(
         clamp_centers: see PriorMap.
 
     Raises:
-        ValueError: the sizes do not grow, or are too few or too many.
+        ValueError: the sizes do not grow from more than 0, or are too few or too many.
     """
     num_maps = len(aspect_ratios)
-    if len(sizes) != num_maps + 1 or any(small >= large for small, large in pairwise(sizes)):
+    if len(sizes) != num_maps + 1 or not all(
+        0 < small < large < inf for small, large in pairwise(sizes)
+    ):
         raise ValueError(
             f"prior sizes {tuple(sizes)}: give {num_maps + 1} growing shares of the image, "
             "such as 0.1 0.2 0.35 0.5 0.65 0.8 0.95"

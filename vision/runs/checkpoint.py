@@ -11,6 +11,8 @@ import torch
 
 from vision.files.atomic_file import sync_folder, write_atomically
 from vision.files.guarded import read_regular
+from vision.runs.run_config import check_parts
+from vision.runs.tensor_files import MOST_BYTES, load_tensors
 
 FORMAT = "ssd-checkpoint/1"
 KEYS = {
@@ -82,7 +84,7 @@ def read_checkpoint(path: Path) -> dict:
     Raises:
         ValueError: one line that names the file and says what is wrong.
     """
-    content = read_regular(path)
+    content = read_regular(path, most_bytes=MOST_BYTES)
     comment = content[-_COMMENT_SIZE:]
     if not content:
         raise ValueError(f"{path}: the file is empty")
@@ -99,37 +101,8 @@ def read_checkpoint(path: Path) -> dict:
     missing = [key for key, kind in KEYS.items() if not isinstance(state.get(key), kind)]
     if missing or state["epoch"] < 0 or state["step"] < 0:
         raise ValueError(f"{path}: the checkpoint lacks {', '.join(missing) or 'a valid place'}")
+    check_parts(state, where=path)
     return state
-
-
-def load_tensors(path: Path, content: bytes | None = None) -> object:
-    """Load a .pt or .pth file with `weights_only=True`; all files are loaded by this function.
-
-    Args:
-        path: the file.
-        content: its bytes, if they have been read already.
-
-    Raises:
-        ValueError: it is not a torch file, is damaged, or has objects other than tensors, numbers,
-            strings, lists and dicts.
-    """
-    source = path if content is None else io.BytesIO(content)
-    try:
-        return torch.load(source, map_location="cpu", weights_only=True)
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        # torch seeks outside a file that was cut short
-        raise ValueError(f"{path}: cut short, or not a torch file") from None
-    except Exception as error:  # noqa: BLE001  damaged bytes make the unpickler raise any type
-        text = str(error)
-        if "weights_only" in text or "Weights only" in text:
-            raise ValueError(
-                f"{path}: refused, it holds Python objects that could run code on loading; "
-                "save it again as a plain state dict"
-            ) from None
-        reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-        raise ValueError(f"{path}: cannot be read as a torch file ({reason})") from None
 
 
 def find_newest(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vision.runs.checkpoint import BEST, FORMAT, find_newest, load_tensors, read_checkpoint
+from vision.runs.checkpoint import BEST, FORMAT, find_newest, read_checkpoint
+from vision.runs.tensor_files import load_tensors
 from vision.runs.weights import (
     TORCHVISION,
     read_coco_weights,
@@ -47,20 +48,30 @@ def load_for_inference(
     checkpoint = _read(path)
     if checkpoint is None:
         return (*_load_weight_file(path, net, label_file, image_size), {})
-    arguments, classes = checkpoint["config"]["arguments"], checkpoint["classes"]
+    model = _build(path, checkpoint, image_size=image_size)
+    weights = checkpoint["ema"] or checkpoint["model"]
+    if problem := _misfit(model, weights):
+        raise ValueError(f"{path}: its weights are not those of its network: {problem}")
+    model.load_state_dict(weights)
+    return model.eval(), checkpoint["classes"], checkpoint["config"]
+
+
+def _build(path: Path, checkpoint: dict, *, image_size: tuple[int, int] | None) -> SSD:
+    """Build the network that a checkpoint's arguments tell, which a stranger may have edited."""
+    arguments = checkpoint["config"]["arguments"]
     try:
-        model = build_model(
+        return build_model(
             arguments["net"],
-            num_classes=len(classes) + 1,
+            num_classes=len(checkpoint["classes"]) + 1,
             image_size=image_size or tuple(arguments["image_size"]),
             width_mult=arguments["mb2_width_mult"],
             prior_sizes=arguments["prior_sizes"],
             saved=checkpoint,
         )
-    except ValueError as error:
+    except KeyError as error:
+        raise ValueError(f"{path}: its configuration lacks {error}") from None
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
-    model.load_state_dict(checkpoint["ema"] or checkpoint["model"])
-    return model.eval(), classes, checkpoint["config"]
 
 
 def _read(path: Path) -> dict | None:
@@ -128,12 +139,23 @@ def _check_fit(
     if score_bias in weights and weights[score_bias].shape != own[score_bias].shape:
         in_file = weights[score_bias].shape[0] // model.network.num_priors[-1] - 1
         raise ValueError(f"{path}: has {in_file} classes, {labels} has {num_names}")
+    if problem := _misfit(model, weights):
+        raise ValueError(f"{path}: not weights of {net}: {problem}")
+
+
+def _misfit(model: SSD, weights: dict[str, Tensor]) -> str | None:
+    """Say which tensors are not as the model's own; None if all are."""
+    own = model.state_dict()
     missing = sorted(own.keys() - weights.keys())
     unknown = sorted(weights.keys() - own.keys())
-    other = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
-    if missing or unknown or other:
-        first = (missing or unknown or other)[0]
-        raise ValueError(
-            f"{path}: not weights of {net}: {len(missing)} tensors missing, "
-            f"{len(unknown)} unknown, {len(other)} of another shape, such as {first}"
-        )
+    other = [
+        name
+        for name in own.keys() & weights.keys()
+        if getattr(weights[name], "shape", None) != own[name].shape
+    ]
+    if not (missing or unknown or other):
+        return None
+    return (
+        f"{len(missing)} tensors missing, {len(unknown)} unknown, {len(other)} of another shape, "
+        f"such as {(missing or unknown or sorted(other))[0]}"
+    )

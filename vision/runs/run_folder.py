@@ -10,6 +10,8 @@ from pathlib import Path
 
 from vision.files.atomic_file import sync_folder, write_atomically
 from vision.files.guarded import own_only, read_regular
+from vision.files.printable import printable
+from vision.files.structured_text import read_json
 from vision.runs.checkpoint import (
     BEST,
     LAST,
@@ -18,6 +20,7 @@ from vision.runs.checkpoint import (
     list_checkpoints,
     position_of,
 )
+from vision.runs.run_config import check_config
 
 try:
     import fcntl
@@ -26,7 +29,6 @@ except ImportError:  # Windows has no POSIX locks: there a run folder is not loc
 
 logger = logging.getLogger(__name__)
 CONFIG, LABELS, METRICS, LOCK = "config.json", "labels.txt", "metrics.jsonl", "run.lock"
-_CLASS_KEYS = {"label", "category_id", "original_category_id", "name"}
 
 
 class RunLock:
@@ -78,35 +80,14 @@ def read_config(run: Path) -> dict:
     path = run / CONFIG
     if not path.is_file():
         raise ValueError(f"{run}: no run there (looked for {CONFIG} and checkpoint_epoch_*.pt)")
-    try:
-        config = json.loads(read_regular(path).decode("utf-8"))
-    except (ValueError, RecursionError):
-        config = None
+    config = read_json(path)
     check_config(config, where=path)
     return config
 
 
-def check_config(config: object, *, where: Path) -> None:
-    """Check that `config` has the form of a run's configuration, whatever its arguments' values.
-
-    Raises:
-        ValueError: it has not; names `where`.
-    """
-    try:
-        is_config = (
-            isinstance(config["arguments"], dict)
-            and all(set(item) >= _CLASS_KEYS for item in config["classes"])
-            and all(isinstance(entry["changes"], dict) for entry in config["history"])
-        )
-    except (KeyError, TypeError):
-        is_config = False
-    if not is_config:
-        raise ValueError(f"{where}: not a configuration written by train_ssd.py")
-
-
 def write_config(run: Path, config: dict) -> None:
     """Write labels.txt, then config.json; a folder with config.json is a run."""
-    names = ["BACKGROUND", *(item["name"] for item in config["classes"])]
+    names = ["BACKGROUND", *(printable(item["name"]) for item in config["classes"])]
     write_atomically(run / LABELS, ("\n".join(names) + "\n").encode())
     write_atomically(run / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
@@ -153,7 +134,7 @@ def set_aside_later(run: Path, *, position: tuple[int, ...], best_epoch: int | N
         number += 1
     folder.mkdir()
     if (run / METRICS).is_file():
-        write_atomically(folder / METRICS, (run / METRICS).read_bytes())
+        write_atomically(folder / METRICS, read_regular(run / METRICS))
     if best_epoch is None and (run / BEST).exists():
         later.append(run / BEST)
     for path in later:

@@ -13,6 +13,9 @@ from vision.ssd.postprocess import PostProcessing
 if TYPE_CHECKING:
     from vision.ssd.ssd import SSD
 
+MAX_IMAGE_SIZE = 16_384  # px
+WIDTHS = (0.1, 10.0)  # channels of a backbone over the usual ones
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -117,8 +120,12 @@ class Network:
         """Take inputs of another (height, width).
 
         Raises:
-            ValueError: too small.
+            ValueError: too small, or larger than any machine serves.
         """
+        if max(image_size) > MAX_IMAGE_SIZE:
+            raise ValueError(
+                f"image size {tuple(image_size)}: each side must be {MAX_IMAGE_SIZE} px or less"
+            )
         if min(image_size) < self.min_image_size:
             raise ValueError(
                 f"image size {tuple(image_size)}: each side must be "
@@ -130,8 +137,10 @@ class Network:
         """Change the channels of the backbone.
 
         Raises:
-            ValueError: this network has one width.
+            ValueError: out of WIDTHS, or this network has one width.
         """
+        if not WIDTHS[0] <= width_mult <= WIDTHS[1]:
+            raise ValueError(f"width {width_mult:g}: must be between {WIDTHS[0]} and {WIDTHS[1]}")
         if self.width_mult is None and width_mult != 1:
             raise ValueError(
                 f"--mb2-width-mult {width_mult:g}: {self.name} has one width; leave the flag out, "

@@ -23,7 +23,6 @@ from vision.runs.run_folder import (
     CONFIG,
     METRICS,
     RunLock,
-    check_config,
     read_config,
     remove_leftovers,
     repair_links,
@@ -190,7 +189,6 @@ def find_checkpoint(folder: Path, named: Path | None) -> tuple[dict, Path | None
 
 
 def _check_checkpoint(config: dict | None, path: Path, checkpoint: dict) -> None:
-    check_config(checkpoint["config"], where=path)
     if config:
         check_same_run(config, path, checkpoint)
 

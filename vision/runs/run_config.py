@@ -1,0 +1,72 @@
+"""The form of a run's configuration, as config.json and each checkpoint hold it."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class SavedClass(msgspec.Struct):
+    """A class of the run."""
+
+    label: int
+    category_id: int | str
+    original_category_id: int | str | None
+    name: str
+
+
+class Resumption(msgspec.Struct):
+    """What a resume changed: {name: [before, now]}."""
+
+    changes: dict[str, tuple[Any, Any]]
+    epoch: int | None = None
+    step: int | None = None
+
+
+class RunConfig(msgspec.Struct):
+    """What the toolkit reads of a configuration; further keys are let through."""
+
+    arguments: dict[str, Any]  # vision/training/saved_args.py knows the flags
+    classes: list[SavedClass]
+    history: list[Resumption]
+    versions: dict[str, str | None] = {}
+    machine: dict[str, str | int | float | None] = {}
+    data: dict[str, dict | None] = {}
+    job: str | None = None
+
+
+class Best(msgspec.Struct):
+    """The best epoch so far, and its AP."""
+
+    AP: float | None
+    epoch: int | None
+
+
+def check_config(config: object, *, where: Path) -> None:
+    """Check that `config` has the form of a run's configuration, whatever its arguments' values.
+
+    Raises:
+        ValueError: it has not; names `where`, and the key.
+    """
+    _check(config, RunConfig, f"{where}: not a configuration written by train_ssd.py")
+
+
+def check_parts(state: dict, *, where: Path) -> None:
+    """Check the parts of a checkpoint that are no tensors.
+
+    Raises:
+        ValueError: one has another form; names `where`, and the key.
+    """
+    check_config(state["config"], where=where)
+    for name, form in (("classes", list[SavedClass]), ("best", Best), ("progress", _NUMBERS)):
+        _check(state[name], form, f"{where}: the checkpoint's {name!r} was edited")
+
+
+_NUMBERS = dict[str, int | float]
+
+
+def _check(content: object, form: Any, problem: str) -> None:
+    try:
+        msgspec.convert(content, form)
+    except (msgspec.ValidationError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{problem} ({error})") from None
