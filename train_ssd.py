@@ -104,11 +104,12 @@ def train(args: TrainArguments, given: set[str]) -> int:
                 saver=saver,
                 report=report,
                 profiler=profiler,
+                patience=args.patience,
             )
         except (Interrupted, RuntimeError) as error:
             report_stopped(error, saver, step=state.step)
             raise
-        return report_done(saver, state, report)
+        return report_done(saver, state, report, args=args)
 
 
 def report_finished(start: RunStart) -> int:
@@ -116,11 +117,19 @@ def report_finished(start: RunStart) -> int:
     if distributed.is_main_process():
         if not start.is_named:
             return_to(start)
+        args, why, more = start.args, "", f"--epochs {start.epoch + 10}"
+        if start.epoch < args.epochs:
+            why, more = f": {stalled(args.patience)}", "--patience 0"
         print(
-            f"{start.folder}: finished, {start.epoch} of {start.args.epochs} epochs are done. To "
-            f"train longer: train_ssd.py --resume {start.args.resume} --epochs {start.epoch + 10}"
+            f"{start.folder}: finished, {start.epoch} of {args.epochs} epochs are done{why}. To "
+            f"train longer: train_ssd.py --resume {args.resume} {more}"
         )
     return 0
+
+
+def stalled(patience: int) -> str:
+    """Say why --patience has ended the run."""
+    return f"val AP has not risen for {patience} validations (--patience)"
 
 
 def report_stopped(error: Exception, saver: RunSaver | NoSaver, *, step: int) -> None:
@@ -135,7 +144,13 @@ def report_stopped(error: Exception, saver: RunSaver | NoSaver, *, step: int) ->
         )
 
 
-def report_done(saver: RunSaver | NoSaver, state: TrainingState, report: RunReport | None) -> int:
+def report_done(
+    saver: RunSaver | NoSaver,
+    state: TrainingState,
+    report: RunReport | None,
+    *,
+    args: TrainArguments,
+) -> int:
     """Say what came out.
 
     Raises:
@@ -152,7 +167,8 @@ def report_done(saver: RunSaver | NoSaver, state: TrainingState, report: RunRepo
         print(line)
     if best["epoch"]:
         print(f"{saver.run}: best AP {best['AP']:.4f} in epoch {best['epoch']}, checkpoint_best.pt")
-    print(f"{saver.run}: {state.epoch} epochs done")
+    early = "" if state.epoch == args.epochs else f" of {args.epochs}: {stalled(args.patience)}"
+    print(f"{saver.run}: {state.epoch} epochs done{early}")
     return 0
 
 

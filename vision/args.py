@@ -173,6 +173,9 @@ class TrainArguments:
     epochs: int = flag(
         30, "epochs in all", "--num-epochs",
         read=int, metavar="N", limits=MORE_THAN_0, resume=FREE, group="recipe")  # fmt: skip
+    patience: int = flag(
+        0, "stop when val AP has not risen for N validations; 0: do not",
+        read=int, metavar="N", limits=FROM_0, resume=FREE, group="recipe")  # fmt: skip
     batch_size: int = flag(
         16, "images a step, over all processes",
         read=int, metavar="N", limits=BATCHES, group="recipe")  # fmt: skip
@@ -362,6 +365,8 @@ def find_problem(args: TrainArguments) -> str | None:
         return "--checkpoint-folder RUN is needed (or --resume RUN)"
     elif not args.datasets:
         return "--datasets ROOT is needed (or --resume RUN)"
+    if args.patience and not args.eval_every:
+        return "--patience counts validations, and --eval-every 0 has one, after the last epoch"
     if args.dataset_type == "coco" and (args.train_split or args.val_split or args.strict_labels):
         return "--train-split, --val-split, --strict-labels: of YOLO data, not --dataset-type coco"
     for name in (*args.logger, *["tensorboard"] * args.tensorboard):

@@ -225,8 +225,13 @@ def build_validator(
         loss_fn: of the run.
         device: of the model.
         num_images: the first so many with boxes; None: all.
+
+    Raises:
+        ValueError: --patience without a val split.
     """
     if not len(split):
+        if args.patience:
+            raise ValueError(f"--patience {args.patience} counts validations: give a val split")
         return None
     chosen = None if num_images is None else split.images_with_boxes(num_images)
     dataset = CocoDetection(
