@@ -1,12 +1,15 @@
 """How long a run trains: --patience, --max-hours, and --epochs left out."""
 
 import json
+import os
+import signal
 
 import pytest
 from resume_runs import differences, read_metrics
 from script_runs import FAST, call
 
 from vision.datasets.sample import write_sample_dataset
+from vision.engine.signals import Interrupted, StopSignals
 from vision.engine.state import has_stalled
 from vision.runs.checkpoint import epoch_path
 
@@ -86,3 +89,45 @@ def test_patience_needs_validations(data, tmp_path):
     assert refused.code == 1
     assert refused.errors == ["error: --patience 2 counts validations: give a val split"]
     assert not (tmp_path / "run").exists()
+
+
+# ---- --max-hours
+
+
+def test_max_hours_saves_and_the_run_goes_on_bit_for_bit(data, tmp_path):
+    run, flags = tmp_path / "run", ["--epochs=3", "--patience=3"]
+    ended = train(data, run, *flags, "--max-hours=1e-6")
+    saved = "checkpoint_epoch_0001_step_00000001.pt"
+    assert ended.out == (
+        f"{run}: stopped by --max-hours after step 1, newest checkpoint {saved}; to go on: "
+        f"train_ssd.py --resume {run}\n"
+    )
+    assert (run / saved).is_file()
+    # The limit stays, and is that of each call.
+    validating = call("train_ssd", "--resume", run)
+    assert validating.code == 0 and "stopped by --max-hours after step 1" in validating.out
+    done = call("train_ssd", "--resume", run, "--max-hours=0")
+    assert (done.code, done.errors) == (0, []) and "3 epochs done" in done.out
+    train(data, tmp_path / "other", *flags)
+    assert differences(run, tmp_path / "other") == []
+
+
+def test_the_best_until_now_is_named_when_the_time_is_up(data, tmp_path):
+    run = tmp_path / "run"
+    train(data, run, "--epochs=1")
+    ended = call("train_ssd", "--resume", run, "--epochs=3", "--max-hours=1e-6")
+    assert (ended.code, ended.errors) == (0, [])
+    best, stopped = ended.out.splitlines()
+    assert best.startswith(f"{run}: best AP 0.") and best.endswith("epoch 1, checkpoint_best.pt")
+    assert stopped.startswith(f"{run}: stopped by --max-hours after step 2, ")
+
+
+def test_a_signal_counts_where_the_time_is_up_too():
+    with StopSignals(stop_at=0.0) as signals:
+        with pytest.raises(Interrupted) as stopped:
+            signals.check()
+        assert (stopped.value.code, stopped.value.cause) == (0, "--max-hours")
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted) as stopped:
+            signals.check()
+        assert (stopped.value.code, stopped.value.cause) == (128 + signal.SIGTERM, "SIGTERM")

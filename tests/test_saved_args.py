@@ -28,12 +28,13 @@ OTHER = {
     "precision": "bf16", "threads": 3, "eval_every": 2, "checkpoint_every_steps": 10,
     "checkpoint_every_minutes": 5.0, "keep_last": 3, "on_save_error": "continue",
     "tensorboard": True, "logger": ["tensorboard"], "report": False, "device": "cpu",
-    "sync_bn": True, "patience": 4,
+    "sync_bn": True, "patience": 4, "max_hours": 2.0,
 }  # fmt: skip
 MAY_CHANGE = {
     "epochs", "workers", "device", "tensorboard", "logger", "report", "checkpoint_every_steps",
     "checkpoint_every_minutes", "keep_last", "on_save_error", "base_net", "pretrained_ssd",
     "dataset_type", "datasets", "validation_dataset", "train_split", "val_split", "patience",
+    "max_hours",
 }  # fmt: skip
 
 

@@ -173,6 +173,9 @@ class TrainArguments:
     epochs: int = flag(
         30, "epochs in all", "--num-epochs",
         read=int, metavar="N", limits=MORE_THAN_0, resume=FREE, group="recipe")  # fmt: skip
+    max_hours: float = flag(
+        0.0, "stop, saved, when this call has taken so long; 0: no limit",
+        read=float, metavar="H", limits=FROM_0, resume=FREE, group="recipe")  # fmt: skip
     patience: int = flag(
         0, "stop when val AP has not risen for N validations; 0: do not",
         read=int, metavar="N", limits=FROM_0, resume=FREE, group="recipe")  # fmt: skip

@@ -36,6 +36,7 @@ def fit(
     report: RunReport | None = None,
     profiler: StepProfiler | None = None,
     patience: int = 0,
+    stop_at: float = math.inf,
 ) -> None:
     """Train until `epochs` epochs are done or AP no longer rises, saving after each epoch.
 
@@ -50,15 +51,16 @@ def fit(
         report: writes report.html, in the main process.
         profiler: called after each step of the first epoch.
         patience: stop after so many validations that did not raise the best AP; 0: do not.
+        stop_at: when the time is up, by `time.monotonic`.
 
     Raises:
-        Interrupted: a signal came; the state is saved.
+        Interrupted: a signal came, or the time is up; the state is saved.
         RuntimeError: another process of the job has ended; the state is saved.
         NonFiniteError: the loss or the gradient of a step is not finite.
         OSError: the state could not be saved.
     """
     every = validator.every if validator else 0
-    with StopSignals() as signals, saver:
+    with StopSignals(stop_at) as signals, saver:
         try:
             while state.epoch < epochs and not has_stalled(
                 state.best, state.epoch, patience=patience, eval_every=every
