@@ -54,6 +54,7 @@ from vision.training.build import (
     prepare_machine,
 )
 from vision.training.dry_run import dry_run
+from vision.training.length import default_epochs, plan_length
 from vision.training.overfit import TARGET_AP50, overfit
 from vision.training.resume import RunStart, begin, open_run, restore, return_to
 
@@ -87,8 +88,20 @@ def train(args: TrainArguments, given: set[str]) -> int:
             cache_folder=start.folder,
         )
         steps = loader.num_batches
-        state = build_state(args, model, steps_per_epoch=steps, total_steps=args.epochs * steps)
+        epochs = args.epochs or default_epochs(args, steps)
+        state = build_state(args, model, steps_per_epoch=steps, total_steps=epochs * steps)
         validator = build_validator(args, data.val, loss_fn, device=options.device)
+        if args.epochs is None:
+            start = plan_length(
+                start,
+                state,
+                loader,
+                loss_fn,
+                options=options,
+                num_val_images=len(data.val),
+                stop_at=stop_at,
+            )
+            args = start.args
         config = describe_run(start, data, model.network, options)
         restore(state, start, config=config, steps_per_epoch=steps)
         begin(start, config, locks)

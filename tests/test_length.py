@@ -1,6 +1,7 @@
 """How long a run trains: --patience, --max-hours, and --epochs left out."""
 
 import json
+import math
 import os
 import signal
 
@@ -8,10 +9,12 @@ import pytest
 from resume_runs import differences, read_metrics
 from script_runs import FAST, call
 
+from vision.args import parse_train_args
 from vision.datasets.sample import write_sample_dataset
 from vision.engine.signals import Interrupted, StopSignals
 from vision.engine.state import has_stalled
-from vision.runs.checkpoint import epoch_path
+from vision.runs.checkpoint import epoch_path, read_checkpoint
+from vision.training.length import choose_epochs, default_epochs
 
 # A rate at which nothing is learned: AP stays what it is.
 STILL = ["--lr=1e-30", "--ema=0", "--eval-every=1"]
@@ -131,3 +134,85 @@ def test_a_signal_counts_where_the_time_is_up_too():
         with pytest.raises(Interrupted) as stopped:
             signals.check()
         assert (stopped.value.code, stopped.value.cause) == (128 + signal.SIGTERM, "SIGTERM")
+
+
+# ---- --epochs left out
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "epochs"),
+    [(1, 300), (6, 300), (13, 154), (40, 50), (66, 31), (67, 30), (7392, 30)],
+)
+def test_epochs_by_steps(steps_per_epoch, epochs):
+    argv = ["--datasets", "data", "--checkpoint-folder", "run"]
+    assert default_epochs(parse_train_args(argv)[0], steps_per_epoch) == epochs
+    multi_step = parse_train_args([*argv, "--scheduler=multi-step"])[0]
+    assert default_epochs(multi_step, steps_per_epoch) == 30
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps", "seconds_left", "epochs", "said"),
+    [
+        ([], 20, math.inf, 100, "--epochs 100, the first number that reaches 2000 steps: 2000 "
+         "steps, about 17 min"),
+        ([], 2, math.inf, 300, "--epochs 300, the most: 600 steps, about 50 min"),
+        ([], 7392, math.inf, 30, "--epochs 30, the fewest: 221760 steps, about 5 min"),
+        (["--max-hours=1"], 20, 3600, 100, "--epochs 100, the first number"),
+        # 9 of 10 minutes are 54 epochs of 10 seconds.
+        (["--max-hours=0.2"], 20, 600, 54, "--epochs 54, as many as --max-hours 0.2 has time for"),
+        (["--max-hours=0.2"], 20, 9, 1, "--epochs 1, as many as --max-hours 0.2 has time for"),
+    ],
+)  # fmt: skip
+def test_epochs_by_time(flags, steps, seconds_left, epochs, said, caplog):
+    argv = ["--datasets", "data", "--checkpoint-folder", "run", *flags]
+    args = parse_train_args(argv)[0]
+    with caplog.at_level("INFO"):
+        chosen = choose_epochs(args, steps, 10.0, seconds_left=seconds_left)
+    assert chosen == epochs and caplog.messages[0].startswith(said)
+    is_short = "--max-hours 0.2 ends inside the first epoch" in caplog.messages
+    assert is_short == (seconds_left < 10)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A run without --epochs has two; its length is planned by one step."""
+    monkeypatch.setattr("vision.training.length.FEWEST_EPOCHS", 2)
+    monkeypatch.setattr("vision.training.length.DEFAULT_STEPS", 2)
+    monkeypatch.setattr("vision.training.length.PROBE_SECONDS", 0.0)
+    return [flag for flag in FAST if not flag.startswith("--epochs")]
+
+
+@pytest.mark.parametrize(
+    "flags", [["--ema=0.9", "--workers=1"], ["--optimizer=sgd", "--cache=ram"]]
+)
+def test_the_run_is_that_of_the_same_number_given(data, tmp_path, short, flags):
+    run, other = tmp_path / "run", tmp_path / "other"
+    argv = ["--datasets", data, *short, *flags, "--checkpoint-folder"]
+    left_out = call("train_ssd", *argv, run)
+    assert (left_out.code, left_out.errors) == (0, [])
+    assert "--epochs 2, the fewest: 2 steps, about " in left_out.err
+    given = call("train_ssd", *argv, other, "--epochs=2")
+    assert given.code == 0 and "about" not in given.err
+    assert differences(run, other) == [] and arguments(run) == arguments(other)
+    assert arguments(run)["epochs"] == 2
+    config = read_checkpoint(epoch_path(run, 1))["config"]
+    assert config["arguments"] == arguments(run)
+
+
+def test_the_schedule_is_planned_for_max_hours_and_kept_by_resume(data, tmp_path, short):
+    run, other = tmp_path / "run", tmp_path / "other"
+    argv = ["--datasets", data, *short, "--checkpoint-folder"]
+    ended = call("train_ssd", *argv, run, "--max-hours=1e-6")
+    assert (ended.code, ended.errors) == (0, [])
+    assert "--epochs 1, as many as --max-hours 1e-06 has time for: 1 steps, about" in ended.err
+    assert "stopped by --max-hours after step 1" in ended.out
+    resumed = call("train_ssd", "--resume", run, "--max-hours=0")
+    assert resumed.code == 0 and f"{run}: 1 epochs done" in resumed.out
+    assert call("train_ssd", *argv, other, "--epochs=1").code == 0
+    assert differences(run, other) == []
+
+
+def test_a_dry_run_says_the_length(data, tmp_path, short, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("train_ssd", "--datasets", data, *short, "--dry-run")
+    assert result.code == 0 and "a run: 2 epochs of 1 steps\n" in result.out

@@ -27,6 +27,9 @@ from vision.ssd.models import MODELS
 from vision.transforms.presets import PRESETS
 
 DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
+# Of a run without --epochs: as many as reach so many steps, within limits; see docs/recipes.md.
+DEFAULT_STEPS = 2000
+FEWEST_EPOCHS, MOST_EPOCHS = 30, 300
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "adam": 0.0, "sgd": 5e-4}
 _OTHER_RATES = "".join(
     f"; {network.lr_scale:g} of that for {name}"
@@ -170,8 +173,9 @@ class TrainArguments:
     freeze_base_net: bool = flag(False, "do not train the backbone", read=bool, group="network")
     freeze_net: bool = flag(False, "train the prediction heads only", read=bool, group="network")
 
-    epochs: int = flag(
-        30, "epochs in all", "--num-epochs",
+    epochs: int | None = flag(
+        None, f"epochs in all; default: as many as reach {DEFAULT_STEPS} steps, {FEWEST_EPOCHS} to "
+        f"{MOST_EPOCHS}, fewer if --max-hours has no time for them", "--num-epochs",
         read=int, metavar="N", limits=MORE_THAN_0, resume=FREE, group="recipe")  # fmt: skip
     max_hours: float = flag(
         0.0, "stop, saved, when this call has taken so long; 0: no limit",

@@ -83,7 +83,9 @@ class RunStart:
     @property
     def is_finished(self) -> bool:
         """Whether a resumed run has no epoch left to do."""
-        return self.config is not None and (self.epoch >= self.args.epochs or self.has_stalled)
+        if self.config is None or self.args.epochs is None:  # config.json has lost the number
+            return False
+        return self.epoch >= self.args.epochs or self.has_stalled
 
     @property
     def has_stalled(self) -> bool:
