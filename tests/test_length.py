@@ -158,8 +158,8 @@ def test_epochs_by_steps(steps_per_epoch, epochs):
         ([], 2, math.inf, 300, "--epochs 300, the most: 600 steps, about 50 min"),
         ([], 7392, math.inf, 30, "--epochs 30, the fewest: 221760 steps, about 5 min"),
         (["--max-hours=1"], 20, 3600, 100, "--epochs 100, the first number"),
-        # 9 of 10 minutes are 54 epochs of 10 seconds.
-        (["--max-hours=0.2"], 20, 600, 54, "--epochs 54, as many as --max-hours 0.2 has time for"),
+        # 0.85 of 10 minutes are 51 epochs of 10 seconds.
+        (["--max-hours=0.2"], 20, 600, 51, "--epochs 51, as many as --max-hours 0.2 has time for"),
         (["--max-hours=0.2"], 20, 9, 1, "--epochs 1, as many as --max-hours 0.2 has time for"),
     ],
 )  # fmt: skip
@@ -195,8 +195,11 @@ def test_the_run_is_that_of_the_same_number_given(data, tmp_path, short, flags):
     assert given.code == 0 and "about" not in given.err
     assert differences(run, other) == [] and arguments(run) == arguments(other)
     assert arguments(run)["epochs"] == 2
-    config = read_checkpoint(epoch_path(run, 1))["config"]
-    assert config["arguments"] == arguments(run)
+    first = epoch_path(run, 1)
+    assert read_checkpoint(first)["config"]["arguments"] == arguments(run)
+    resumed = call("train_ssd", "--resume", first)
+    assert resumed.code == 0 and "about" not in resumed.err
+    assert differences(run, other) == []
 
 
 def test_the_schedule_is_planned_for_max_hours_and_kept_by_resume(data, tmp_path, short):
