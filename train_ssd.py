@@ -11,15 +11,17 @@
     ./train_ssd.py --datasets coco-data --overfit 8     # can it learn 8 images?
 
 Checkpoints, config.json, labels.txt, metrics.jsonl and report.html go to the checkpoint folder.
-Exit code 0: done; 1: failed, in one line; 2: wrong usage; 128 + signal: stopped, saved, ready for
---resume.
+Exit code 0: done, or saved at --max-hours; 1: failed, in one line; 2: wrong usage; 128 + signal:
+stopped, saved, ready for --resume.
 """
 
 from vision.installed import require
 
 require("cv2", "msgspec", "numpy", "torch", "torchvision", "tqdm", "yaml")
 
+import math
 import os
+import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -37,7 +39,7 @@ from vision.engine.signals import Interrupted
 from vision.engine.state import TrainingState
 from vision.engine.train import fit
 from vision.report.run_report import RunReport
-from vision.runs.checkpoint import epoch_path
+from vision.runs.checkpoint import epoch_path, step_path
 from vision.runs.saver import NoSaver, RunSaver
 from vision.training.build import (
     build_loss,
@@ -52,6 +54,7 @@ from vision.training.build import (
     prepare_machine,
 )
 from vision.training.dry_run import dry_run
+from vision.training.length import default_epochs, plan_length
 from vision.training.overfit import TARGET_AP50, overfit
 from vision.training.resume import RunStart, begin, open_run, restore, return_to
 
@@ -67,11 +70,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(args: TrainArguments, given: set[str]) -> int:
     """Train to the end, from the beginning or from where the run stopped."""
+    began = time.monotonic()
     with distributed.process_group(), ExitStack() as locks:
         start = open_run(args, given, locks)
         if start.is_finished:
             return report_finished(start)
         args = start.args  # of a run that is resumed, the saved ones
+        stop_at = began + 3600 * args.max_hours if args.max_hours else math.inf
         options = prepare_machine(args)
         data = open_data(args, classes=start.classes)
         model = build_network(args, data, options=options, resumed=start)
@@ -83,8 +88,20 @@ def train(args: TrainArguments, given: set[str]) -> int:
             cache_folder=start.folder,
         )
         steps = loader.num_batches
-        state = build_state(args, model, steps_per_epoch=steps, total_steps=args.epochs * steps)
+        epochs = args.epochs or default_epochs(args, steps)
+        state = build_state(args, model, steps_per_epoch=steps, total_steps=epochs * steps)
         validator = build_validator(args, data.val, loss_fn, device=options.device)
+        if args.epochs is None:
+            start = plan_length(
+                start,
+                state,
+                loader,
+                loss_fn,
+                options=options,
+                num_val_images=len(data.val),
+                stop_at=stop_at,
+            )
+            args = start.args
         config = describe_run(start, data, model.network, options)
         restore(state, start, config=config, steps_per_epoch=steps)
         begin(start, config, locks)
@@ -104,11 +121,13 @@ def train(args: TrainArguments, given: set[str]) -> int:
                 saver=saver,
                 report=report,
                 profiler=profiler,
+                patience=args.patience,
+                stop_at=stop_at,
             )
         except (Interrupted, RuntimeError) as error:
-            report_stopped(error, saver, step=state.step)
+            report_stopped(error, saver, state, report)
             raise
-        return report_done(saver, state, report)
+        return report_done(saver, state, report, args=args)
 
 
 def report_finished(start: RunStart) -> int:
@@ -116,26 +135,50 @@ def report_finished(start: RunStart) -> int:
     if distributed.is_main_process():
         if not start.is_named:
             return_to(start)
+        args, why, more = start.args, "", f"--epochs {start.epoch + 10}"
+        if start.epoch < args.epochs:
+            why, more = f": {stalled(args.patience)}", "--patience 0"
         print(
-            f"{start.folder}: finished, {start.epoch} of {start.args.epochs} epochs are done. To "
-            f"train longer: train_ssd.py --resume {start.args.resume} --epochs {start.epoch + 10}"
+            f"{start.folder}: finished, {start.epoch} of {args.epochs} epochs are done{why}. To "
+            f"train longer: train_ssd.py --resume {args.resume} {more}"
         )
     return 0
 
 
-def report_stopped(error: Exception, saver: RunSaver | NoSaver, *, step: int) -> None:
-    """Say how to go on after a signal or the end of another process."""
+def stalled(patience: int) -> str:
+    """Say why --patience has ended the run."""
+    return f"val AP has not risen for {patience} validations (--patience)"
+
+
+def report_stopped(
+    error: Exception, saver: RunSaver | NoSaver, state: TrainingState, report: RunReport | None
+) -> None:
+    """Say how to go on after a signal, at the end of the time, or after that of another process.
+
+    Raises:
+        OSError: the time is up, and the state is not on disk.
+    """
     lost = isinstance(error, RuntimeError) and distributed.explain_lost(error)
-    if distributed.is_main_process() and (lost or isinstance(error, Interrupted)):
-        newest = saver.newest.name if saver.newest else "none written"
-        cause = "the end of another process" if lost else error.signal_name
-        print(
-            f"{saver.run}: stopped by {cause} after step {step}, newest checkpoint {newest}; "
-            f"to go on: train_ssd.py --resume {saver.run}"
-        )
+    if not distributed.is_main_process() or not (lost or isinstance(error, Interrupted)):
+        return
+    if isinstance(error, Interrupted) and error.is_time_up:
+        check_written(saver, step_path(saver.run, state.epoch + 1, state.step))
+        report_results(saver, state, report)
+    newest = saver.newest.name if saver.newest else "none written"
+    cause = "the end of another process" if lost else error.cause
+    print(
+        f"{saver.run}: stopped by {cause} after step {state.step}, newest checkpoint {newest}; "
+        f"to go on: train_ssd.py --resume {saver.run}"
+    )
 
 
-def report_done(saver: RunSaver | NoSaver, state: TrainingState, report: RunReport | None) -> int:
+def report_done(
+    saver: RunSaver | NoSaver,
+    state: TrainingState,
+    report: RunReport | None,
+    *,
+    args: TrainArguments,
+) -> int:
     """Say what came out.
 
     Raises:
@@ -143,17 +186,27 @@ def report_done(saver: RunSaver | NoSaver, state: TrainingState, report: RunRepo
     """
     if not distributed.is_main_process():
         return 0
-    last = epoch_path(saver.run, state.epoch)
-    if saver.newest != last:  # --on-save-error continue
+    check_written(saver, epoch_path(saver.run, state.epoch))
+    report_results(saver, state, report)
+    early = "" if state.epoch == args.epochs else f" of {args.epochs}: {stalled(args.patience)}"
+    print(f"{saver.run}: {state.epoch} epochs done{early}")
+    return 0
+
+
+def check_written(saver: RunSaver, last: Path) -> None:
+    """Raise OSError if the last checkpoint is not on disk, as with --on-save-error continue."""
+    if saver.newest != last:
         newest = saver.newest.name if saver.newest else "none of this process"
         raise OSError(f"{last} was not written; the newest checkpoint on disk is {newest}")
+
+
+def report_results(saver: RunSaver, state: TrainingState, report: RunReport | None) -> None:
+    """Write the report, and say what came out until now."""
     best = state.best
     for line in report.finish(best["AP"]) if report else ():
         print(line)
     if best["epoch"]:
         print(f"{saver.run}: best AP {best['AP']:.4f} in epoch {best['epoch']}, checkpoint_best.pt")
-    print(f"{saver.run}: {state.epoch} epochs done")
-    return 0
 
 
 def look(args: TrainArguments) -> int:

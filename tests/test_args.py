@@ -139,6 +139,9 @@ def test_rate_and_decay_follow_the_optimizer_unless_given(optimizer):
         (["--threads", "-1"], "--threads"),
         (["--keep-last", "-1"], "--keep-last"),
         (["--eval-every", "-1"], "--eval-every"),
+        (["--patience", "-1"], "--patience"),
+        (["--max-hours", "-1"], "--max-hours"),
+        (["--patience", "3", "--eval-every", "0"], "--patience"),
         (["--checkpoint-every-steps", "-1"], "--checkpoint-every-steps"),
         (["--checkpoint-every-minutes", "-1"], "--checkpoint-every-minutes"),
         (["--overfit", "-1"], "--overfit"),
@@ -220,7 +223,8 @@ EVERYTHING = [
     "--checkpoint-every-steps=5", "--checkpoint-every-minutes=1.5", "--keep-last=2",
     "--on-save-error=continue", "--tensorboard", "--device=cpu", "--val-json=v.json",
     "--val-images=v",
-    "--sync-bn", "--no-report", "--logger", "tensorboard",
+    "--sync-bn", "--no-report", "--patience=3", "--max-hours=8",
+    "--logger", "tensorboard",
 ]  # fmt: skip
 
 

@@ -36,7 +36,8 @@ def test_a_script_has_a_row_of_three_cells_for_each_flag(script):
 def test_what_a_row_says():
     found = {cells[0].split("`")[1].split()[0]: cells for cells in rows("train_ssd.py")}
     assert found["--net"][0] == f"`--net {'/'.join(MODELS)}`"
-    assert found["--epochs"][:2] == ["`--epochs N`, `--num-epochs`", "30"]
+    assert found["--epochs"][:2] == ["`--epochs N`, `--num-epochs`", ""]
+    assert found["--batch-size"][1] == "16"
     assert found["--milestones"][1] == "20.0 26.0" and found["--dry-run"][1] == ""
     assert found["--strict-labels"][0] == "`--strict-labels`"
     downloader = {cells[0]: cells for cells in rows("coco_downloader.py")}

@@ -30,14 +30,14 @@ OTHER = {
     "precision": "bf16", "threads": 3, "eval_every": 2, "checkpoint_every_steps": 10,
     "checkpoint_every_minutes": 5.0, "keep_last": 3, "on_save_error": "continue",
     "tensorboard": True, "logger": ["tensorboard"], "report": False, "device": "cpu",
-    "sync_bn": True,
+    "sync_bn": True, "patience": 4, "max_hours": 2.0,
 }  # fmt: skip
 MAY_CHANGE = {
     "epochs", "workers", "device", "tensorboard", "logger", "report", "checkpoint_every_steps",
     "checkpoint_every_minutes", "keep_last", "on_save_error", "base_net", "pretrained_ssd",
     "dataset_type", "datasets", "validation_dataset", "train_split", "val_split",
     "train_json", "train_images", "val_json", "val_images", "boxes", "label_format",
-    "use_difficult", "one_based",
+    "use_difficult", "one_based", "patience", "max_hours",
 }  # fmt: skip
 
 

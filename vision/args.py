@@ -30,6 +30,9 @@ from vision.ssd.models import MODELS
 from vision.transforms.presets import PRESETS
 
 DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
+# Of a run without --epochs: as many as reach so many steps, within limits; see docs/recipes.md.
+DEFAULT_STEPS = 2000
+FEWEST_EPOCHS, MOST_EPOCHS = 30, 300
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "adam": 0.0, "sgd": 5e-4}
 _OTHER_RATES = "".join(
     f"; {network.lr_scale:g} of that for {name}"
@@ -200,9 +203,16 @@ class TrainArguments:
     freeze_base_net: bool = flag(False, "do not train the backbone", read=bool, group="network")
     freeze_net: bool = flag(False, "train the prediction heads only", read=bool, group="network")
 
-    epochs: int = flag(
-        30, "epochs in all", "--num-epochs",
+    epochs: int | None = flag(
+        None, f"epochs in all; default: as many as reach {DEFAULT_STEPS} steps, {FEWEST_EPOCHS} to "
+        f"{MOST_EPOCHS}, fewer if --max-hours has no time for them", "--num-epochs",
         read=int, metavar="N", limits=MORE_THAN_0, resume=FREE, group="recipe")  # fmt: skip
+    max_hours: float = flag(
+        0.0, "stop, saved, when this call has taken so long; 0: no limit",
+        read=float, metavar="H", limits=FROM_0, resume=FREE, group="recipe")  # fmt: skip
+    patience: int = flag(
+        0, "stop when val AP has not risen for N validations; 0: do not",
+        read=int, metavar="N", limits=FROM_0, resume=FREE, group="recipe")  # fmt: skip
     batch_size: int = flag(
         16, "images a step, over all processes",
         read=int, metavar="N", limits=BATCHES, group="recipe")  # fmt: skip
@@ -420,6 +430,8 @@ def find_problem(args: TrainArguments) -> str | None:
             return f"--{name}-json and --{name}-images: give one folder, or one for each file"
     if args.validation_dataset and args.val_json:
         return "--validation-dataset and --val-json both name the val split; give one of them"
+    if args.patience and not args.eval_every:
+        return "--patience counts validations, and --eval-every 0 has one, after the last epoch"
     for name in (*args.logger, *["tensorboard"] * args.tensorboard):
         if find_spec(name) is None:
             return f"--logger {name} needs a package that is not installed: pip install {name}"

@@ -1,8 +1,10 @@
-"""On SIGINT or SIGTERM: finish the step, save, exit."""
+"""On SIGINT, SIGTERM or at the end of the time: finish the step, save, exit."""
 
 import logging
+import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -12,12 +14,21 @@ from vision.engine import distributed
 logger = logging.getLogger(__name__)
 
 
-class Interrupted(SystemExit):
-    """Training stopped because of a signal; ends the program with exit code 128 + signal."""
+# Stands for a signal's number when the time is up; below those of SIGINT and SIGTERM, so that one
+# of these counts where both have come.
+_TIME_IS_UP = 1
 
-    def __init__(self, signum: int):
-        super().__init__(128 + signum)
-        self.signal_name = signal.Signals(signum).name
+
+class Interrupted(SystemExit):
+    """Training stopped before its end; ends the program.
+
+    Its exit code is 128 + signal, or 0 where the time was up.
+    """
+
+    def __init__(self, reason: int):
+        self.is_time_up = reason == _TIME_IS_UP
+        super().__init__(0 if self.is_time_up else 128 + reason)
+        self.cause = "--max-hours" if self.is_time_up else signal.Signals(reason).name
 
 
 class StoppableLoader:
@@ -46,11 +57,15 @@ class StoppableLoader:
 class StopSignals:
     """Catches SIGINT and SIGTERM inside a `with` block; a second SIGINT ends the process at once.
 
+    Args:
+        stop_at: when the time is up, by `time.monotonic`.
+
     Attributes:
         received: the number of the signal, None before one comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop_at: float = math.inf) -> None:
+        self.stop_at = stop_at
         self.received: int | None = None
         self._previous: dict[int, object] = {}
 
@@ -64,10 +79,14 @@ class StopSignals:
             signal.signal(signum, handler)
 
     def check(self) -> None:
-        """Raise Interrupted if any process got a signal; it raises in all of them at this call."""
-        signum = distributed.all_reduce_max(self.received or 0)
-        if signum:
-            raise Interrupted(signum)
+        """Raise Interrupted if any process got a signal or its time is up.
+
+        It raises in all processes at the same call.
+        """
+        is_time_up = time.monotonic() >= self.stop_at
+        reason = distributed.all_reduce_max(self.received or (_TIME_IS_UP if is_time_up else 0))
+        if reason:
+            raise Interrupted(reason)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.received is not None and signum == signal.SIGINT:

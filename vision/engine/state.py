@@ -27,6 +27,23 @@ def _no_progress() -> dict:
     }
 
 
+def has_stalled(best: dict, epoch: int, *, patience: int, eval_every: int) -> bool:
+    """Tell whether the last `patience` validations have not raised the best AP.
+
+    It follows from what a checkpoint holds, so a resumed run stops where one that was never
+    interrupted stops.
+
+    Args:
+        best: the best AP and its epoch, as of `TrainingState`.
+        epoch: whole epochs done.
+        patience: number of validations; 0: never.
+        eval_every: epochs between two of them.
+    """
+    if not patience or best["epoch"] is None:
+        return False
+    return epoch // eval_every - best["epoch"] // eval_every >= patience
+
+
 @dataclass
 class TrainingState:
     """The state of a run between two steps.

@@ -14,7 +14,7 @@ from vision.engine.nonfinite import MAX_IN_A_ROW, NonFiniteError, report_nonfini
 from vision.engine.optim import set_train_mode
 from vision.engine.profile import StepProfiler
 from vision.engine.signals import Interrupted, StopSignals
-from vision.engine.state import TrainingState
+from vision.engine.state import TrainingState, has_stalled
 from vision.engine.step import LOSS_TERMS, StepOptions, train_step
 from vision.evaluation.validator import Validator
 from vision.report.run_report import RunReport
@@ -35,8 +35,10 @@ def fit(
     saver: RunSaver,
     report: RunReport | None = None,
     profiler: StepProfiler | None = None,
+    patience: int = 0,
+    stop_at: float = math.inf,
 ) -> None:
-    """Train until `epochs` epochs are done, saving after each.
+    """Train until `epochs` epochs are done or AP no longer rises, saving after each epoch.
 
     Args:
         state: where to start, changed in place; in the middle of an epoch, the rest of it is done.
@@ -48,16 +50,21 @@ def fit(
         saver: writes checkpoints and metrics.
         report: writes report.html, in the main process.
         profiler: called after each step of the first epoch.
+        patience: stop after so many validations that did not raise the best AP; 0: do not.
+        stop_at: when the time is up, by `time.monotonic`.
 
     Raises:
-        Interrupted: a signal came; the state is saved.
+        Interrupted: a signal came, or the time is up; the state is saved.
         RuntimeError: another process of the job has ended; the state is saved.
         NonFiniteError: the loss or the gradient of a step is not finite.
         OSError: the state could not be saved.
     """
-    with StopSignals() as signals, saver:
+    every = validator.every if validator else 0
+    with StopSignals(stop_at) as signals, saver:
         try:
-            while state.epoch < epochs:
+            while state.epoch < epochs and not has_stalled(
+                state.best, state.epoch, patience=patience, eval_every=every
+            ):
                 train_metrics = train_one_epoch(
                     state,
                     loader,

@@ -43,12 +43,12 @@ class Validator:
         self._class_names = class_names
         self._loss_fn = loss_fn
         self._device = device
-        self._every = every
+        self.every = every
         self.result: EvaluationResult | None = None
 
     def is_due(self, epoch: int, *, last_epoch: int) -> bool:
         """Tell whether to measure after this epoch (1-based)."""
-        return epoch == last_epoch or (self._every > 0 and epoch % self._every == 0)
+        return epoch == last_epoch or (self.every > 0 and epoch % self.every == 0)
 
     def measure(
         self, model: nn.Module, signals: StopSignals | None = None

@@ -197,19 +197,24 @@ def build_state(
     optimizer = build_optimizer(
         args.optimizer, groups, momentum=args.momentum, weight_decay=args.weight_decay
     )
-    schedule = Schedule(
-        args.scheduler,
-        total_steps=total_steps,
-        warmup_steps=min(round(args.warmup_epochs * steps_per_epoch), total_steps // 2),
-        milestones=tuple(round(epoch * steps_per_epoch) for epoch in args.milestones),
-        gamma=args.gamma,
-    )
+    schedule = build_schedule(args, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(
         device.type, enabled=choose_precision(args.precision, device) == "fp16"
     )
     ema = ModelEma(model, decay=args.ema) if args.ema else None
     return TrainingState(model, optimizer, schedule, scaler, ema)
+
+
+def build_schedule(args: TrainArguments, *, steps_per_epoch: int, total_steps: int) -> Schedule:
+    """Make the learning-rate schedule."""
+    return Schedule(
+        args.scheduler,
+        total_steps=total_steps,
+        warmup_steps=min(round(args.warmup_epochs * steps_per_epoch), total_steps // 2),
+        milestones=tuple(round(epoch * steps_per_epoch) for epoch in args.milestones),
+        gamma=args.gamma,
+    )
 
 
 def build_validator(
@@ -228,8 +233,13 @@ def build_validator(
         loss_fn: of the run.
         device: of the model.
         num_images: the first so many with boxes; None: all.
+
+    Raises:
+        ValueError: --patience without a val split.
     """
     if not len(split):
+        if args.patience:
+            raise ValueError(f"--patience {args.patience} counts validations: give a val split")
         return None
     chosen = None if num_images is None else split.images_with_boxes(num_images)
     dataset = CocoDetection(

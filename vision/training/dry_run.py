@@ -17,6 +17,7 @@ from vision.training.build import (
     open_data,
     prepare_machine,
 )
+from vision.training.length import default_epochs
 from vision.visualize import draw_boxes
 
 MAX_PICTURES = 16
@@ -42,7 +43,8 @@ def dry_run(args: TrainArguments, *, picture: Path) -> list[str]:
     loss_fn = build_loss(args, model)
     loader = build_train_loader(args, data.train, normalization=model.network.normalization)
     steps = loader.num_batches
-    state = build_state(args, model, steps_per_epoch=steps, total_steps=args.epochs * steps)
+    epochs = args.epochs or default_epochs(args, steps)
+    state = build_state(args, model, steps_per_epoch=steps, total_steps=epochs * steps)
     images, targets = next(iter(loader))
     priors = loss_fn.priors_cxcywh
     keys = ("boxes", "labels", "iscrowd")
@@ -59,6 +61,7 @@ def dry_run(args: TrainArguments, *, picture: Path) -> list[str]:
         f"priors: {len(priors)} an image; positive {num_pos} for {num_boxes} boxes, "
         f"ignored {int((prior_labels == IGNORED).sum())}",
         f"parameters: {sum(p.numel() for p in state.model.parameters()) / 1e6:.2f} million",
+        f"a run: {epochs} epochs of {steps} steps",
         ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
     ]
     if not is_finite:

@@ -12,7 +12,7 @@ from vision.command_line import flag_of
 from vision.engine import distributed
 from vision.engine.metrics import MetricsLog
 from vision.engine.optim import Schedule
-from vision.engine.state import TrainingState
+from vision.engine.state import TrainingState, has_stalled
 from vision.runs.checkpoint import (
     find_newest,
     has_checkpoints,
@@ -82,7 +82,17 @@ class RunStart:
     @property
     def is_finished(self) -> bool:
         """Whether a resumed run has no epoch left to do."""
-        return self.config is not None and self.epoch >= self.args.epochs
+        if self.config is None or self.args.epochs is None:  # config.json has lost the number
+            return False
+        return self.epoch >= self.args.epochs or self.has_stalled
+
+    @property
+    def has_stalled(self) -> bool:
+        """Whether --patience has ended a resumed run."""
+        patience, eval_every = self.args.patience, self.args.eval_every
+        return self.checkpoint is not None and has_stalled(
+            self.checkpoint["best"], self.epoch, patience=patience, eval_every=eval_every
+        )
 
 
 @distributed.on_main_process
