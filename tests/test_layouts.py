@@ -120,13 +120,12 @@ def touch(root, *names):
     [
         ([], "it holds nothing"),
         (["a.jpg", "b.jpg", "notes.txt", "more/x.jpg"], "it holds more/, notes.txt, 2 x .jpg"),
-        (["train/_annotations.coco.json"], "if train/_annotations.coco.json has COCO annotations"),
-        (["result.json", "images/a.jpg"], "copy it to annotations/instances_train.json"),
+        (["export.coco.json", "images/a.jpg"], "copy it to annotations/instances_train.json"),
         (["annotations/person.json"], "if annotations/person.json has COCO annotations"),
         (["VOC2007/ImageSets/Main/train.txt"], "VOC2007 is of Pascal VOC's layout; give that"),
         ([f"{letter}/x" for letter in "abcdefghijklm"], "i/, j/ and 3 more"),
     ],
-    ids=["empty", "images", "roboflow", "label studio", "other name", "voc", "many"],
+    ids=["empty", "images", "another file", "other name", "voc", "many"],
 )
 def test_where_none_fits_it_says_what_lies_there_and_the_nearest(tmp_path, files, said):
     touch(tmp_path, *files)

@@ -170,7 +170,7 @@ def _names_in(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     with os.scandir(folder) as entries:
-        return {entry.name for entry in entries}
+        return {entry.name for entry in entries if entry.is_file()}  # no link to nothing
 
 
 def check_same_categories(indices: list[AnnotationIndex]) -> None:

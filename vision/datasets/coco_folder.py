@@ -1,9 +1,21 @@
-"""Where a data set in COCO's layout keeps the annotations and the images of a split."""
+"""Where a data set in COCO's layout keeps the annotations and the images of a split.
+
+As COCO itself has it, and as CVAT, Roboflow, Label Studio and FiftyOne export it.
+"""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from vision.datasets.image_list import scan_images
 from vision.datasets.split_names import SPLITS, spellings, split_of
+
+ROBOFLOW = "_annotations.coco.json"
+# One file for everything, of CVAT, Roboflow and Label Studio: train and val where it is alone.
+_SINGLE = ("annotations/instances_default.json", ROBOFLOW, "result.json", "result_coco.json")
+# Images without annotations, for which detections are written.
+_UNANNOTATED = ("annotations/image_info_test-dev2017.json", "annotations/image_info_test2017.json")
+_ENDINGS = (".json", ".json.gz")
 
 
 def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
@@ -29,34 +41,47 @@ def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
     return annotation_file, image_folder
 
 
-def image_folder_of(annotation_file: Path) -> Path | None:
-    """The folder that the file names in annotations/instances_<split>.json are relative to."""
-    root = annotation_file.parent.parent
-    paths = [root / name for name in _folders_of(annotation_file)]
-    return next((path for path in paths if path.is_dir()), None)
-
-
-def _folders_of(annotation_file: Path) -> list[str]:
-    name = annotation_file.stem.removeprefix("instances_")
-    split = split_of(name)
-    # Beside instances_valid.json the images are in valid/, if that is there.
-    own = [] if name in _plain_names(split) else [name, f"images/{name}"]
-    return [*own, *_folder_names(split)]
-
-
 def find_annotation_file(root: str | os.PathLike, split: str) -> Path | None:
     """The annotation file of a split, if the data set has one."""
-    names = dict.fromkeys([*_plain_names(split), *spellings(split)])
-    paths = [Path(root, f"annotations/instances_{name}.json") for name in names]
-    return next((path for path in paths if path.is_file()), None)
+    names = list(dict.fromkeys([*_plain_names(split), *spellings(split)]))
+    places = [f"annotations/instances_{name}" for name in names]
+    places += [f"annotations/{name}" for name in names]
+    files = [f"{place}{ending}" for place in places for ending in _ENDINGS]
+    files += [f"{name}/{ROBOFLOW}" for name in names]
+    files += _UNANNOTATED if split == "test" else ()
+    found = _first_there(Path(root), files)
+    if found is None and split in ("train", "val") and not any(map(_has_own(root), SPLITS)):
+        found = _first_there(Path(root), _SINGLE)
+    return found
+
+
+def _has_own(root: str | os.PathLike):
+    """Whether a split has a file of its own."""
+
+    def has_own(split: str) -> bool:
+        names = [*_plain_names(split), *spellings(split)]
+        files = [f"annotations/{kind}{n}.json" for n in names for kind in ("instances_", "")]
+        return _first_there(Path(root), [*files, *(f"{n}/{ROBOFLOW}" for n in names)]) is not None
+
+    return has_own
+
+
+def image_folder_of(annotation_file: Path) -> Path | None:
+    """The folder that the file names in an annotation file are relative to."""
+    root = _root_of(annotation_file)
+    if annotation_file.name == ROBOFLOW:
+        return root
+    path = _first_there(root, _folders_of(annotation_file), is_kind=Path.is_dir)
+    return root if path is None and scan_images(root, recursive=False).images else path
 
 
 def annotated_splits(root: str | os.PathLike) -> list[str]:
     """The splits that have an annotation file; those of usual names first."""
-    files = sorted(Path(root, "annotations").glob("instances_*.json"))
-    names = [file.stem.removeprefix("instances_") for file in files]
+    files = sorted(Path(root, "annotations").glob("instances_*.json*"))
+    names = [_name_of(file) for file in files]
     # instances_train.original.json is what fix_coco_annotations.py keeps
-    found = {split_of(name) for name in names if "." not in name}
+    found = {split_of(name) for name in names if "." not in name} - {"default"}
+    found |= {split for split in SPLITS if find_annotation_file(root, split)}
     return [split for split in SPLITS if split in found] + sorted(found.difference(SPLITS))
 
 
@@ -64,6 +89,51 @@ def find_image_folder(root: str | os.PathLike, split: str) -> Path | None:
     """The folder that the file names of a split are relative to, if the data set has one."""
     paths = [Path(root, name) for name in _folder_names(split)]
     return next((path for path in paths if path.is_dir()), None)
+
+
+def _root_of(annotation_file: Path) -> Path:
+    folder = annotation_file.parent
+    return folder.parent if folder.name == "annotations" else folder
+
+
+def _name_of(annotation_file: Path) -> str:
+    """train of instances_train.json and of instances_train.json.gz."""
+    return annotation_file.name.removeprefix("instances_").partition(".json")[0]
+
+
+def _folders_of(annotation_file: Path) -> list[str]:
+    name = _name_of(annotation_file)
+    if name.startswith("image_info_test"):
+        return _folder_names("test")
+    if name.lower() in ("default", "result", "result_coco"):
+        return ["images/default", "default", "images"]
+    split = split_of(name.lower())
+    # Beside instances_valid.json the images are in valid/, if that is there.
+    own = [] if name in _plain_names(split) else [name, f"images/{name}"]
+    return [*own, *_folder_names(split)]
+
+
+def _first_there(root: Path, names: list[str] | tuple[str, ...], *, is_kind=Path.is_file):
+    """The first of these names that is there, whatever the case of its letters."""
+    for name in names:
+        path = root / name
+        if is_kind(path):
+            return path
+    listed = {parent: _lower_names(root / parent) for parent in {os.path.dirname(n) for n in names}}
+    for name in names:
+        parent, base = os.path.split(name)
+        actual = listed[parent].get(base.lower())
+        if actual and is_kind(root / parent / actual):
+            return root / parent / actual
+    return None
+
+
+def _lower_names(folder: Path) -> dict[str, str]:
+    return {path.name.lower(): path.name for path in _entries(folder)}
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.is_dir() else iter(())
 
 
 def _plain_names(split: str) -> list[str]:

@@ -49,7 +49,7 @@ class ImageFinder:
     def _names_in(self, parent: str) -> frozenset[str]:
         try:
             with os.scandir(os.path.join(self.folder, parent)) as entries:
-                return frozenset(entry.name for entry in entries)
+                return frozenset(entry.name for entry in entries if entry.is_file())
         except OSError:
             return frozenset()
 

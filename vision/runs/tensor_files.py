@@ -28,6 +28,7 @@ def load_tensors(path: Path, content: bytes | None = None) -> object:
         OSError: it cannot be opened.
     """
     with _open(path) if content is None else io.BytesIO(content) as file:
+        _check_is_no_text(path, file)
         _check_unpacked_size(path, file)
         loaded = _load(path, file)
     for name, tensor in _find_tensors(loaded):
@@ -37,6 +38,20 @@ def load_tensors(path: Path, content: bytes | None = None) -> object:
 
 def _open(path: Path) -> BinaryIO:
     return open(path, "rb", opener=regular_only)
+
+
+def _check_is_no_text(path: Path, file: BinaryIO) -> None:
+    """Name the pages and pointers that downloads leave under the name of weights."""
+    first = file.read(512)
+    file.seek(0)
+    if first.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{path}: a Git LFS pointer, not the weights themselves; fetch them with git lfs pull"
+        )
+    if first.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError(f"{path}: a web page, not weights; download the file itself")
+    if not first:
+        raise ValueError(f"{path}: the file is empty; download or save it again")
 
 
 def _load(path: Path, file: BinaryIO) -> object:

@@ -13,7 +13,7 @@ class CocoLayout(Layout):
     """A folder with annotations/ and images."""
 
     title = "COCO"
-    needs = "annotations/instances_<split>.json and images"
+    needs = "annotations/instances_<split>.json or <split>/_annotations.coco.json, and images"
     takes = frozenset({"boxes"})
 
     @staticmethod
