@@ -80,7 +80,8 @@ def annotated_splits(root: str | os.PathLike) -> list[str]:
     files = sorted(Path(root, "annotations").glob("instances_*.json*"))
     names = [_name_of(file) for file in files]
     # instances_train.original.json is what fix_coco_annotations.py keeps
-    found = {split_of(name) for name in names if "." not in name} - {"default"}
+    usual = {name: split_of(name.lower()) for name in names if "." not in name}
+    found = {split if split in SPLITS else name for name, split in usual.items()} - {"default"}
     found |= {split for split in SPLITS if find_annotation_file(root, split)}
     return [split for split in SPLITS if split in found] + sorted(found.difference(SPLITS))
 
