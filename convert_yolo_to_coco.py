@@ -22,9 +22,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vision.command_line import FamilyParser
+from vision.datasets.coco_export import write_coco_root
 from vision.datasets.findings import Findings
 from vision.datasets.yolo import YoloSplit, read_yolo
-from vision.datasets.yolo_export import write_coco_root, write_report
+from vision.datasets.yolo_export import coco_of, write_report
+from vision.datasets.yolo_formats import LABEL_FORMATS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,6 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--confidence", action="store_true", help="rows may end with a confidence; ignore it"
     )
     parser.add_argument(
+        "--label-format", choices=LABEL_FORMATS, default="auto", help="what a label row holds"
+    )
+    parser.add_argument(
         "--report",
         type=Path,
         metavar="FILE",
@@ -71,12 +76,15 @@ def main(argv: list[str] | None = None) -> int:
             class_file=args.classes,
             strict_labels=args.strict_labels,
             has_confidence=args.confidence,
+            label_format=args.label_format,
             findings=findings,
             progress=functools.partial(tqdm, unit=" images", disable=None),
         )
         data_root = args.data_root if args.data_root.is_dir() else args.data_root.parent
         root = args.output or data_root
-        files = write_coco_root(splits, root)
+        files = write_coco_root(
+            {split: (coco_of(data), data.image_folder) for split, data in splits.items()}, root
+        )
         report = args.report or root / "annotations" / "conversion_report.json"
         write_report(splits, findings, report)
     except (OSError, ValueError) as error:

@@ -22,6 +22,7 @@ ALLOWED = {
     "download": {"files"},
     "validate": {"datasets", "files"},
     "repair": {"datasets", "files"},
+    "doctor": {*MODELS_AND_DATA, "report", "evaluation"},
     "runs": {*MODELS_AND_DATA, "engine"},
     "engine": {*MODELS_AND_DATA, "runs", "evaluation", "report"},
     "evaluation": {*MODELS_AND_DATA, "engine"},

@@ -7,6 +7,7 @@ from pathlib import Path
 from vision.datasets.coco_folder import split_files
 from vision.datasets.coco_json import CocoJson, ImageRecord
 from vision.datasets.findings import Findings
+from vision.datasets.image_names import ImageFinder
 from vision.files.guarded import is_inside
 from vision.validate.image_check import ImageCheck
 
@@ -54,7 +55,7 @@ class ImageEntries:
     ) -> None:
         self.by_name: dict[str, ImageEntry] = {}
         self._folders: list[str] = []
-        root = os.path.realpath(image_folder)
+        self._root = root = os.path.realpath(image_folder)
         for annotation_file, names_folder in annotation_files:
             folder = os.path.relpath(os.path.realpath(names_folder), root)
             try:
@@ -63,9 +64,11 @@ class ImageEntries:
                 findings.add("annotations unreadable", str(annotation_file), str(error))
 
     def _read(self, annotation_file: Path, folder: str, findings: Findings) -> None:
+        finder = ImageFinder(os.path.join(self._root, folder))
         for _, _, records in CocoJson(annotation_file).chunks("images", ImageRecord):
             for record in records:
-                name = os.path.normpath(os.path.join(folder, record.file_name))
+                found = finder.find(record.file_name) or record.file_name
+                name = os.path.normpath(os.path.join(folder, found))
                 if not is_inside(name):
                     message = f"the name that {annotation_file} gives leads out of the folder"
                     findings.add("name outside the folder", name, message)

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Divide a data set into train, val and test lists, so that no group is on two sides.
+
+    python split_dataset.py --dataset my-data --output my-split
+    python split_dataset.py --dataset my-data --output my-split --group-by video --seed 1 \\
+        --fractions 0.8 0.2
+
+All images of all splits of the data set are divided anew, each class in proportion. --output gets
+train.txt, val.txt and test.txt with one image path a line, and COCO annotations of each:
+instances_train.json and so on, which train_ssd.py reads with --train-json and --val-json. No image
+is copied or moved, and the data set stays as it is.
+"""
+
+from vision.installed import require
+
+require("numpy", "cv2", "msgspec", "yaml", "tqdm")
+
+import argparse
+import functools
+import shlex
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vision.args import add_reading_flags, reading_options
+from vision.command_line import FamilyParser, run_script
+from vision.datasets.coco_export import coco_of_index, write_coco
+from vision.datasets.layouts.choose import check_options_used, open_folder
+from vision.doctor.check import open_all
+from vision.doctor.divide import GROUPS, Division, divide
+from vision.files.atomic_file import write_atomically
+
+SPLITS = ("train", "val", "test")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Divide; return the exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if len(args.fractions) > 3 or min(args.fractions) <= 0 or sum(args.fractions) > 1.001:
+        parser.error("--fractions are two or three shares above 0 that together make at most 1")
+    return run_script(functools.partial(run, args))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this script."""
+    parser = FamilyParser(
+        prog="split_dataset.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataset", "--datasets", required=True, metavar="ROOT", help="data set folder")
+    add_reading_flags(parser)
+    add("--output", required=True, type=Path, metavar="DIR", help="new or empty folder")
+    add("--fractions", type=float, nargs="+", default=[0.8, 0.1, 0.1], metavar="SHARE",
+        help="of train, val and test; default: 0.8 0.1 0.1")  # fmt: skip
+    add("--group-by", choices=GROUPS, default="duplicates",
+        help="what stays on one side: images that look the same (the default), images of a folder, "
+        "images of a video (neighbours by their number that look alike), or nothing")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="of the draw")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, divide, write and say what came out."""
+    if args.output.is_dir() and any(args.output.iterdir()):
+        raise ValueError(f"{args.output}: is not empty; give a new folder")
+    options = reading_options(args)
+    folder = open_folder(args.dataset, split="train", layout=args.dataset_type, options=options)
+    check_options_used(options, folder.takes, where=f"{args.dataset}: {folder.title} layout")
+    splits, findings = open_all(folder)
+    broken = [finding.what for finding in findings if finding.is_wrong]
+    if broken:
+        raise ValueError(broken[0])
+    division = divide(
+        list(splits.values()),
+        fractions=args.fractions,
+        group_by=args.group_by,
+        seed=args.seed,
+        progress=functools.partial(tqdm, unit=" images", disable=None),
+    )
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name, side in zip(SPLITS, division.sides, strict=False):
+        lines = "".join(f"{path}\n" for path in side.paths)
+        write_atomically(args.output / f"{name}.txt", lines.encode())
+        content = coco_of_index(side.source.index, description="divided by split_dataset.py")
+        write_coco(args.output / f"instances_{name}.json", content)
+    print("\n".join(describe(division, args.output)))
+
+
+def describe(division: Division, output: Path) -> list[str]:
+    """What each side got, and the command that trains on it."""
+    lines = [f"{len(division.groups)} groups, the largest of {max(division.groups)} images"]
+    for name, side in zip(SPLITS, division.sides, strict=False):
+        index = side.source.index
+        counts = index.boxes_per_class()
+        absent = [c.name for c in index.categories if not counts[c.label - 1]]
+        lines.append(
+            f"{name}: {len(index)} images, {int(counts.sum())} boxes"
+            + (f"; no box of {', '.join(absent[:5])}" if absent else "")
+        )
+    train, val = (shlex.quote(str(output / f"instances_{name}.json")) for name in ("train", "val"))
+    images = shlex.quote(str(division.sides[0].source.image_folder))
+    lines.append(
+        f"train_ssd.py --train-json {train} --train-images {images} --val-json {val} "
+        f"--val-images {images} --checkpoint-folder RUN"
+    )
+    return lines
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

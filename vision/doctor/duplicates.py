@@ -1,0 +1,98 @@
+"""Images that are the same file, or look the same, among many."""
+
+import numpy as np
+
+from vision.doctor.look import Looks
+
+MOST_BITS = 6  # by which the hashes of two images that look the same differ
+MOST_GRAY = 8.0  # by which their thumbnails differ, of 255, on average
+_BANDS = 8  # of 8 bits: with up to 7 different bits one band is equal
+_PAIRS_AT_ONCE = 1 << 21
+
+
+def same_pixels(looks: Looks) -> np.ndarray:
+    """A number for each file, equal for files of the same bytes: int64 [I]; -1: not read."""
+    _, number = np.unique(looks.digests, axis=0, return_inverse=True)
+    return np.where(looks.is_read(), number.reshape(-1), -1)
+
+
+def near_pairs(
+    looks: Looks, queries: np.ndarray, among: np.ndarray, *, limit: int = 8
+) -> np.ndarray:
+    """Find images that look like others, files of the same bytes included.
+
+    Only pairs that agree in 8 of the hashes' 64 bits are compared, which loses none that differ in
+    MOST_BITS or fewer.
+
+    Args:
+        looks: at all images.
+        queries: positions of images, [Q].
+        among: positions of those that they are compared with, [A].
+        limit: matches of a query that are kept of each group of hashes: the frames of a standing
+            camera are all alike.
+
+    Returns:
+        Pairs of a query and its match, int64 [N, 2], sorted; no image is its own match.
+    """
+    found = [np.zeros((0, 2), np.int64)]
+    is_read = looks.is_read()
+    queries, among = queries[is_read[queries]], among[is_read[among]]
+    for band in range(_BANDS):
+        query_buckets, buckets = _buckets(looks, queries, band), _buckets(looks, among, band)
+        for rows, others in zip(query_buckets, buckets, strict=True):
+            step = max(1, _PAIRS_AT_ONCE // max(1, len(others)))
+            for start in range(0, len(rows) if len(others) else 0, step):
+                found.append(_nearest(looks, rows[start : start + step], others, limit))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _buckets(looks: Looks, rows: np.ndarray, band: int) -> list[np.ndarray]:
+    """The images of each value of 8 bits of the hash."""
+    keys = (looks.hashes[rows] >> np.uint64(8 * band)) & np.uint64(255)
+    order = np.argsort(keys, kind="stable")
+    return np.split(rows[order], np.searchsorted(keys[order], np.arange(1, 256)))
+
+
+def _nearest(looks: Looks, rows: np.ndarray, others: np.ndarray, limit: int) -> np.ndarray:
+    """For each row the first `limit` of the others that look like it: int64 [N, 2]."""
+    bits = popcount(looks.hashes[rows][:, None] ^ looks.hashes[others][None])
+    is_near = (bits <= MOST_BITS) & (rows[:, None] != others[None])
+    is_near &= np.cumsum(is_near, axis=1) <= 4 * limit  # before the thumbnails are compared
+    first, second = np.nonzero(is_near)
+    pairs = np.stack([rows[first], others[second]], axis=1)
+    pairs = pairs[_thumbnails_agree(looks, pairs)]
+    rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
+    return pairs[rank < limit] if np.all(np.diff(pairs[:, 0]) >= 0) else pairs
+
+
+def _thumbnails_agree(looks: Looks, pairs: np.ndarray) -> np.ndarray:
+    agree = np.zeros(len(pairs), bool)
+    for start in range(0, len(pairs), 1 << 15):
+        part = pairs[start : start + (1 << 15)]
+        first, second = (looks.thumbnails[part[:, k]].astype(np.int16) for k in (0, 1))
+        agree[start : start + len(part)] = np.abs(first - second).mean(axis=(1, 2)) <= MOST_GRAY
+    return agree
+
+
+def popcount(numbers: np.ndarray) -> np.ndarray:
+    """The number of bits that are set in each uint64."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(numbers)
+    table = np.array([bin(i).count("1") for i in range(256)], np.uint8)
+    return table[numbers[..., None].view(np.uint8)].sum(axis=-1)
+
+
+def groups_of(count: int, pairs: np.ndarray) -> np.ndarray:
+    """The smallest position that each of `count` images is connected to by pairs: int64 [count]."""
+    parent = np.arange(count)
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for first, second in pairs.tolist():
+        a, b = root(first), root(second)
+        parent[max(a, b)] = min(a, b)
+    return np.array([root(i) for i in range(count)], dtype=np.int64)
