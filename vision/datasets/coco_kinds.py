@@ -4,9 +4,6 @@ import msgspec
 
 from vision.datasets.coco_json import CocoJson
 
-_PANOPTIC = "panoptic segments, which have no boxes"
-_CAPTIONS = "captions, which have no boxes"
-
 
 def refuse_other_kinds(document: CocoJson) -> None:
     """Refuse a file of panoptic segments or captions, by the keys of its first annotations.
@@ -17,10 +14,16 @@ def refuse_other_kinds(document: CocoJson) -> None:
     first = _first_annotation(document)
     if "bbox" in first:
         return
-    kind = _PANOPTIC if "segments_info" in first else _CAPTIONS if "caption" in first else None
+    kind = (
+        "panoptic segments"
+        if "segments_info" in first
+        else "captions"
+        if "caption" in first
+        else None
+    )
     if kind:
         raise ValueError(
-            f"{document.path}: holds {kind}; take the instances_*.json of the same images"
+            f"{document.path}: holds {kind}, with no box to train on; take the instances_*.json of the same images"
         )
 
 

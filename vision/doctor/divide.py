@@ -1,5 +1,6 @@
 """Dividing images into train, val and test: groups stay together, classes are in proportion."""
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -132,7 +133,7 @@ def _neighbours(paths: Sequence[str], looks: Looks) -> np.ndarray:
     """Pairs of images that follow each other by their number and show the same scene."""
     keys = [re.match(r"(.*?)(\d*)\D*$", os.path.splitext(path)[0]).groups() for path in paths]
     order = sorted(range(len(paths)), key=lambda i: (keys[i][0], int(keys[i][1] or 0)))
-    pairs = np.array(list(zip(order[:-1], order[1:], strict=True)), dtype=np.int64).reshape(-1, 2)
+    pairs = np.array(list(itertools.pairwise(order)), dtype=np.int64).reshape(-1, 2)
     same_name = np.array([keys[a][0] == keys[b][0] for a, b in pairs.tolist()], dtype=bool)
     bits = popcount(looks.hashes[pairs[:, 0]] ^ looks.hashes[pairs[:, 1]])
     first, second = (looks.thumbnails[pairs[:, k]].astype(np.int16) for k in (0, 1))

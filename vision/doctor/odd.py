@@ -27,16 +27,16 @@ def oddest(data: CheckedData, *, count: int = NUM_ODD) -> list[Example]:
     distance = np.abs(table - middle) / np.maximum(np.maximum(spread, mean_spread), 1e-6)
     distance[:, ~is_read] = 0
     chosen = np.argsort(-distance.max(axis=0), kind="stable")[:count]
+    sizes = np.concatenate([source.index.sizes for source in data.splits.values()])
     examples = []
     for image in chosen.tolist():
         which = int(distance[:, image].argmax())
         name, values, show = respects[which]
         caption = f"{name}: {show(values[image])}, the median is {show(middle[which, 0])}"
-        examples.append(
-            Example(
-                image, float(distance[which, image]), caption, _boxes(data, image), np.zeros((0, 4))
-            )
-        )
+        height, width = sizes[image]
+        whole = np.array([[0, 0, width, height]], float)  # the picture is not cut
+        score = float(distance[which, image])
+        examples.append(Example(image, score, caption, _boxes(data, image), whole))
     return examples
 
 
