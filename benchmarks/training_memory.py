@@ -88,7 +88,7 @@ def measure_trainer(args: argparse.Namespace, folder: Path) -> float:
     with tempfile.TemporaryDirectory() as run:
         command = [sys.executable, str(ROOT / "train_ssd.py"), "--datasets", str(folder)]
         command += ["--workers", str(args.workers), "--batch-size", str(args.batch_size)]
-        command += ["--checkpoint-every-steps", str(args.steps)]
+        command += ["--checkpoint-every-steps", str(args.steps), "--epochs", "30"]
         command += ["--checkpoint-folder", f"{run}/run"]
         samples: list[dict] = []
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as trainer:

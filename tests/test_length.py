@@ -215,6 +215,19 @@ def test_the_schedule_is_planned_for_max_hours_and_kept_by_resume(data, tmp_path
     assert differences(run, other) == []
 
 
+def test_a_configuration_that_has_lost_the_number_is_one_line(data, tmp_path):
+    run = tmp_path / "run"
+    train(data, run)
+    config = json.loads((run / "config.json").read_text())
+    config["arguments"]["epochs"] = None
+    (run / "config.json").write_text(json.dumps(config))
+    resumed = call("train_ssd", "--resume", run)
+    assert resumed.code == 1
+    assert resumed.errors == [f"error: {run}/config.json: it has lost --epochs; give --epochs N"]
+    given = call("train_ssd", "--resume", run, "--epochs=1")
+    assert given.code == 0 and "finished, 1 of 1 epochs are done" in given.out
+
+
 def test_a_dry_run_says_the_length(data, tmp_path, short, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = call("train_ssd", "--datasets", data, *short, "--dry-run")

@@ -208,7 +208,8 @@ class TrainArguments:
         f"{MOST_EPOCHS}, fewer if --max-hours has no time for them", "--num-epochs",
         read=int, metavar="N", limits=MORE_THAN_0, resume=FREE, group="recipe")  # fmt: skip
     max_hours: float = flag(
-        0.0, "stop, saved, when this call has taken so long; 0: no limit",
+        0.0, "hours after which this call stops, saved; --epochs left out is planned for them; "
+        "0: no limit",
         read=float, metavar="H", limits=FROM_0, resume=FREE, group="recipe")  # fmt: skip
     patience: int = flag(
         0, "stop when val AP has not risen for N validations; 0: do not",

@@ -12,8 +12,6 @@ from vision.datasets.loader import Batch, DetectionLoader
 from vision.engine import distributed
 
 logger = logging.getLogger(__name__)
-
-
 # Stands for a signal's number when the time is up; below those of SIGINT and SIGTERM, so that one
 # of these counts where both have come.
 _TIME_IS_UP = 1

@@ -4,7 +4,6 @@ import copy
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -16,8 +15,6 @@ from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.report.words import duration
 from vision.ssd.loss import MultiBoxLoss
-from vision.training.build import build_schedule
-from vision.training.resume import RunStart
 
 logger = logging.getLogger(__name__)
 PROBE_SECONDS = 5.0
@@ -36,45 +33,11 @@ def default_epochs(args: TrainArguments, steps_per_epoch: int) -> int:
     return min(MOST_EPOCHS, max(FEWEST_EPOCHS, -(-DEFAULT_STEPS // steps_per_epoch)))
 
 
-def plan_length(
-    start: RunStart,
-    state: TrainingState,
-    loader: DetectionLoader,
-    loss_fn: MultiBoxLoss,
-    *,
-    options: StepOptions,
-    num_val_images: int,
-    stop_at: float,
-) -> RunStart:
-    """Choose --epochs where it was left out, and say how long the run will take.
-
-    Args:
-        start: of the run.
-        state: fresh; its schedule is set for the number, nothing else of it is changed.
-        loader: training batches.
-        loss_fn: of the run.
-        options: of each step.
-        num_val_images: in a validation.
-        stop_at: when --max-hours are over, by `time.monotonic`.
-
-    Returns:
-        `start` with the number among its arguments, as if it had been given.
-    """
-    args, steps = start.args, loader.num_batches
-    validated = num_val_images / args.eval_every if args.eval_every else 0.0  # an epoch
-    images = len(loader.dataset) + VALIDATION_COST * validated
-    step_seconds = measure_step(state, loader, loss_fn, options=options)
-    epoch_seconds = step_seconds * steps * images / len(loader.dataset)
-    epochs = choose_epochs(args, steps, epoch_seconds, seconds_left=stop_at - time.monotonic())
-    state.schedule = build_schedule(args, steps_per_epoch=steps, total_steps=epochs * steps)
-    return replace(start, args=replace(args, epochs=epochs))
-
-
 @distributed.on_main_process
 def choose_epochs(
     args: TrainArguments, steps_per_epoch: int, epoch_seconds: float, *, seconds_left: float
 ) -> int:
-    """Return how many epochs are enough, or fit into --max-hours if that is fewer; log it."""
+    """Return how many epochs are enough, or fit into --max-hours if those are fewer; log it."""
     epochs = default_epochs(args, steps_per_epoch)
     in_time = max(1.0, PLANNED_SHARE * seconds_left / epoch_seconds)
     if in_time < epochs:
@@ -92,6 +55,22 @@ def choose_epochs(
     if epoch_seconds > seconds_left:
         logger.warning("--max-hours %g ends inside the first epoch", args.max_hours)
     return epochs
+
+
+def measure_epoch(
+    args: TrainArguments,
+    state: TrainingState,
+    loader: DetectionLoader,
+    loss_fn: MultiBoxLoss,
+    *,
+    options: StepOptions,
+    num_val_images: int,
+) -> float:
+    """Return about how many seconds an epoch takes, with its share of validation."""
+    validated = num_val_images / args.eval_every if args.eval_every else 0.0
+    images = len(loader.dataset)
+    step_seconds = measure_step(state, loader, loss_fn, options=options)
+    return step_seconds * loader.num_batches * (images + VALIDATION_COST * validated) / images
 
 
 def measure_step(

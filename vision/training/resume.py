@@ -82,9 +82,7 @@ class RunStart:
     @property
     def is_finished(self) -> bool:
         """Whether a resumed run has no epoch left to do."""
-        if self.config is None or self.args.epochs is None:  # config.json has lost the number
-            return False
-        return self.epoch >= self.args.epochs or self.has_stalled
+        return self.config is not None and (self.epoch >= self.args.epochs or self.has_stalled)
 
     @property
     def has_stalled(self) -> bool:
@@ -121,6 +119,8 @@ def _open_resumed(args: TrainArguments, given: set[str], locks: ExitStack) -> Ru
     locks.enter_context(RunLock(folder))
     config, path, checkpoint = find_checkpoint(folder, named)
     args, changes = resume_arguments(config["arguments"], args, given)
+    if args.epochs is None:
+        raise ValueError(f"{folder / CONFIG}: it has lost --epochs; give --epochs N")
     return RunStart(folder, args, config, path, checkpoint, named is not None, changes)
 
 
