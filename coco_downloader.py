@@ -24,12 +24,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from vision.command_line import FamilyParser
+from vision.command_line import FamilyParser, run_script
 from vision.download.coco_archives import (
     ARCHIVES,
     OFFICIAL_URL,
@@ -40,6 +41,7 @@ from vision.download.coco_archives import (
 from vision.download.coco_install import as_on_mirror, install, lock_folder
 from vision.download.disk_space import check_free_space
 from vision.download.download import Stopped
+from vision.files.printable import printable
 
 logger = logging.getLogger("coco_downloader")
 SECONDS_BETWEEN_LINES = 60.0
@@ -47,33 +49,29 @@ SECONDS_BETWEEN_LINES = 60.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
-    args = _parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    work = partial(_download, _parse(argv), argv)
+    return run_script(work, interrupted=f"interrupted; to continue: {_command(argv)}")
+
+
+def _download(args: argparse.Namespace, argv: Sequence[str]) -> int:
     root = Path(args.path)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        digests = read_checksums(Path(args.checksums)) if args.checksums else {}
-        with lock_folder(root):
-            archives = archives_for(args.splits)
-            if args.base_url != OFFICIAL_URL:
-                settings = {"base_url": args.base_url, "timeout": args.timeout}
-                archives = [as_on_mirror(archive, root, **settings) for archive in archives]
-            for archive in archives if args.checksums else ():
-                if archive.name not in digests:
-                    logger.warning("%s: no digest in %s", archive.name, args.checksums)
-            if not check_free_space(archives, root, keep_zips=args.keep_zips):
-                logger.warning("%s: there is room for one archive at a time only", root)
-                args.workers = 1
-            with logging_redirect_tqdm():
-                failures = _install_all(archives, root, digests, args)
-    except KeyboardInterrupt:
-        print(f"interrupted; to continue: {_command(argv)}", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    root.mkdir(parents=True, exist_ok=True)
+    digests = read_checksums(Path(args.checksums)) if args.checksums else {}
+    with lock_folder(root):
+        archives = archives_for(args.splits)
+        if args.base_url != OFFICIAL_URL:
+            settings = {"base_url": args.base_url, "timeout": args.timeout}
+            archives = [as_on_mirror(archive, root, **settings) for archive in archives]
+        for archive in archives if args.checksums else ():
+            if archive.name not in digests:
+                logger.warning("%s: no digest in %s", archive.name, args.checksums)
+        if not check_free_space(archives, root, keep_zips=args.keep_zips):
+            logger.warning("%s: there is room for one archive at a time only", root)
+            args.workers = 1
+        with logging_redirect_tqdm():
+            failures = _install_all(archives, root, digests, args)
     for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {printable(failure)}", file=sys.stderr)
     if failures:
         print(f"to continue: {_command(argv)}", file=sys.stderr)
     return 1 if failures else 0

@@ -37,6 +37,7 @@ from vision.evaluation.bootstrap import NUM_RESAMPLES
 from vision.evaluation.coco_boxes import ground_truth_from_index
 from vision.evaluation.evaluate import evaluate
 from vision.files.atomic_file import write_atomically
+from vision.files.printable import printable
 from vision.nn.cpu.optimize import optimize_for_inference
 from vision.report.analysis import Analysis
 from vision.report.comparison import (
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(as_json(runs, comparisons), indent=2))
     else:
-        print("\n".join(text_lines(runs, comparisons)))
+        print(*map(printable, text_lines(runs, comparisons)), sep="\n")
 
 
 def run_folder(path: Path) -> Path:

@@ -15,13 +15,11 @@ require("msgspec", "numpy", "tqdm", "yaml")
 
 import argparse
 import functools
-import logging
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from vision.command_line import FamilyParser
+from vision.command_line import FamilyParser, run_script
 from vision.datasets.coco_export import write_coco_root
 from vision.datasets.findings import Findings
 from vision.datasets.yolo import YoloSplit, read_yolo
@@ -66,34 +64,30 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Convert; 0 when done, 1 on a failure."""
     args = build_parser().parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    return run_script(functools.partial(_convert, args), warnings_only=True)
+
+
+def _convert(args: argparse.Namespace) -> None:
     given = {"train": args.train_split, "val": args.val_split, "test": args.test_split}
     findings = Findings()
-    try:
-        splits = read_yolo(
-            args.data_root,
-            split_files={split: file for split, file in given.items() if file is not None},
-            class_file=args.classes,
-            strict_labels=args.strict_labels,
-            has_confidence=args.confidence,
-            label_format=args.label_format,
-            findings=findings,
-            progress=functools.partial(tqdm, unit=" images", disable=None),
-        )
-        data_root = args.data_root if args.data_root.is_dir() else args.data_root.parent
-        root = args.output or data_root
-        files = write_coco_root(
-            {split: (coco_of(data), data.image_folder) for split, data in splits.items()}, root
-        )
-        report = args.report or root / "annotations" / "conversion_report.json"
-        write_report(splits, findings, report)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    splits = read_yolo(
+        args.data_root,
+        split_files={split: file for split, file in given.items() if file is not None},
+        class_file=args.classes,
+        strict_labels=args.strict_labels,
+        has_confidence=args.confidence,
+        label_format=args.label_format,
+        findings=findings,
+        progress=functools.partial(tqdm, unit=" images", disable=None),
+    )
+    data_root = args.data_root if args.data_root.is_dir() else args.data_root.parent
+    root = args.output or data_root
+    files = write_coco_root(
+        {split: (coco_of(data), data.image_folder) for split, data in splits.items()}, root
+    )
+    report = args.report or root / "annotations" / "conversion_report.json"
+    write_report(splits, findings, report)
     _print_result(splits, files, findings, report)
-    return 0
 
 
 def _print_result(

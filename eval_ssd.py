@@ -53,6 +53,7 @@ from vision.evaluation.coco_results import detections_json, explain_nothing_foun
 from vision.evaluation.evaluate import EvaluationResult, evaluate
 from vision.evaluation.exported import SCORE_THRESHOLD, measure, thresholded
 from vision.files.atomic_file import write_atomically
+from vision.files.printable import printable
 from vision.nn.cpu.optimize import optimize_for_inference
 from vision.report.analysis import Analysis
 from vision.report.inputs import Validation, describe_network
@@ -250,7 +251,7 @@ def evaluate_file(args: argparse.Namespace) -> None:
         "%s: %d images, %d detections, %.1f ms an image",
         runtime, len(source.index), len(result.detections), result.milliseconds,
     )  # fmt: skip
-    print(json.dumps(result.metrics) if args.json else "\n".join(metrics_table(result.metrics)))
+    print_metrics(args, result.metrics)
     if args.output_dir:
         write_results(
             Path(args.output_dir),
@@ -274,6 +275,12 @@ def dataset_flags(args: argparse.Namespace) -> list[str]:
     if args.val_json:
         return ["--val-json", args.val_json, "--val-images", args.val_images]
     return ["--dataset", args.dataset]
+
+
+def print_metrics(args: argparse.Namespace, metrics: dict) -> None:
+    """Print the measurements as JSON or as tables."""
+    lines = [json.dumps(metrics)] if args.json else metrics_table(metrics)
+    print(*map(printable, lines), sep="\n")
 
 
 def threshold_of(args: argparse.Namespace) -> float:
@@ -310,10 +317,10 @@ def report(
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
     logger.info("%d detections; %s", len(result.detections), spent)
     metrics = validation.metrics
-    print(json.dumps(metrics) if args.json else "\n".join(metrics_table(metrics)))
+    print_metrics(args, metrics)
     if not len(result.detections):
         lines = explain_nothing_found(result.top_scores, validation.score_threshold)
-        print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)
+        print(*map(printable, lines), sep="\n", file=sys.stderr if args.json else sys.stdout)
     analysis, written = Analysis(validation), None
     if args.output_dir:
         folder = Path(args.output_dir)
@@ -325,7 +332,8 @@ def report(
         run = trained if trained.is_dir() else trained.parent
         analysis, written = write_report(folder, validation, run=run)
     if not args.json:
-        print("\n".join(["", *summary_lines(analysis, report=written and str(written))]))
+        lines = ["", *summary_lines(analysis, report=written and str(written))]
+        print(*map(printable, lines), sep="\n")
 
 
 def write_results(

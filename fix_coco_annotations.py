@@ -16,29 +16,23 @@ from vision.installed import require
 require("msgspec", "numpy")
 
 import argparse
-import logging
-import sys
+from functools import partial
 from pathlib import Path
 
-from vision.command_line import FamilyParser
+from vision.command_line import FamilyParser, run_script
 from vision.datasets.coco_ids import MISSING_ID
 from vision.datasets.folder_contents import contents_of
+from vision.files.printable import printable
 from vision.repair.coco_repair import Repair, check_same_classes, plan_repair
 from vision.repair.coco_rewrite import write_repair
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        fix_annotations(arguments.path, dry_run=arguments.dry_run)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; every file is whole, run the same command again", file=sys.stderr)
-        return 130
-    return 0
+    return run_script(
+        partial(fix_annotations, arguments.path, dry_run=arguments.dry_run),
+        interrupted="interrupted; every file is whole, run the same command again",
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,7 +62,7 @@ def fix_annotations(root: Path, *, dry_run: bool) -> None:
             print(f"{path}: already fixed, unchanged")
             continue
         for line in describe(repair):
-            print(f"{path}: {line}")
+            print(printable(f"{path}: {line}"))
         if not dry_run:
             print(f"{path}: written; the original is {write_repair(repair).name}")
 

@@ -43,6 +43,7 @@ from vision.deploy.outputs import (
     unused_name,
 )
 from vision.deploy.tracker import IouTracker
+from vision.files.printable import printable
 
 logger = logging.getLogger(__name__)
 SCORE_THRESHOLD = 0.3  # of a network in torch; an exported file recommends its own
@@ -180,7 +181,7 @@ def detect_in(
     try:
         for frame in source:
             if frame.error:
-                print(f"error: {frame.error}", file=sys.stderr)
+                print(f"error: {printable(frame.error)}", file=sys.stderr)
                 num_failed += 1
                 continue
             found = detector.predict(frame.pixels)

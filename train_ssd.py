@@ -39,6 +39,7 @@ from vision.engine.profile import StepProfiler
 from vision.engine.signals import Interrupted
 from vision.engine.state import TrainingState
 from vision.engine.train import fit
+from vision.files.printable import printable
 from vision.report.run_report import RunReport
 from vision.runs.checkpoint import epoch_path, step_path
 from vision.runs.saver import NoSaver, RunSaver
@@ -204,7 +205,7 @@ def report_results(saver: RunSaver, state: TrainingState, report: RunReport | No
     """Write the report, and say what came out until now."""
     best = state.best
     for line in report.finish(best["AP"]) if report else ():
-        print(line)
+        print(printable(line))
     if best["epoch"]:
         print(f"{saver.run}: best AP {best['AP']:.4f} in epoch {best['epoch']}, checkpoint_best.pt")
 
@@ -213,7 +214,7 @@ def look(args: TrainArguments) -> int:
     """Look before a long run: at one batch, or whether a few images can be learned."""
     with distributed.process_group():
         if args.dry_run:
-            print("\n".join(dry_run(args, picture=Path("dry_run.jpg"))))
+            print(*map(printable, dry_run(args, picture=Path("dry_run.jpg"))), sep="\n")
             return 0
         result = overfit(args)
     passed = result.ap50 > TARGET_AP50
@@ -222,7 +223,7 @@ def look(args: TrainArguments) -> int:
         f"(perfect predictions: {result.ceiling_ap50:.3f}): " + ("passed" if passed else "failed")
     )
     for line in result.suspects:
-        print(f"  {line}")
+        print(f"  {printable(line)}")
     return 0 if passed else 1
 
 

@@ -17,7 +17,6 @@ require("PIL", "cv2", "msgspec", "numpy", "skimage", "tqdm")
 
 import argparse
 import functools
-import logging
 import os
 import sys
 from pathlib import Path
@@ -25,9 +24,10 @@ from pathlib import Path
 import msgspec
 from tqdm import tqdm
 
-from vision.command_line import FamilyParser
+from vision.command_line import FamilyParser, run_script
 from vision.datasets.findings import Findings
 from vision.files.atomic_file import write_atomically
+from vision.files.printable import printable
 from vision.validate.image_check import MACHINE_FAULTS, UNREADABLE
 from vision.validate.image_entries import find_annotation_files
 from vision.validate.quarantine import invalid_folder, move_aside, restore
@@ -63,15 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error("--workers must be at least 1")
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        return _restore(args) if args.restore else _validate(args)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; a further run continues", file=sys.stderr)
-        return 130
+    work = functools.partial(_restore if args.restore else _validate, args)
+    return run_script(work, interrupted="interrupted; a further run continues", warnings_only=True)
 
 
 def _num_cores() -> int:
@@ -133,7 +126,7 @@ def _print_result(
 def _restore(args: argparse.Namespace) -> int:
     restored, problems = restore(args.path, dry_run=args.dry_run)
     for problem in problems:
-        print(problem, file=sys.stderr)
+        print(printable(problem), file=sys.stderr)
     verb = "would be restored" if args.dry_run else "restored"
     print(f"{args.path}: {len(restored)} images {verb}, {len(problems)} not")
     return 1 if problems else 0

@@ -8,7 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from vision.files.printable import printable
+from vision.standard_streams import ReaderGone, lasting_streams
+
 _FLAG = re.compile(r"^--[^=]*")  # in `--batch_size=8` what stands before the value
+MOST_LETTERS = 4000  # of an error's line
 Explain = Callable[[Exception], str | None]
 
 
@@ -35,35 +39,82 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def run_script(work: Callable[[], int | None], *, explain: Explain | None = None) -> int:
+def run_script(
+    work: Callable[[], int | None],
+    *,
+    explain: Explain | None = None,
+    interrupted: str | None = None,
+    warnings_only: bool = False,
+) -> int:
     """Do a script's work, and turn what it raises into one line and an exit code.
 
     Args:
         work: returns the exit code, None for 0.
         explain: says in one line what a RuntimeError means; None keeps the traceback, as for a
             fault of the program.
+        interrupted: what to say after Ctrl-C.
+        warnings_only: log no more than warnings, with their level.
 
     Returns:
-        The exit code: 1 after an error that the user can do something about, 130 after Ctrl-C.
+        The exit code: 1 after an error that the user can do something about, 130 after Ctrl-C, 141
+        when nobody reads the standard output that the work is done for.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    try:
-        return work() or 0
-    except SystemExit as stop:  # by a signal, or by the main process
-        return stop.code
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError) as error:
-        line = str(error)
-    except RuntimeError as error:
-        line = explain(error) if explain else None
-        if line is None:
-            raise
-    with contextlib.suppress(OSError, ValueError):  # a closed terminal
-        print(f"error: {printable(line)}", file=sys.stderr)
-    return 1
+    with lasting_streams():
+        _set_up_logging(warnings_only)
+        try:
+            code = work() or 0
+            with contextlib.suppress(ReaderGone):  # the work is done
+                sys.stdout.flush()
+            return code
+        except SystemExit as stop:  # by a signal, or by the main process
+            return stop.code
+        except KeyboardInterrupt:
+            line, code = interrupted, 130
+        except ReaderGone:
+            return 141  # as a shell says of a program that SIGPIPE has ended
+        except Exception as error:
+            line, code = _line_of(error, explain), 1
+            if line is None:
+                raise
+            line = f"error: {line}"
+        if line:
+            print(_shortened(printable(line)), file=sys.stderr)
+        return code
 
 
-def printable(text: str) -> str:
-    """Escape line breaks, terminal commands and invisible letters: names in files may have them."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def _line_of(error: Exception, explain: Explain | None) -> str | None:
+    """Say in one line what a user can do something about; None for a fault of the program."""
+    if isinstance(error, (ValueError, OSError)):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the memory is full" + (f": {error}" if str(error) else "")
+    if isinstance(error, RecursionError):
+        return "one of the files that are read is nested too deeply"
+    if isinstance(error, OverflowError):
+        return f"a number is too large to compute with ({error})"
+    if isinstance(error, RuntimeError) and explain:
+        return explain(error)
+    return None
+
+
+def _shortened(line: str) -> str:
+    """Cut the middle out of a line that no one would read, such as with a name of a megabyte."""
+    if len(line) <= MOST_LETTERS:
+        return line
+    left_out = len(line) - MOST_LETTERS
+    return f"{line[: MOST_LETTERS // 2]} [{left_out:,} letters] {line[-(MOST_LETTERS // 2) :]}"
+
+
+def _set_up_logging(warnings_only: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(levelname)s: %(message)s" if warnings_only else "%(message)s"))
+    logging.basicConfig(
+        level=logging.WARNING if warnings_only else logging.INFO, handlers=[handler], force=True
+    )
+
+
+class _OneLine(logging.Formatter):
+    """Escapes what names in files may have; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
