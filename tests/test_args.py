@@ -108,6 +108,12 @@ def test_rate_and_decay_follow_the_optimizer_unless_given(optimizer):
     [
         (["--batch-size", "1"], "--batch-size"),
         (["--batch-size", "0"], "--batch-size"),
+        (["--batch-size", "1" + "0" * 400], "--batch-size"),
+        (["--epochs", "1" + "0" * 400], "--epochs"),
+        (["--keep-last", "1" + "0" * 40], "--keep-last"),
+        (["--warmup-epochs", "1e308"], "--warmup-epochs"),
+        (["--threads", "99999999999"], "--threads"),
+        (["--workers", "1025"], "--workers"),
         (["--batch-size", "two"], "--batch-size"),
         (["--epochs", "0"], "--epochs"),
         (["--lr", "0"], "--lr"),

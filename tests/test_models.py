@@ -108,6 +108,8 @@ def test_priors_are_no_part_of_the_state_dict():
     [
         ({"name": "vgg19"}, "choose one of mb2-ssd-lite, mb2-ssd"),
         ({"name": "mb2-ssd", "image_size": (64, 300)}, "96 px or more"),
+        ({"name": "mb2-ssd", "image_size": (300, 3_000_000_000)}, "16384 px or less"),
+        ({"name": "mb2-ssd", "width_mult": 11.0}, "between 0.1 and 10"),
         ({"name": "mb2-ssd", "prior_sizes": (0.1, 0.2)}, "7 growing shares"),
         ({"name": "mb2-ssd", "saved": {"priors": [1]}}, "its priors"),
         ({"name": "mb2-ssd", "saved": {"priors": []}}, "0 feature maps"),

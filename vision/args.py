@@ -6,7 +6,6 @@ config.json its saved form, and --resume its rule of what may change.
 
 import argparse
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from vision.engine.loggers import LOGGERS
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
 from vision.ssd.models import MODELS
+from vision.ssd.network import WIDTHS
 from vision.transforms.presets import PRESETS
 
 DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
@@ -74,17 +74,21 @@ class Limits:
     holds: Callable[[float], bool]
 
 
-MORE_THAN_0 = Limits("more than 0", lambda x: 0 < x < math.inf)
-FROM_0 = Limits("0 or more", lambda x: 0 <= x < math.inf)
+MOST = 10**9  # larger numbers are typing errors, and some overflow what computes with them
+MORE_THAN_0 = Limits("more than 0, a billion at most", lambda x: 0 < x <= MOST)
+FROM_0 = Limits("0 or more, a billion at most", lambda x: 0 <= x <= MOST)
+AT_ONCE = Limits("0 or more, 1024 at most", lambda x: 0 <= x <= 1024)
 FROM_0_BELOW_1 = Limits("0 or more and less than 1", lambda x: 0 <= x < 1)
 TO_1 = Limits("more than 0 and 1 or less", lambda x: 0 < x <= 1)
-WIDTHS = Limits("between 0.1 and 10", lambda x: 0.1 <= x <= 10)
+OF_A_BACKBONE = Limits(
+    f"between {WIDTHS[0]:g} and {WIDTHS[1]:g}", lambda x: WIDTHS[0] <= x <= WIDTHS[1]
+)
 SEEDS = Limits("0 or more and less than 2**63", lambda x: 0 <= x < 2**63)
-NOT_1 = Limits("2 or more, since a batch has 2 images or more", lambda x: x == 0 or x >= 2)
+NOT_1 = Limits("2 or more, since a batch has 2 images or more", lambda x: x == 0 or 2 <= x <= MOST)
 BATCHES = Limits(
     "2 or more: the last feature map is 1x1, and BatchNorm cannot be trained on the one value a "
     "channel that a single image gives",
-    lambda x: x >= 2,
+    lambda x: 2 <= x <= MOST,
 )
 
 
@@ -178,7 +182,7 @@ class TrainArguments:
     workers: int | None = flag(
         None, "processes that load data, for each that trains; 0: its own threads; "
         "default: half the cores, on two without a GPU 0", "--num-workers",
-        read=int, metavar="N", limits=FROM_0, resume=FREE, group="data")  # fmt: skip
+        read=int, metavar="N", limits=AT_ONCE, resume=FREE, group="data")  # fmt: skip
 
     net: str = flag("mb2-ssd-lite", "network", choices=tuple(MODELS), group="network")
     image_size: tuple[int, int] | None = flag(
@@ -186,7 +190,7 @@ class TrainArguments:
         read=image_size, metavar="SIZE", group="network")  # fmt: skip
     mb2_width_mult: float = flag(
         1.0, "channels of the backbone over MobileNetV2's",
-        read=float, metavar="X", limits=WIDTHS, group="network")  # fmt: skip
+        read=float, metavar="X", limits=OF_A_BACKBONE, group="network")  # fmt: skip
     priors: str = flag(
         "auto", "shapes of the priors: default (the network's own), fit (to the training boxes), "
         "auto (fitted where that covers clearly more boxes), or a run or file that has them",
@@ -266,7 +270,7 @@ class TrainArguments:
         choices=PRECISIONS, group="recipe")  # fmt: skip
     threads: int = flag(
         0, "CPU threads; 0: torch's choice",
-        read=int, metavar="N", limits=FROM_0, group="recipe")  # fmt: skip
+        read=int, metavar="N", limits=AT_ONCE, group="recipe")  # fmt: skip
     sync_bn: bool = flag(
         False, "several processes: BatchNorm over the whole batch, not a part of it",
         read=bool, group="recipe")  # fmt: skip
