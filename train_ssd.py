@@ -59,7 +59,7 @@ from vision.training.build import (
 from vision.training.dry_run import dry_run
 from vision.training.length import choose_epochs, default_epochs, measure_epoch
 from vision.training.overfit import TARGET_AP50, overfit
-from vision.training.resume import RunStart, begin, open_run, restore, return_to
+from vision.training.resume import RunStart, begin, check_same_flags, open_run, restore, return_to
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,6 +75,7 @@ def train(args: TrainArguments, given: set[str]) -> int:
     """Train to the end, from the beginning or from where the run stopped."""
     began = time.monotonic()
     with distributed.process_group(), ExitStack() as locks:
+        check_same_flags(args, given)
         start = open_run(args, given, locks)
         if start.is_finished:
             return report_finished(start)

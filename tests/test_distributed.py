@@ -1,6 +1,7 @@
 """Several processes train and evaluate as one, and survive the end of one of them."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -338,3 +339,75 @@ def test_what_is_wrong_is_said_once(pair, data, trainer):
     (line,) = first.stderr.splitlines()
     assert line.startswith("error: ") and "there is a run already" in line
     assert (first.stdout, second.stdout, second.stderr) == ("", "", "")
+
+
+COMPARE = """
+import sys
+from vision.engine import distributed
+from vision.training.data import check_same_for_all, open_sources
+
+with distributed.process_group():
+    data = open_sources([sys.argv[1 + distributed.rank()]])
+    try:
+        check_same_for_all(data)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def edit_boxes(content):
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [1, 1, 20, 20]
+
+
+def edit_images(content):
+    content["images"] = content["images"][:-1]
+    ids = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+
+
+def edit_classes(content):
+    content["categories"][0]["name"] = "cat"
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (None, ""),
+        (edit_boxes, "train: 18 images"),
+        (edit_images, "train: 17 images"),
+        (edit_classes, "classes: "),
+    ],
+    ids=["same", "boxes", "images", "classes"],
+)
+def test_processes_with_other_data_are_named(data, tmp_path, edit, words):
+    """Machines with disks of their own may have other files under the same path."""
+    shutil.copytree(data, tmp_path / "other")
+    for split in ("train", "val"):
+        path = tmp_path / f"other/annotations/instances_{split}2017.json"
+        content = json.loads(path.read_text())
+        if edit:
+            edit(content)
+        path.write_text(json.dumps(content))
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMPARE, data, tmp_path / "other"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **job, "RANK": rank, "PYTHONPATH": str(ROOT)},
+        )
+        for rank in ("0", "1")
+    ]
+    (out, _), (other, _) = [process.communicate(timeout=60) for process in processes]
+    assert other == "" and out.count("\n") == (1 if edit else 0)
+    assert words in out and ("process 1 has read other data" in out) == bool(edit)
+
+
+def test_processes_with_other_flags_are_named(data, trainer, tmp_path):
+    flags = ("--datasets", data, *FLAGS, "--checkpoint-folder", tmp_path / "run")
+    first, second = trainer.run_processes(*flags, count=2, of_second=("--seed=7",))
+    assert (first.returncode, second.returncode) == (1, 1)
+    (line,) = first.stderr.splitlines()
+    assert "process 1 was given --seed 7, process 0 " in line and second.stderr == ""
+    assert not (tmp_path / "run").exists()

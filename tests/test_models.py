@@ -115,7 +115,16 @@ def test_priors_are_no_part_of_the_state_dict():
         ({"name": "mb2-ssd", "saved": {"priors": []}}, "0 feature maps"),
         ({"name": "mb2-ssd", "saved": {"normalization": {"mean": [1], "std": [1]}}}, "its priors"),
     ],
-    ids=["unknown network", "too small", "sizes", "priors", "maps", "normalization"],
+    ids=[
+        "unknown network",
+        "too small",
+        "too large",
+        "width",
+        "sizes",
+        "priors",
+        "maps",
+        "normalization",
+    ],
 )
 def test_refusals_name_the_remedy(kwargs, message):
     with pytest.raises(ValueError, match=message):

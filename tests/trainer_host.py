@@ -86,14 +86,24 @@ class TrainerHost:
         """Run `train_ssd.py argv` to its end."""
         return self.wait(self.start(*argv, plan=plan, script=script))
 
-    def run_processes(self, *argv, count: int, script: str = "train_ssd") -> list[Finished]:
-        """Run a script in several processes that train as one; return how each ended, by rank."""
+    def run_processes(
+        self, *argv, count: int, script: str = "train_ssd", of_second: tuple = ()
+    ) -> list[Finished]:
+        """Run a script in several processes that train as one; return how each ended, by rank.
+
+        `of_second`: further flags of process 1.
+        """
         job = {
             "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "OMP_NUM_THREADS": 1,
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(),
         }  # fmt: skip
         pids = [
-            self.start(*argv, script=script, environment={**job, "RANK": rank, "LOCAL_RANK": rank})
+            self.start(
+                *argv,
+                *(of_second if rank == 1 else ()),
+                script=script,
+                environment={**job, "RANK": rank, "LOCAL_RANK": rank},
+            )
             for rank in range(count)
         ]
         # Processes that wait for each other for ever are a failure, not a test without end.

@@ -33,7 +33,14 @@ from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
 from vision.ssd.network import Network, Normalization
 from vision.ssd.ssd import SSD
-from vision.training.data import DataSplit, TrainingData, check_classes, open_sources, shared_loader
+from vision.training.data import (
+    DataSplit,
+    TrainingData,
+    check_classes,
+    check_same_for_all,
+    open_sources,
+    shared_loader,
+)
 from vision.training.priors import choose_priors
 from vision.training.resume import RunStart
 from vision.training.saved_args import saved_arguments
@@ -74,6 +81,9 @@ def open_data(args: TrainArguments, *, classes: list[dict] | None = None) -> Tra
     Args:
         args: of the run.
         classes: of a run that is resumed; those of the data must be the same.
+
+    Raises:
+        ValueError: the data cannot be trained on, or are not the same in all processes.
     """
     data = open_sources(
         args.datasets or (),
@@ -88,6 +98,7 @@ def open_data(args: TrainArguments, *, classes: list[dict] | None = None) -> Tra
     )
     if classes is not None:
         check_classes(classes, data.train.categories, where="--datasets")
+    check_same_for_all(data)
     return data
 
 

@@ -266,3 +266,35 @@ def check_classes(expected: list[dict], categories: list[Category], *, where: st
         f"{where}: its classes are not the run's: {difference}; start a new run from these weights "
         "with --pretrained-ssd"
     )
+
+
+def check_same_for_all(data: TrainingData) -> None:
+    """Compare the data of all processes, which may have read them from different disks.
+
+    Raises:
+        ValueError: in the main process; names the other process, and what it has.
+        MainProcessStopped: in the others.
+    """
+    if distributed.world_size() > 1:
+        facts = {"classes": data.class_names}
+        facts |= {split.name: split.fingerprint() for split in (data.train, data.val)}
+        _refuse_differences(distributed.gather(facts))
+
+
+@distributed.on_main_process
+def _refuse_differences(of_processes: list[dict]) -> None:
+    own, *others = of_processes
+    for number, facts in enumerate(others, start=1):
+        for name, theirs in facts.items():
+            if theirs != own[name]:
+                raise ValueError(
+                    f"process {number} has read other data than process 0, {name}: "
+                    f"{_in_short(theirs)} instead of {_in_short(own[name])}; give all processes "
+                    "the same files"
+                )
+
+
+def _in_short(facts: dict | list) -> str:
+    if isinstance(facts, list):
+        return f"{len(facts)} ({', '.join(facts[:5])})"
+    return f"{facts['images']} images, {facts['boxes']} boxes (SHA-256 {facts['sha256'][:8]})"

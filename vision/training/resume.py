@@ -93,6 +93,30 @@ class RunStart:
         )
 
 
+def check_same_flags(args: TrainArguments, given: set[str]) -> None:
+    """Compare the flags of all processes; those of the main process are the ones that count.
+
+    Raises:
+        ValueError: in the main process: another one was given a flag that differs; names both.
+        MainProcessStopped: then, in the others.
+    """
+    if distributed.world_size() > 1:
+        flags = {flag_of(name): getattr(args, name) for name in sorted(given)}
+        _refuse_other_flags(distributed.gather(flags))
+
+
+@distributed.on_main_process
+def _refuse_other_flags(of_processes: list[dict]) -> None:
+    own, *others = of_processes
+    for number, flags in enumerate(others, start=1):
+        for flag in sorted(own.keys() | flags.keys()):
+            if flags.get(flag) != own.get(flag):
+                raise ValueError(
+                    f"process {number} was given {flag} {flags.get(flag)}, process 0 "
+                    f"{own.get(flag)}; start all processes with the same flags"
+                )
+
+
 @distributed.on_main_process
 def open_run(args: TrainArguments, given: set[str], locks: ExitStack) -> RunStart:
     """Find where training begins.
