@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, schedule
 
-from vision.files.atomic_file import write_atomically
+from vision.files.atomic_file import temporary_path, write_atomically
 
 logger = logging.getLogger(__name__)
 TRACE = "profile_trace.json"
@@ -44,10 +44,11 @@ class StepProfiler:
         self._profiler.stop()
 
     def _write(self, profiler: torch.profiler.profile) -> None:
-        temporary = self.path.with_name(f".{TRACE}.tmp")
+        temporary = temporary_path(self.path)
         profiler.export_chrome_trace(str(temporary))
-        write_atomically(self.path, temporary.read_bytes())
+        trace = temporary.read_bytes()
         temporary.unlink()
+        write_atomically(self.path, trace)
         logger.info("%s: a trace for chrome://tracing or ui.perfetto.dev", self.path)
 
 

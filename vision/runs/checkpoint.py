@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from vision.files.atomic_file import sync_folder, write_atomically
-from vision.files.guarded import read_regular
+from vision.files.atomic_file import show_in_use, sync_folder, temporary_path, write_atomically
+from vision.files.guarded import read_regular, regular_only
 from vision.runs.run_config import check_parts
 from vision.runs.tensor_files import MOST_BYTES, load_tensors
 
@@ -152,12 +152,13 @@ def link_or_copy(target: Path, name: Path) -> None:
     """Make `name` a hard link to `target`, atomically; a copy where links are not possible."""
     if name.exists() and os.path.samefile(target, name):
         return  # os.replace would do nothing, and leave the temporary name
-    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(target, temporary)
-    except OSError:
-        write_atomically(name, target.read_bytes())
-        return
-    os.replace(temporary, name)
+    temporary = temporary_path(name)
+    with open(target, "rb", opener=regular_only) as file:
+        show_in_use(file)  # the link is another name of the same file
+        try:
+            os.link(target, temporary)
+        except OSError:
+            write_atomically(name, file.read())
+            return
+        os.replace(temporary, name)
     sync_folder(name.parent)

@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from vision.files.atomic_file import sync_folder, write_atomically
+from vision.files.atomic_file import remove_abandoned, sync_folder, write_atomically
 from vision.files.guarded import own_only, read_regular
 from vision.files.printable import printable
 from vision.files.structured_text import read_json
@@ -93,9 +93,11 @@ def write_config(run: Path, config: dict) -> None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove the temporary files of a killed process of this run."""
-    for path in run.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Remove the temporary checkpoints of a killed process of this run.
+
+    Those of its other files go when they are written again.
+    """
+    remove_abandoned(run, lambda name: name in (LAST, BEST) or bool(position_of(Path(name))))
 
 
 def repair_links(run: Path, newest: Path, *, best_epoch: int | None) -> None:
