@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import requests
-
 from vision.download.http_answer import (
     Answer,
     DownloadError,
@@ -23,6 +21,7 @@ from vision.download.http_answer import (
 from vision.download.http_range import CHUNK_BYTES, local_path, read_body, request_range
 from vision.download.part_file import PartFile, RemoteFile
 from vision.download.pieces import Piece, Pieces
+from vision.download.watched_session import WatchedSession
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,8 @@ def fetch(
     Args:
         url: http://, https://, or file:// for a mirror on a local or network drive.
         connections: ranges to fetch at the same time, where the server allows it.
-        timeout: seconds without data after which a connection counts as stalled.
+        timeout: seconds for the headers of an answer, and without data after which a connection
+            counts as stalled.
         retries: failed tries in a row, without progress between them, before giving up.
         first_pause: seconds before the first retry; each next pause is twice as long, up to two
             minutes, or as long as `Retry-After` says.
@@ -182,28 +182,31 @@ class _Transfer:
 
     def _connection(self) -> None:
         """Run one thread: fetch pieces until none is left or the transfer halts."""
+        with WatchedSession(self.timeout) as session:
+            self._leave(self._fetch_pieces(session))
+
+    def _fetch_pieces(self, session: WatchedSession) -> Exception | None:
+        """Fetch pieces one after the other; return what ends this connection before its time."""
         failures, plain = 0, False
-        session = requests.Session()
         while not self.halt.is_set() and (piece := self._take()):
             try:
                 self._fetch_piece(session, piece, plain)
                 failures, plain = 0, False
             except (Interrupted, RangesRefused) as error:
-                session.close()
+                session.drop_connections()
                 plain = isinstance(error, RangesRefused)
                 if plain and self.num_running > 1:
-                    return self._leave(error)
+                    return error
                 failures = 1 if piece.gained >= PROGRESS_BYTES else failures + 1
                 if failures > self.retries:
-                    return self._leave(Interrupted(str(error)))
+                    return Interrupted(str(error))
                 pause = max(self._pause(failures), getattr(error, "retry_after", 0.0))
                 text = "%s: %s; retry %d of %d in %.3g s"
                 logger.warning(text, self.part.url, error, failures, self.retries, pause)
                 self.halt.wait(pause)
             except (FileChanged, OSError) as error:
-                return self._leave(error)
-        session.close()
-        return self._leave(None)
+                return error
+        return None
 
     def _leave(self, error: Exception | None) -> None:
         """End this connection; an Interrupted error counts only if it was the last connection."""
@@ -228,7 +231,7 @@ class _Transfer:
                 self.part.restart(RemoteFile())
             return Piece(0, PROBE_BYTES if self.connections > 1 else None)
 
-    def _fetch_piece(self, session: requests.Session, piece: Piece, plain: bool) -> None:
+    def _fetch_piece(self, session: WatchedSession, piece: Piece, plain: bool) -> None:
         try:
             with request_range(
                 session,
@@ -237,11 +240,10 @@ class _Transfer:
                 end=piece.end,
                 known=self.part.remote if self.part.num_done else RemoteFile(),
                 num_done=self.part.num_done,
-                timeout=self.timeout,
                 expected_length=self.expected_length,
             ) as (response, answer):
                 self._accept(piece, answer)
-                for data in read_body(response, answer, timeout=self.timeout):
+                for data in read_body(session, response, answer):
                     if not self._store(piece, data):
                         return
             if self.part.remote.length is None:  # it is known once the body has ended

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from vision.download.part_file import RemoteFile
 
 MAX_RETRY_AFTER = 3600.0  # seconds
+MAX_DIGITS = 15  # of a length in bytes
 # Statuses after which the same request may work later.
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524})
 
@@ -100,11 +101,24 @@ def read_answer(
     )
 
 
+def read_length(text: str) -> int | None:
+    """Read a number of bytes; None where there is none.
+
+    Raises:
+        DownloadError: it is a petabyte or more.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    if len(text) > MAX_DIGITS:
+        raise DownloadError(f"the server says that it has {text[:20]}... bytes")
+    return int(text)
+
+
 def _error_for_416(
     headers: Mapping[str, str], known: RemoteFile, num_done: int, expected_length: int | None
 ) -> Exception:
-    total = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
-    if total and known.length not in (None, int(total[1]), expected_length):
+    total = re.fullmatch(r"bytes \*/([0-9]+)", headers.get("Content-Range", "").strip())
+    if total and known.length not in (None, read_length(total[1]), expected_length):
         return FileChanged("the file changed on the server")
     if num_done:
         return Interrupted("HTTP 416 for a range inside the file")
@@ -112,8 +126,7 @@ def _error_for_416(
 
 
 def _whole(headers: Mapping[str, str], encoded: bool) -> Answer:
-    text = headers.get("Content-Length", "")
-    count = int(text) if text.isdecimal() else None
+    count = read_length(headers.get("Content-Length", ""))
     remote = _remote(headers, None if encoded else count)
     return Answer(start=0, count=count, encoded=encoded, is_whole=True, remote=remote)
 
@@ -121,13 +134,15 @@ def _whole(headers: Mapping[str, str], encoded: bool) -> Answer:
 def _part(headers: Mapping[str, str], start: int, encoded: bool) -> Answer:
     if encoded:
         raise RangesRefused("the part is of a compressed copy")
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", "").strip())
-    if not found or int(found[1]) != start or int(found[2]) < start:
-        raise Interrupted(f"the server sent another range ({headers.get('Content-Range')})")
-    count = int(found[2]) - start + 1
+    told = headers.get("Content-Range", "").strip()
+    found = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)", told)
+    first, last, length = map(read_length, found.groups()) if found else (None, -1, None)
+    if first != start or last < start:
+        raise Interrupted(f"the server sent another range ({told[:100]})")
+    count = last - start + 1
     if headers.get("Content-Length", str(count)) != str(count):
         raise Interrupted("the answer's length and range disagree")
-    remote = _remote(headers, None if found[3] == "*" else int(found[3]))
+    remote = _remote(headers, length)
     return Answer(start=start, count=count, encoded=False, is_whole=False, remote=remote)
 
 

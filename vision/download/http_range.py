@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import ssl
 import time
 import zlib
 from collections.abc import Iterator
@@ -13,8 +14,15 @@ from urllib.request import url2pathname
 import requests
 import urllib3
 
-from vision.download.http_answer import Answer, DownloadError, Interrupted, read_answer
+from vision.download.http_answer import (
+    Answer,
+    DownloadError,
+    Interrupted,
+    read_answer,
+    read_length,
+)
 from vision.download.part_file import RemoteFile
+from vision.download.watched_session import WatchedSession
 
 CHUNK_BYTES = 1 << 20
 # Fewer bytes than this within one timeout count as a stalled connection: the socket's own timeout
@@ -24,14 +32,13 @@ STALLED_BYTES = 1 << 14
 
 @contextmanager
 def request_range(
-    session: requests.Session,
+    session: WatchedSession,
     url: str,
     *,
     start: int,
     end: int | None,
     known: RemoteFile,
     num_done: int,
-    timeout: float,
     expected_length: int | None = None,
 ) -> Iterator[tuple[requests.Response, Answer]]:
     """Request bytes [start, end) of `url`.
@@ -51,11 +58,14 @@ def request_range(
         if num_done and (strong or known.last_modified):
             headers["If-Range"] = strong or known.last_modified
     try:
-        response = session.get(url, headers=headers, stream=True, timeout=timeout)
-    except (requests.TooManyRedirects, requests.exceptions.InvalidSchema, ValueError) as error:
+        response = session.open("GET", url, headers=headers)
+    except (requests.exceptions.InvalidSchema, ValueError) as error:
         raise DownloadError(str(error)) from error
     except requests.RequestException as error:
-        raise Interrupted(_short(error)) from error
+        if problem := _certificate_problem(error):
+            raise DownloadError(problem) from error
+        late = f"no whole answer within {session.timeout:g} s"
+        raise Interrupted(late if session.is_late else _short(error)) from error
     with response:
         yield (
             response,
@@ -70,20 +80,27 @@ def request_range(
         )
 
 
-def read_body(response: requests.Response, answer: Answer, *, timeout: float) -> Iterator[bytes]:
+def read_body(
+    session: WatchedSession, response: requests.Response, answer: Answer
+) -> Iterator[bytes]:
     """Yield the bytes of the file in an answer, as they arrive.
 
     Raises:
         Interrupted: the connection broke or stalled, or the body is shorter than announced.
     """
     inflate = zlib.decompressobj(wbits=47) if answer.encoded else None
-    received, since, mark = 0, time.monotonic(), 0
+    received, since, mark, timeout = 0, time.monotonic(), 0, session.timeout
     while answer.count is None or received < answer.count:
         try:
+            session.expect()
             # read1 returns what has arrived; read would wait for CHUNK_BYTES
             data = response.raw.read1(CHUNK_BYTES, decode_content=False)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise Interrupted(f"after {received} bytes: {_short(error)}") from error
+            late = f"stalled: no data in {timeout:g} s"
+            reason = late if session.is_late else _short(error)
+            raise Interrupted(f"after {received} bytes: {reason}") from error
+        finally:
+            session.expect_nothing()
         if not data:
             break
         received += len(data)
@@ -119,6 +136,18 @@ def _short(error: BaseException) -> str:
     return cause[1] if cause else re.sub(r"\s+", " ", text)[:120] or type(error).__name__
 
 
+def _certificate_problem(error: BaseException | None) -> str | None:
+    """Say what is wrong with the server's certificate, which a retry does not change."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return (
+                f"the server's certificate is refused: {error.verify_message}; if your network has "
+                "certificates of its own, set REQUESTS_CA_BUNDLE to a file of them"
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def local_path(url: str) -> Path | None:
     """Return the file that a file:// URL names; None for another URL."""
     parts = urlsplit(url)
@@ -129,10 +158,12 @@ def remote_length(url: str, *, timeout: float) -> int | None:
     """Return the length of the file in bytes, None where the server does not say."""
     if path := local_path(url):
         return path.stat().st_size if path.is_file() else None
-    headers = {"Accept-Encoding": "identity"}
     try:
-        answer = requests.head(url, headers=headers, timeout=timeout, allow_redirects=True)
-    except (requests.RequestException, ValueError):
-        return None
-    text = answer.headers.get("Content-Length", "")
-    return int(text) if answer.status_code == 200 and text.isdecimal() else None
+        with (
+            WatchedSession(timeout) as session,
+            session.open("HEAD", url, headers={"Accept-Encoding": "identity"}) as answer,
+        ):
+            known = answer.status_code == 200
+            return read_length(answer.headers.get("Content-Length", "")) if known else None
+    except (requests.RequestException, DownloadError, ValueError):
+        return None  # the download itself says what is wrong
