@@ -5,9 +5,10 @@ import os
 import socket
 
 import pytest
+from test_checkpoint import make_state
 
 from vision.engine.metrics import MetricsLog
-from vision.runs.checkpoint import epoch_path, step_path
+from vision.runs.checkpoint import epoch_path, serialize, step_path
 from vision.runs.run_folder import (
     RunLock,
     check_config,
@@ -17,6 +18,7 @@ from vision.runs.run_folder import (
     set_aside_later,
     write_config,
 )
+from vision.training.resume import find_checkpoint
 
 CLASSES = [{"label": 1, "category_id": 7, "original_category_id": 9, "name": "cat"}]
 CONFIG = {"arguments": {"seed": 3}, "classes": CLASSES, "history": []}
@@ -145,3 +147,23 @@ def test_edited_metrics_are_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\nhello\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl: not the metrics of a run"):
         MetricsLog(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (['{"epoch": 1}', '{"epoch": 2}'], []),
+        (['{"epoch": 2}'], ["no metrics of 1 of the 2 epochs that are done, first of epoch 1"]),
+        ([], ["no metrics of 2 of the 2 epochs that are done, first of epoch 1"]),
+        (None, ["no metrics of 2 of the 2 epochs that are done, first of epoch 1"]),
+    ],
+)
+def test_metrics_that_lack_epochs_of_the_checkpoint_are_noticed(tmp_path, caplog, lines, said):
+    state = make_state(epoch=2) | {"config": CONFIG, "classes": CLASSES}
+    epoch_path(tmp_path, 2).write_bytes(serialize(state))
+    write_config(tmp_path, state["config"])
+    if lines is not None:
+        (tmp_path / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+    assert find_checkpoint(tmp_path, None)[1] == epoch_path(tmp_path, 2)
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == len(said) and all(words in warnings[0] for words in said)

@@ -5,6 +5,7 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from vision.args import TrainArguments
@@ -216,10 +217,23 @@ def find_checkpoint(folder: Path, named: Path | None) -> tuple[dict, Path | None
             logger.warning("passed over: %s", line)
     if config is None:
         logger.warning("%s is missing; taken from %s", folder / CONFIG, path.name)
+    _compare_with_metrics(folder / METRICS, checkpoint["epoch"])
     logger.info(
         "resuming %s at epoch %d, step %d", path.name, checkpoint["epoch"] + 1, checkpoint["step"]
     )
     return config or checkpoint["config"], path, checkpoint
+
+
+def _compare_with_metrics(path: Path, num_epochs: int) -> None:
+    """Warn of epochs that the checkpoint says are done and of which there are no metrics."""
+    known = {record["epoch"] for record in MetricsLog(path).records}
+    num_absent = num_epochs - sum(1 <= epoch <= num_epochs for epoch in known)
+    if num_absent:
+        first = next(epoch for epoch in count(1) if epoch not in known)
+        logger.warning(
+            "%s: no metrics of %d of the %d epochs that are done, first of epoch %d",
+            path, num_absent, num_epochs, first,
+        )  # fmt: skip
 
 
 def _check_checkpoint(config: dict | None, path: Path, checkpoint: dict) -> None:
