@@ -14,6 +14,7 @@ import numpy as np
 
 from vision.datasets.sample_drawing import SHAPE_CLASSES, DrawnShape, draw_crowd, draw_image
 from vision.files.atomic_file import write_atomically
+from vision.files.guarded import read_regular
 from vision.files.structured_text import read_json, reading
 
 log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ def _write_jpeg(path: Path, pixels: np.ndarray) -> None:
     content = encoded.tobytes()
     if not path.exists():
         write_atomically(path, content)
-    elif path.read_bytes() != content:
+    elif read_regular(path) != content:
         raise ValueError(f"{path}: not an image of this sample data set; choose another folder")
 
 

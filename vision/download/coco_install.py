@@ -14,7 +14,7 @@ from vision.download.download import fetch
 from vision.download.http_range import remote_length
 from vision.download.unzip import DamagedArchive, Member, UnsafeArchive, check_contents, extract
 from vision.files.atomic_file import write_atomically
-from vision.files.guarded import own_only
+from vision.files.guarded import own_only, regular_only
 from vision.files.structured_text import read_json
 
 try:
@@ -192,7 +192,7 @@ def _record_path(archive: Archive, root: Path) -> Path:
 
 def _check_digest(zip_path: Path, sha256: str) -> None:
     digest = hashlib.sha256()
-    with open(zip_path, "rb") as file:
+    with open(zip_path, "rb", opener=regular_only) as file:
         while data := file.read(1 << 20):
             digest.update(data)
     if digest.hexdigest() != sha256:

@@ -22,6 +22,7 @@ from vision.download.http_range import CHUNK_BYTES, local_path, read_body, reque
 from vision.download.part_file import PartFile, RemoteFile
 from vision.download.pieces import Piece, Pieces
 from vision.download.watched_session import WatchedSession
+from vision.files.guarded import regular_only
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def _copy(
     stop: threading.Event,
 ) -> None:
     """Copy the bytes of a local file that are missing."""
-    with open(source, "rb") as file:
+    with open(source, "rb", opener=regular_only) as file:
         status = os.fstat(file.fileno())
         remote = RemoteFile(last_modified=str(status.st_mtime_ns), length=status.st_size)
         if expected_length not in (None, remote.length):

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from vision.download.download import Stopped
+from vision.files.guarded import regular_only
 
 CHUNK_BYTES = 1 << 20
 # Largest ratio of unpacked to packed size. COCO's JSON has 4, text at most 30, a zip bomb 1000.
@@ -153,7 +154,7 @@ def _holds(path: Path, member: Member) -> bool:
     try:
         if path.stat().st_size != member.size:
             return False
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             crc = 0
             while data := file.read(CHUNK_BYTES):
                 crc = zlib.crc32(data, crc)
@@ -164,17 +165,18 @@ def _holds(path: Path, member: Member) -> bool:
 
 @contextmanager
 def _open_zip(zip_path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        archive = zipfile.ZipFile(zip_path)
-    except (zipfile.BadZipFile, struct.error, UnicodeDecodeError, NotImplementedError) as error:
-        raise DamagedArchive(f"{zip_path}: {error}") from error
-    except (OSError, ValueError) as error:
-        # errno None or EINVAL: the zip's directory points before the start of the file
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise
-        raise DamagedArchive(f"{zip_path}: {error}") from error
-    with archive:
-        yield archive
+    with open(zip_path, "rb", opener=regular_only) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, struct.error, UnicodeDecodeError, NotImplementedError) as error:
+            raise DamagedArchive(f"{zip_path}: {error}") from error
+        except (OSError, ValueError) as error:
+            # errno None or EINVAL: the zip's directory points before the start of the file
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
+            raise DamagedArchive(f"{zip_path}: {error}") from error
+        with archive:
+            yield archive
 
 
 def _check_names(zip_path: Path, infos: list[zipfile.ZipInfo]) -> None:

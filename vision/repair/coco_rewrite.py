@@ -13,6 +13,7 @@ from vision.datasets.coco_ids import MISSING_ID
 from vision.datasets.coco_json import CategoryRecord, CocoJson, ImageRecord, raw_spans
 from vision.datasets.coco_tables import Images
 from vision.files.atomic_file import sync_folder, write_atomically
+from vision.files.guarded import regular_only
 from vision.repair.coco_repair import Repair
 
 COPY_BYTES = 4 << 20
@@ -49,7 +50,7 @@ def _keep_original(path: Path) -> Path:
     try:
         os.link(path, original)
     except OSError:  # a file system without hard links
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             write_atomically(original, iter(lambda: file.read(COPY_BYTES), b""))
     sync_folder(path.parent)
     return original

@@ -7,6 +7,7 @@ import numpy as np
 
 from vision.args import TrainArguments
 from vision.engine.step import train_step
+from vision.files.atomic_file import write_atomically
 from vision.ops.box_coder import decode_boxes, encode_boxes
 from vision.ops.matcher import IGNORED
 from vision.training.build import (
@@ -82,5 +83,5 @@ def _write_picture(images, prior_labels, decoded, class_names: list[str], path: 
     tiles += [blank] * (-len(tiles) % COLUMNS)
     rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
     grid = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(str(path), grid):
-        raise OSError(f"{path}: could not be written")
+    _, encoded = cv2.imencode(path.suffix, grid)
+    write_atomically(path, encoded.tobytes())
