@@ -1,11 +1,13 @@
 """What exported files are worth beside the network in torch, and where they lose it."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 from vision.datasets.layouts.layout import Source
-from vision.deploy.detect import OnnxDetector, resize
+from vision.deploy.detect import FileDetector, resize
 from vision.deploy.detectnet import DetectNet, sample_points
 from vision.deploy.export import Export
 from vision.deploy.torch_detector import TorchDetector
@@ -45,9 +47,24 @@ def compare(
     )
     rows = [_row("pytorch", measured(detector.predict))]
     for export in exports:
-        content = export.content()
-        exported = OnnxDetector(content, threshold=0)
-        target = export.about["target"]
+        row = _measure_file(export, measured, score_threshold=score_threshold)
+        rows.append(row)
+        export.about["measured"] = {
+            **where,
+            "images": len(source.index),
+            **{name: row[name] for name in ("AP", "AP50", "precision", "recall")},
+        }
+    return rows
+
+
+def _measure_file(
+    export: Export, measured: Callable[..., Measurement], *, score_threshold: float
+) -> dict:
+    """Write the file to a temporary folder and measure it; returns its row."""
+    target = export.about["target"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = export.write(Path(folder))
+        exported = FileDetector(path, threshold=0)
         if target == "jetson":
             steps = {
                 step: measured(
@@ -56,21 +73,16 @@ def compare(
                 for step, options in _DETECTNET_STEPS.items()
             }
         else:
-            step = "int8" if target == "onnx-int8" else "one list of candidates for all classes"
+            is_int8 = target.endswith("-int8")
+            step = "int8" if is_int8 else "one list of candidates for all classes"
             steps = {step: measured(exported.predict)}
-        *_, last = steps.values()
-        row = _row(target, last, file=export.name, megabytes=round(len(content) / 1e6, 1))
-        row["steps"] = [
-            {"step": step, "AP": _row(target, taken)[_compared(row)]}
-            for step, taken in steps.items()
-        ]
-        rows.append(row)
-        export.about["measured"] = {
-            **where,
-            "images": len(source.index),
-            **{name: row[name] for name in ("AP", "AP50", "precision", "recall")},
-        }
-    return rows
+    num_bytes = sum(map(len, export.encode(export.about).values()))
+    *_, last = steps.values()
+    row = _row(target, last, file=path.name, megabytes=round(num_bytes / 1e6, 1))
+    row["steps"] = [
+        {"step": step, "AP": _row(target, taken)[_compared(row)]} for step, taken in steps.items()
+    ]
+    return row
 
 
 # From our post-processing to detectNet's, one difference more in each.

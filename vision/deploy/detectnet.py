@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vision.deploy.detect import Detections, OnnxDetector, detectnet_input
+from vision.deploy.detect import Detections, FileDetector, detectnet_input
 
 # Defaults of its --threshold and --clustering.
 SCORE_THRESHOLD = 0.5
@@ -98,7 +98,7 @@ class DetectNet:
 
     def __init__(
         self,
-        detector: OnnxDetector,
+        detector: FileDetector,
         *,
         score_threshold: float = SCORE_THRESHOLD,
         clustering: float = CLUSTERING,
