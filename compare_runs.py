@@ -159,7 +159,8 @@ def measure(args: argparse.Namespace, path: str, val: DataSplit, where: str) -> 
     names = [item["name"] for item in classes]
     index = val.indices[0]
     categories = categories_by_name(names, index.categories, where=index.annotation_file)
-    dataset = CocoDetection(val.sources, transform=build_eval_transform(model.image_size))
+    transform = build_eval_transform(model.image_size, resize=model.network.resize)
+    dataset = CocoDetection(val.sources, transform=transform)
     loader = shared_loader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
     )

@@ -60,6 +60,7 @@ from vision.report.report import write_report
 from vision.report.summary import summary_lines
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
+from vision.ssd.network import RESIZES
 from vision.training.data import shared_loader
 from vision.transforms.presets import build_eval_transform
 
@@ -98,6 +99,9 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
         help="gets metrics.json, detections.json and report.html")  # fmt: skip
     add("--image-size", "--resolution", type=image_size, metavar="SIZE",
         help="input in pixels, 300 or HEIGHTxWIDTH; default: as trained")  # fmt: skip
+    add("--resize", choices=RESIZES,
+        help="of images to the input; point: one pixel each, as NVIDIA's detectNet does; default: "
+        "as trained")  # fmt: skip
     add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
     add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
         help="processes that load images; 0 loads in this one")  # fmt: skip
@@ -135,7 +139,11 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         if value is not None and not 0 <= value <= 1:
             parser.error(f"{flag} must be in 0..1")
     if is_exported(args):
-        own = (("--iou-threshold", args.iou_threshold), ("--image-size", args.image_size))
+        own = (
+            ("--iou-threshold", args.iou_threshold),
+            ("--image-size", args.image_size),
+            ("--resize", args.resize),
+        )
         for flag, value in own:
             if value is not None:
                 parser.error(f"{flag}: an exported file has its own; give it to export_ssd.py")
@@ -171,7 +179,8 @@ def evaluate_split(args: argparse.Namespace) -> None:
     if not len(index):
         raise ValueError(f"{index.annotation_file}: it lists no images")
     categories = categories_by_name(class_names, index.categories, where=index.annotation_file)
-    dataset = CocoDetection([source], transform=build_eval_transform(model.image_size))
+    transform = build_eval_transform(model.image_size, resize=args.resize or model.network.resize)
+    dataset = CocoDetection([source], transform=transform)
     loader = shared_loader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
     )

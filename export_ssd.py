@@ -32,7 +32,7 @@ from vision.args import image_size
 from vision.command_line import FamilyParser, run_script
 from vision.datasets.image_files import read_image
 from vision.datasets.layouts.choose import DATASET_TYPES, open_split
-from vision.deploy.detect import resize
+from vision.deploy.detect import RESIZE
 from vision.deploy.torch_detector import TorchDetector
 from vision.engine.machine_limits import explain
 from vision.evaluation.exported import SCORE_THRESHOLD
@@ -174,7 +174,7 @@ def build_exports(args: argparse.Namespace, model: SSD, classes: list[dict]) -> 
         plain=args.plain,
         any_batch=args.any_batch,
         frigate=args.frigate,
-        calibration=calibration_images(args, model.image_size) if is_int8 else None,
+        calibration=calibration_images(args, model) if is_int8 else None,
         keep_float=args.keep_float,
     )
     exports = []
@@ -236,15 +236,16 @@ def output_folder(args: argparse.Namespace) -> Path:
     return (path if path.is_dir() else path.parent) / "export"
 
 
-def calibration_images(args: argparse.Namespace, size: tuple[int, int]) -> list[np.ndarray]:
-    """Read images of the calibration split, evenly spread over it."""
+def calibration_images(args: argparse.Namespace, model: SSD) -> list[np.ndarray]:
+    """Read images of the calibration split, evenly spread over it, at the size of the input."""
     source = open_split(args.dataset, args.calibration_split, layout=args.dataset_type)
     if not len(source.index):
         raise ValueError(f"{source.index.annotation_file}: it lists no images to calibrate with")
     count = min(args.calibration_images, len(source.index))
     rows = np.linspace(0, len(source.index) - 1, count).astype(int)
     paths = [Path(source.image_folder) / source.index.file_name(row) for row in rows]
-    return [resize(read_image(path), size) for path in paths]
+    resize = RESIZE[model.network.resize]
+    return [resize(read_image(path), model.image_size) for path in paths]
 
 
 if __name__ == "__main__":

@@ -155,9 +155,9 @@ def test_other_arrays_are_refused(folder, image):
 
 @pytest.mark.parametrize("size", [(96, 96), (300, 77), (150, 200)])
 def test_resize_is_the_same_without_opencv(no_opencv, size, monkeypatch):
-    with_pillow = detect.resize(photo(), size)
+    with_pillow = detect.resize_linear(photo(), size)
     monkeypatch.undo()
-    with_opencv = detect.resize(photo(), size)
+    with_opencv = detect.resize_linear(photo(), size)
     assert with_pillow.shape == (*size, 3)
     assert np.abs(with_pillow.astype(int) - with_opencv.astype(int)).max() <= 1
 

@@ -24,6 +24,7 @@ from vision.engine.loggers import LOGGERS
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
 from vision.ssd.models import MODELS
+from vision.ssd.network import RESIZES
 from vision.transforms.presets import PRESETS
 
 DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
@@ -138,6 +139,10 @@ class TrainArguments:
         False, "yolo: a bad label line or an unknown class id is an error",
         read=bool, group="data")  # fmt: skip
     augmentation: str = flag("ssd", "training transforms", choices=tuple(PRESETS), group="data")
+    resize: str = flag(
+        "linear", "of images to the network's input; point: one pixel each, as NVIDIA's detectNet "
+        "does on a Jetson",
+        choices=RESIZES, group="data")  # fmt: skip
     cache: str = flag(
         "none", "keep training images decoded, in shared memory or a file; sides over 1.5 times "
         "the network's are shrunk to that, so crops below 2/3 of a side lose detail",
@@ -364,6 +369,8 @@ def find_problem(args: TrainArguments) -> str | None:
         return "--datasets ROOT is needed (or --resume RUN)"
     if args.dataset_type == "coco" and (args.train_split or args.val_split or args.strict_labels):
         return "--train-split, --val-split, --strict-labels: of YOLO data, not --dataset-type coco"
+    if args.resize == "point" and args.cache != "none":
+        return "--resize point takes pixels of whole images, and --cache shrinks them: leave it out"
     for name in (*args.logger, *["tensorboard"] * args.tensorboard):
         if find_spec(name) is None:
             return f"--logger {name} needs a package that is not installed: pip install {name}"

@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from vision.datasets.layouts.layout import Source
-from vision.deploy.detect import FileDetector, resize
-from vision.deploy.detectnet import DetectNet, sample_points
+from vision.deploy.detect import RESIZE, FileDetector, sample_points
+from vision.deploy.detectnet import DetectNet
 from vision.deploy.export import Export
 from vision.deploy.torch_detector import TorchDetector
 from vision.evaluation.exported import Measurement, measure
@@ -70,7 +70,7 @@ def _measure_file(
                 step: measured(
                     DetectNet(exported, score_threshold=score_threshold, **options).predict
                 )
-                for step, options in _DETECTNET_STEPS.items()
+                for step, options in _detectnet_steps(exported).items()
             }
         else:
             is_int8 = target.endswith("-int8")
@@ -85,14 +85,15 @@ def _measure_file(
     return row
 
 
-# From our post-processing to detectNet's, one difference more in each.
-_DETECTNET_STEPS = {
-    "one class of a box, and the graph's suppression": {
-        "clustering": _NO_CLUSTERING, "resize": resize
-    },
-    "resize by points": {"clustering": _NO_CLUSTERING, "resize": sample_points},
-    "clustering and clipping": {"resize": sample_points},
-}  # fmt: skip
+def _detectnet_steps(detector: FileDetector) -> dict[str, dict]:
+    """Say how to go from our post-processing to detectNet's, one difference more in each step."""
+    return {
+        "one class of a box, and the graph's suppression": {
+            "clustering": _NO_CLUSTERING, "resize": RESIZE[detector.about["resize"]]
+        },
+        "resize by points": {"clustering": _NO_CLUSTERING, "resize": sample_points},
+        "clustering and clipping": {"resize": sample_points},
+    }  # fmt: skip
 
 
 def table(rows: Sequence[dict]) -> list[str]:

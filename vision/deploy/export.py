@@ -119,6 +119,7 @@ def build_export(
             {key: item[key] for key in ("label", "category_id", "name")} for item in classes
         ],
         "image_size": list(model.image_size),
+        "resize": model.network.resize,
         "score_threshold": options.score_threshold,
         "iou_threshold": settings.iou_threshold,
         "toolkit_version": __version__,
