@@ -73,8 +73,13 @@ def build_export_parser(**kwargs) -> argparse.ArgumentParser:
         help="gets the files; default: export/ in the run folder, or beside the file")  # fmt: skip
     add("--image-size", "--resolution", type=image_size, metavar="SIZE",
         help="input in pixels, 300 or HEIGHTxWIDTH; default: as trained")  # fmt: skip
-    add("--score-threshold", type=float, default=SCORE_THRESHOLD, metavar="X",
-        help="lowest score that counts in precision and recall, and on the device")  # fmt: skip
+    add("--score-threshold", type=float, metavar="X",
+        help="lowest score that counts in precision and recall, and on the device for each class; "
+        f"default: {SCORE_THRESHOLD}, and with --dataset on the device for each class that of its "
+        "best F1 in PyTorch")  # fmt: skip
+    add("--min-precision", type=float, metavar="X",
+        help="on the device, for each class the lowest score of this precision "
+        "in PyTorch")  # fmt: skip
     add("--iou-threshold", type=float, metavar="X",
         help="overlap above which the lower-scored of two boxes of a class goes; default: the "
         "network's own")  # fmt: skip
@@ -105,18 +110,23 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     """Refuse values that cannot work, naming the flag."""
     for flag, value in (
         ("--score-threshold", args.score_threshold),
+        ("--min-precision", args.min_precision),
         ("--iou-threshold", args.iou_threshold),
         ("--max-drop", args.max_drop),
     ):
         if value is not None and not 0 <= value <= 1:
             parser.error(f"{flag} must be in 0..1")
+    if args.score_threshold is not None and args.min_precision is not None:
+        parser.error("--score-threshold and --min-precision both say what the device asks for")
     if args.calibration_images < 1:
         parser.error("--calibration-images must be 1 or more")
     if not args.dataset:
         for target in INT8_TARGETS.intersection(args.target):
             parser.error(f"--target {target} needs --dataset ROOT: its images give the ranges")
-        if args.max_drop is not None or args.json:
-            parser.error("--max-drop and --json are about measuring: give --dataset ROOT")
+        if args.max_drop is not None or args.min_precision is not None or args.json:
+            parser.error(
+                "--max-drop, --min-precision and --json are about measuring: give --dataset ROOT"
+            )
     if args.plain and "jetson" not in args.target:
         parser.error("--plain is about --target jetson")
     if args.any_batch and "onnx" not in args.target:
@@ -169,7 +179,7 @@ def build_exports(args: argparse.Namespace, model: SSD, classes: list[dict]) -> 
 
     is_int8 = INT8_TARGETS.intersection(args.target)
     options = ExportOptions(
-        score_threshold=args.score_threshold,
+        score_threshold=threshold_of(args),
         iou_threshold=args.iou_threshold,
         plain=args.plain,
         any_batch=args.any_batch,
@@ -190,7 +200,7 @@ def measure_exports(
     args: argparse.Namespace, model: SSD, classes: list[dict], exports: list["Export"]
 ) -> list[dict]:
     """Return the rows of deployment.json, PyTorch's first."""
-    from vision.deploy.compare import compare
+    from vision.deploy.compare import compare, set_thresholds
 
     source = open_split(args.dataset, args.split, layout=args.dataset_type)
     detector = TorchDetector(
@@ -200,7 +210,23 @@ def measure_exports(
         iou_threshold=args.iou_threshold,
     )
     where = {"dataset": Path(args.dataset).name, "split": args.split}
-    return compare(detector, exports, source, score_threshold=args.score_threshold, where=where)
+    rows, of_network = compare(
+        detector, exports, source, score_threshold=threshold_of(args), where=where
+    )
+    lines = set_thresholds(
+        exports,
+        of_network,
+        precision=args.min_precision,
+        recommend=args.score_threshold is None,
+    )
+    for line in lines:
+        logger.info("%s", line)
+    return rows
+
+
+def threshold_of(args: argparse.Namespace) -> float:
+    """The score from which on precision and recall count boxes."""
+    return SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
 
 
 def print_use(path: Path, about: dict) -> None:

@@ -206,6 +206,42 @@ def test_openvino_int8_is_in_int8(exported):
     assert kinds.count("u8") + kinds.count("i8") > len(kinds) / 2
 
 
+def test_each_class_gets_its_threshold(flags, root, tmp_path):
+    """The scores of best F1 lie where those of the three boxes of an image are."""
+    done = call(
+        "export_ssd", *flags, "--target", "onnx", "jetson", "--dataset", root,
+        "--output-dir", tmp_path, "--min-precision", 0.05,
+    )  # fmt: skip
+    assert (done.code, done.errors) == (0, []), done.err
+    about = json.loads((tmp_path / "mb2-ssd-lite-onnx.json").read_text())
+    chosen = {}
+    for item in about["classes"]:
+        assert item["thresholds"].keys() <= {"best_f1", "at_precision"}
+        preferred = item["thresholds"].get("at_precision", item["thresholds"].get("best_f1"))
+        assert item.get("threshold") == preferred
+        chosen[item["name"]] = preferred or 0.5
+        assert f"{item['name']}, best F1: " in done.err
+        assert f"{item['name']}, precision 0.05: " in done.err
+    assert len(set(chosen.values())) > 1
+    assert f"--threshold={min(chosen.values()):g} " in done.out
+    for target in ("onnx", "jetson"):
+        file = tmp_path / f"mb2-ssd-lite-{target}.onnx"
+        everything = FileDetector(file, threshold=0).predict(root / "val/1.png")
+        found = FileDetector(file).predict(root / "val/1.png")
+        wanted = [
+            score
+            for score, name in zip(everything.confidence, everything.names, strict=True)
+            if score >= chosen[name]
+        ]
+        assert found.confidence.tolist() == wanted and 0 < len(wanted) < len(everything)
+
+
+def test_a_score_that_is_given_counts_for_every_class(exported):
+    about = json.loads((exported[1] / "mb2-ssd-lite-onnx.json").read_text())
+    assert about["score_threshold"] == 0.4
+    assert all("thresholds" in item and "threshold" not in item for item in about["classes"])
+
+
 @pytest.fixture(scope="module")
 def frigate(flags, tmp_path_factory):
     """What a call with --frigate printed, and its file."""
@@ -247,6 +283,7 @@ def test_frigates_configuration(frigate):
     assert config["model"]["path"] == f"/config/model_cache/{path.name}"
     assert (config["model"]["width"], config["model"]["input_pixel_format"]) == (96, "bgr")
     assert config["objects"]["track"] == list(NAMES)
+    assert config["objects"]["filters"]["owl"] == {"min_score": 0.5, "threshold": 0.5}
 
 
 def test_frigate_wants_squares(flags, tmp_path):
@@ -288,6 +325,7 @@ def test_the_command_line_of_jetson_inference(weights, tmp_path):
             "--frigate is about --target openvino",
         ),
         ("export_ssd", ["--target", "onnx", "--max-drop", "0.1"], 2, "give --dataset"),
+        ("export_ssd", ["--target", "onnx", "--min-precision", "0.9"], 2, "give --dataset"),
         ("export_ssd", ["--target", "onnx", "--plain"], 2, "--plain is about --target jetson"),
         ("export_ssd", ["--target", "onnx", "--net", "mb2-ssd"], 1, "not weights of mb2-ssd"),
         ("export_ssd", ["--target", "onnx", "--label-file", "/no/labels"], 1, "/no/labels"),

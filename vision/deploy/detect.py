@@ -77,7 +77,7 @@ class FileDetector:
 
     Args:
         path: .onnx, or .xml with its .bin beside it.
-        threshold: lowest score of a detection; None: what the file recommends.
+        threshold: lowest score of a detection; None: what the file recommends, for each class.
         threads: of the runtime; 0: one for each core.
 
     Attributes:
@@ -103,8 +103,11 @@ class FileDetector:
             }
         except (TypeError, ValueError):
             raise ValueError(f"{path}: not a detector that export_ssd.py wrote") from None
-        self.threshold = self.about["score_threshold"] if threshold is None else threshold
         classes = self.about["classes"]
+        scores = [item.get("threshold", self.about["score_threshold"]) for item in classes]
+        if threshold is not None:
+            scores = [threshold] * len(classes)
+        self._thresholds = np.array([1.0, *scores])  # by label
         self.names = ["BACKGROUND", *(item["name"] for item in classes)]
         self._category_ids = np.array([0, *(item["category_id"] for item in classes)])
 
@@ -118,7 +121,7 @@ class FileDetector:
                 f"an image is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}"
             )
         boxes, scores, labels = self.run(self.resize(image))
-        found = scores >= self.threshold
+        found = scores >= self._thresholds[labels]
         height, width = image.shape[:2]
         return self.name(
             boxes[found] * np.array([width, height, width, height], np.float32),
@@ -150,7 +153,8 @@ class FileDetector:
         scores, boxes = self.raw(detectnet_input(image))
         labels = scores[0, :, 1:].argmax(axis=1) + 1
         best = scores[0, np.arange(len(labels)), labels]
-        order = np.argsort(-best, kind="stable")[: np.count_nonzero(best >= self.threshold)]
+        order = np.argsort(-best, kind="stable")
+        order = order[best[order] >= self._thresholds[labels[order]]]
         order = order[suppress(boxes[0, order], labels[order], self.about["iou_threshold"])]
         return boxes[0, order], best[order], labels[order]
 

@@ -139,16 +139,25 @@ def detectnet_command(path: Path, about: dict) -> str:
             "--input-blob=input_0",
             "--output-cvg=scores",
             "--output-bbox=boxes",
-            f"--threshold={about['score_threshold']:g}",
+            f"--threshold={min(recommended(about)):g}",  # it has one for all classes
             "csi://0",
         ]
     )
 
 
+def recommended(about: dict) -> list[float]:
+    """Return the score to ask for of each class."""
+    return [item.get("threshold", about["score_threshold"]) for item in about["classes"]]
+
+
 def frigate_config(path: Path, about: dict) -> str:
     """Return the lines of Frigate's configuration that make it use a file of --frigate."""
     height, width = about["image_size"]
-    names = "".join(f"\n    - {json.dumps(item['name'])}" for item in about["classes"])
+    names = [json.dumps(item["name"]) for item in about["classes"]]
+    filters = "".join(
+        f"\n    {name}: {{min_score: {score:g}, threshold: {score:g}}}"
+        for name, score in zip(names, recommended(about), strict=True)
+    )
     return f"""detectors:
   ov:
     type: openvino
@@ -161,7 +170,8 @@ model:
   input_tensor: nhwc
   input_pixel_format: bgr
 objects:
-  track:{names}"""
+  track: [{", ".join(names)}]
+  filters:{filters}"""
 
 
 def _build_jetson(model: SSD, options: ExportOptions, about: dict) -> Encode:
