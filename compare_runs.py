@@ -156,7 +156,8 @@ def measure(args: argparse.Namespace, path: str, val: DataSplit, where: str) -> 
     model, classes, _ = load_for_inference(path)
     names = [item["name"] for item in classes]
     sources = [source_with_classes(source, names) for source in val.sources]
-    dataset = CocoDetection(sources, transform=build_eval_transform(model.image_size))
+    transform = build_eval_transform(model.image_size, resize=model.network.resize)
+    dataset = CocoDetection(sources, transform=transform)
     loader = shared_loader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
     )

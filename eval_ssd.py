@@ -38,7 +38,7 @@ from vision.datasets.join_classes import source_with_classes
 from vision.datasets.layouts.choose import open_folder, open_split
 from vision.datasets.layouts.coco import open_pair
 from vision.datasets.layouts.layout import Source
-from vision.deploy.detect import OnnxDetector
+from vision.deploy import detect
 from vision.deploy.detectnet import CLUSTERING, DetectNet
 from vision.engine import distributed
 from vision.engine.cpu_memory import keep_freed_memory
@@ -61,11 +61,12 @@ from vision.report.report import write_report
 from vision.report.summary import summary_lines
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
+from vision.ssd.network import RESIZES
 from vision.training.data import shared_loader
 from vision.transforms.presets import build_eval_transform
 
 logger = logging.getLogger("eval_ssd")
-RUNTIMES = ("auto", "onnxruntime", "detectnet")
+RUNTIMES = ("auto", "onnxruntime", "openvino", "detectnet")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,7 +88,7 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--trained-model", required=True, metavar="RUN_OR_FILE",
         help="run folder (its best checkpoint), checkpoint, family state dict, or torchvision "
-        "for its COCO weights of --net, or .onnx file of export_ssd.py")  # fmt: skip
+        "for its COCO weights of --net, or .onnx or .xml file of export_ssd.py")  # fmt: skip
     add("--net", choices=tuple(MODELS), help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
     add("--dataset", "--datasets", metavar="ROOT", help="data set folder")
@@ -99,6 +100,9 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
         help="gets metrics.json, detections.json and report.html")  # fmt: skip
     add("--image-size", "--resolution", type=image_size, metavar="SIZE",
         help="input in pixels, 300 or HEIGHTxWIDTH; default: as trained")  # fmt: skip
+    add("--resize", choices=RESIZES,
+        help="of images to the input; point: one pixel each, as NVIDIA's detectNet does; default: "
+        "as trained")  # fmt: skip
     add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
     add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
         help="processes that load images; 0 loads in this one")  # fmt: skip
@@ -108,7 +112,7 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
         help="overlap above which the lower-scored of two boxes of a class goes; default: the "
         "network's own")  # fmt: skip
     add("--runtime", choices=RUNTIMES, default="auto",
-        help="of an .onnx file: onnxruntime, or detectNet's way with images and boxes; auto: "
+        help="of an exported file: its own, or detectNet's way with images and boxes; auto: "
         "detectnet for the target jetson")  # fmt: skip
     add("--clustering", type=float, metavar="X",
         help="detectNet's --clustering: share of the larger of two boxes that they must have in "
@@ -142,17 +146,21 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         if value is not None and not 0 <= value <= 1:
             parser.error(f"{flag} must be in 0..1")
     if is_exported(args):
-        own = (("--iou-threshold", args.iou_threshold), ("--image-size", args.image_size))
+        own = (
+            ("--iou-threshold", args.iou_threshold),
+            ("--image-size", args.image_size),
+            ("--resize", args.resize),
+        )
         for flag, value in own:
             if value is not None:
-                parser.error(f"{flag}: an .onnx file has its own; give it to export_ssd.py")
+                parser.error(f"{flag}: an exported file has its own; give it to export_ssd.py")
     elif args.runtime != "auto" or args.clustering is not None:
-        parser.error("--runtime and --clustering are about .onnx files of export_ssd.py")
+        parser.error("--runtime and --clustering are about files of export_ssd.py")
 
 
 def is_exported(args: argparse.Namespace) -> bool:
     """Whether the model is a file for another runtime."""
-    return Path(args.trained_model).suffix == ".onnx"
+    return Path(args.trained_model).suffix.lower() in detect.RUNTIMES
 
 
 def run(args: argparse.Namespace) -> None:
@@ -177,7 +185,8 @@ def evaluate_split(args: argparse.Namespace) -> None:
     index = source.index
     if not len(index):
         raise ValueError(f"{index.annotation_file}: it lists no images")
-    dataset = CocoDetection([source], transform=build_eval_transform(model.image_size))
+    transform = build_eval_transform(model.image_size, resize=args.resize or model.network.resize)
+    dataset = CocoDetection([source], transform=transform)
     loader = shared_loader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
     )
@@ -227,17 +236,19 @@ def evaluate_split(args: argparse.Namespace) -> None:
 
 def evaluate_file(args: argparse.Namespace) -> None:
     """Measure an exported file on its own runtime, with its own way of resizing."""
-    detector = OnnxDetector(args.trained_model, threshold=args.score_threshold or 0.0)
+    detector = detect.FileDetector(args.trained_model, threshold=args.score_threshold or 0.0)
     source = open_source(args)
     runtime = args.runtime
     if runtime == "auto":
-        runtime = "detectnet" if detector.about["target"] == "jetson" else "onnxruntime"
+        runtime = "detectnet" if detector.about["target"] == "jetson" else detector.raw.package
     predict = detector.predict
     if runtime == "detectnet":
         clustering = CLUSTERING if args.clustering is None else args.clustering
         predict = DetectNet(
             detector, score_threshold=threshold_of(args), clustering=clustering
         ).predict
+    elif runtime != detector.raw.package:
+        raise ValueError(f"--runtime {runtime}: {args.trained_model} is for {detector.raw.package}")
     elif args.clustering is not None:
         raise ValueError("--clustering is about --runtime detectnet")
     result = measure(

@@ -8,9 +8,10 @@
     python export_ssd.py --trained-model mb2-ssd-lite.pth --net mb2-ssd-lite \\
         --label-file labels.txt --target onnx --output-dir exported
 
-Targets: jetson, for the detectnet of NVIDIA's jetson-inference; onnx and onnx-int8, for onnxruntime
-and the detect.py that is written beside them. With --dataset, each file is run on its own runtime
-over a split, and one table compares it with PyTorch; deployment.json keeps it.
+Targets: jetson, for the detectnet of NVIDIA's jetson-inference; onnx and onnx-int8, for
+onnxruntime; openvino and openvino-int8, for Intel's OpenVINO, and with --frigate for Frigate.
+The detect.py that is written beside them runs each. With --dataset, each file is run on its own
+runtime over a split, and one table compares it with PyTorch; deployment.json keeps it.
 """
 
 from vision.installed import require
@@ -23,6 +24,7 @@ import logging
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,16 +32,22 @@ from vision.args import image_size
 from vision.command_line import FamilyParser, run_script
 from vision.datasets.image_files import read_image
 from vision.datasets.layouts.choose import DATASET_TYPES, open_split
-from vision.deploy.detect import resize
+from vision.deploy.detect import RESIZE
 from vision.deploy.torch_detector import TorchDetector
 from vision.engine.machine_limits import explain
 from vision.evaluation.exported import SCORE_THRESHOLD
 from vision.files.atomic_file import write_atomically
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
+from vision.ssd.ssd import SSD
+
+if TYPE_CHECKING:  # of packages that may be missing
+    from vision.deploy.export import Export
 
 logger = logging.getLogger("export_ssd")
-TARGETS = ("jetson", "onnx", "onnx-int8")
+TARGETS = ("jetson", "onnx", "onnx-int8", "openvino", "openvino-int8")
+INT8_TARGETS = {target for target in TARGETS if target.endswith("-int8")}
+OPENVINO_TARGETS = {"openvino", "openvino-int8"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,13 +73,21 @@ def build_export_parser(**kwargs) -> argparse.ArgumentParser:
         help="gets the files; default: export/ in the run folder, or beside the file")  # fmt: skip
     add("--image-size", "--resolution", type=image_size, metavar="SIZE",
         help="input in pixels, 300 or HEIGHTxWIDTH; default: as trained")  # fmt: skip
-    add("--score-threshold", type=float, default=SCORE_THRESHOLD, metavar="X",
-        help="lowest score that counts in precision and recall, and on the device")  # fmt: skip
+    add("--score-threshold", type=float, metavar="X",
+        help="lowest score that counts in precision and recall, and on the device for each class; "
+        f"default: {SCORE_THRESHOLD}, and with --dataset on the device for each class that of its "
+        "best F1 in PyTorch")  # fmt: skip
+    add("--min-precision", type=float, metavar="X",
+        help="on the device, for each class the lowest score of this precision "
+        "in PyTorch")  # fmt: skip
     add("--iou-threshold", type=float, metavar="X",
         help="overlap above which the lower-scored of two boxes of a class goes; default: the "
         "network's own")  # fmt: skip
     add("--plain", action="store_true",
         help="jetson: without suppression in the graph, as pytorch-ssd's files are")  # fmt: skip
+    add("--frigate", action="store_true",
+        help="openvino: with the input and the one output that Frigate reads; prints the lines for "
+        "its configuration")  # fmt: skip
     add("--any-batch", action="store_true", help="onnx: take any number of images at once")
     add("--dataset", "--datasets", metavar="ROOT",
         help="data set folder: measure the files on it, calibrate int8 with it")  # fmt: skip
@@ -82,7 +98,7 @@ def build_export_parser(**kwargs) -> argparse.ArgumentParser:
         help="split whose images int8 takes its ranges from")  # fmt: skip
     add("--calibration-images", type=int, default=160, metavar="N", help="how many of them")
     add("--keep-float", nargs="+", metavar="LAYERS",
-        help="onnx-int8: parts that stay float, such as base_net.0; default: those found to change "
+        help="int8: parts that stay float, such as base_net.0; default: those found to change "
         "the scores most")  # fmt: skip
     add("--max-drop", type=float, metavar="X",
         help="exit code 1 where a file's AP is lower than PyTorch's by more")  # fmt: skip
@@ -94,24 +110,31 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     """Refuse values that cannot work, naming the flag."""
     for flag, value in (
         ("--score-threshold", args.score_threshold),
+        ("--min-precision", args.min_precision),
         ("--iou-threshold", args.iou_threshold),
         ("--max-drop", args.max_drop),
     ):
         if value is not None and not 0 <= value <= 1:
             parser.error(f"{flag} must be in 0..1")
+    if args.score_threshold is not None and args.min_precision is not None:
+        parser.error("--score-threshold and --min-precision both say what the device asks for")
     if args.calibration_images < 1:
         parser.error("--calibration-images must be 1 or more")
     if not args.dataset:
-        if "onnx-int8" in args.target:
-            parser.error("--target onnx-int8 needs --dataset ROOT: its images give the ranges")
-        if args.max_drop is not None or args.json:
-            parser.error("--max-drop and --json are about measuring: give --dataset ROOT")
+        for target in INT8_TARGETS.intersection(args.target):
+            parser.error(f"--target {target} needs --dataset ROOT: its images give the ranges")
+        if args.max_drop is not None or args.min_precision is not None or args.json:
+            parser.error(
+                "--max-drop, --min-precision and --json are about measuring: give --dataset ROOT"
+            )
     if args.plain and "jetson" not in args.target:
         parser.error("--plain is about --target jetson")
     if args.any_batch and "onnx" not in args.target:
         parser.error("--any-batch is about --target onnx")
-    if args.keep_float and "onnx-int8" not in args.target:
-        parser.error("--keep-float is about --target onnx-int8")
+    if args.frigate and not OPENVINO_TARGETS.intersection(args.target):
+        parser.error("--frigate is about --target openvino")
+    if args.keep_float and not INT8_TARGETS.intersection(args.target):
+        parser.error("--keep-float is about int8 targets")
 
 
 def run(args: argparse.Namespace, *, name: str | None = None) -> int:
@@ -121,20 +144,47 @@ def run(args: argparse.Namespace, *, name: str | None = None) -> int:
         args: of the parser.
         name: of the one file; None: by network and target.
     """
-    require_packages()
-    from vision.deploy.compare import compare, drops, table
-    from vision.deploy.export import ExportOptions, build_export, detectnet_command
-
+    require_packages(args.target)
     model, classes, _ = load_for_inference(
         args.trained_model, net=args.net, label_file=args.label_file, image_size=args.image_size
     )
-    is_int8 = "onnx-int8" in args.target
+    exports = build_exports(args, model, classes)
+    rows = measure_exports(args, model, classes, exports) if args.dataset else []
+    folder = output_folder(args)
+    for export in exports:
+        path = export.write(folder, name=name)
+        logger.info("%s, with labels.txt, detect.py and %s.json", path, path.stem)
+        if not args.json:
+            print_use(path, export.about)
+    return report_rows(args, rows, folder) if rows else 0
+
+
+def require_packages(targets: list[str]) -> None:
+    """Raise ValueError where a package of an extra is missing; names both."""
+    needs = [("export", ("onnx", "onnxruntime"))]
+    if OPENVINO_TARGETS.intersection(targets):
+        needs.append(("openvino", ("openvino",)))
+    for extra, packages in needs:
+        missing = [name for name in packages if not find_spec(name)]
+        if missing:
+            raise ValueError(
+                f"{' and '.join(missing)}: not installed; pip install -e .[{extra}] brings what "
+                "the targets need"
+            )
+
+
+def build_exports(args: argparse.Namespace, model: SSD, classes: list[dict]) -> list["Export"]:
+    """Make the files, in memory."""
+    from vision.deploy.export import ExportOptions, build_export
+
+    is_int8 = INT8_TARGETS.intersection(args.target)
     options = ExportOptions(
-        score_threshold=args.score_threshold,
+        score_threshold=threshold_of(args),
         iou_threshold=args.iou_threshold,
         plain=args.plain,
         any_batch=args.any_batch,
-        calibration=calibration_images(args, model.image_size) if is_int8 else None,
+        frigate=args.frigate,
+        calibration=calibration_images(args, model) if is_int8 else None,
         keep_float=args.keep_float,
     )
     exports = []
@@ -143,26 +193,58 @@ def run(args: argparse.Namespace, *, name: str | None = None) -> int:
         exports.append(
             build_export(target, model, classes, options, trained_model=args.trained_model)
         )
-    rows = []
-    if args.dataset:
-        source = open_split(args.dataset, args.split, layout=args.dataset_type)
-        where = {"dataset": Path(args.dataset).name, "split": args.split}
-        detector = TorchDetector(
-            model,
-            classes,
-            threshold=model.network.postprocessing.score_threshold,
-            iou_threshold=args.iou_threshold,
-        )
-        rows = compare(detector, exports, source, score_threshold=args.score_threshold, where=where)
-    folder = output_folder(args)
-    for export in exports:
-        path = export.write(folder, name=name)
-        logger.info("%s, with labels.txt, detect.py and %s.json", path, path.stem)
-        if export.about["target"] == "jetson" and not args.json:
-            command = detectnet_command(path, export.about)
-            print(f"on the Jetson, in the folder of these files:\n  {command}")
-    if not rows:
-        return 0
+    return exports
+
+
+def measure_exports(
+    args: argparse.Namespace, model: SSD, classes: list[dict], exports: list["Export"]
+) -> list[dict]:
+    """Return the rows of deployment.json, PyTorch's first."""
+    from vision.deploy.compare import compare, set_thresholds
+
+    source = open_split(args.dataset, args.split, layout=args.dataset_type)
+    detector = TorchDetector(
+        model,
+        classes,
+        threshold=model.network.postprocessing.score_threshold,
+        iou_threshold=args.iou_threshold,
+    )
+    where = {"dataset": Path(args.dataset).name, "split": args.split}
+    rows, of_network = compare(
+        detector, exports, source, score_threshold=threshold_of(args), where=where
+    )
+    lines = set_thresholds(
+        exports,
+        of_network,
+        precision=args.min_precision,
+        recommend=args.score_threshold is None,
+    )
+    for line in lines:
+        logger.info("%s", line)
+    return rows
+
+
+def threshold_of(args: argparse.Namespace) -> float:
+    """The score from which on precision and recall count boxes."""
+    return SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
+
+
+def print_use(path: Path, about: dict) -> None:
+    """Print the command or the configuration that makes a device use the file."""
+    from vision.deploy.export import detectnet_command, frigate_config
+
+    if about["target"] == "jetson":
+        command = detectnet_command(path, about)
+        print(f"on the Jetson, in the folder of these files:\n  {command}")
+    if about.get("frigate"):
+        print(f"in Frigate's configuration, with these files in /config/model_cache:\n"
+              f"{frigate_config(path, about)}")  # fmt: skip
+
+
+def report_rows(args: argparse.Namespace, rows: list[dict], folder: Path) -> int:
+    """Print and write what the files are worth; return the exit code."""
+    from vision.deploy.compare import drops, table
+
     text = json.dumps(rows, indent=2) + "\n"
     write_atomically(folder / "deployment.json", text.encode())
     print(text if args.json else "\n".join(table(rows)))
@@ -170,16 +252,6 @@ def run(args: argparse.Namespace, *, name: str | None = None) -> int:
     for line in losses:
         logger.error("%s", line)
     return 1 if losses else 0
-
-
-def require_packages() -> None:
-    """Raise ValueError where a package of the extra is missing; names it."""
-    missing = [name for name in ("onnx", "onnxruntime") if not find_spec(name)]
-    if missing:
-        raise ValueError(
-            f"{' and '.join(missing)}: not installed; pip install -e .[export] brings what the "
-            "targets need"
-        )
 
 
 def output_folder(args: argparse.Namespace) -> Path:
@@ -190,15 +262,16 @@ def output_folder(args: argparse.Namespace) -> Path:
     return (path if path.is_dir() else path.parent) / "export"
 
 
-def calibration_images(args: argparse.Namespace, size: tuple[int, int]) -> list[np.ndarray]:
-    """Read images of the calibration split, evenly spread over it."""
+def calibration_images(args: argparse.Namespace, model: SSD) -> list[np.ndarray]:
+    """Read images of the calibration split, evenly spread over it, at the size of the input."""
     source = open_split(args.dataset, args.calibration_split, layout=args.dataset_type)
     if not len(source.index):
         raise ValueError(f"{source.index.annotation_file}: it lists no images to calibrate with")
     count = min(args.calibration_images, len(source.index))
     rows = np.linspace(0, len(source.index) - 1, count).astype(int)
     paths = [Path(source.image_folder) / source.index.file_name(row) for row in rows]
-    return [resize(read_image(path), size) for path in paths]
+    resize = RESIZE[model.network.resize]
+    return [resize(read_image(path), model.image_size) for path in paths]
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--trained-model", required=True, metavar="RUN_OR_FILE",
         help="run folder (its best checkpoint), checkpoint, family state dict, torchvision for its "
-        "COCO weights of --net, or an exported .onnx file")  # fmt: skip
+        "COCO weights of --net, or a file of export_ssd.py")  # fmt: skip
     add("--net", metavar="NAME", help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
     add("--score-threshold", type=float, metavar="X",
@@ -103,7 +103,11 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
     add("--iou-threshold", type=float, metavar="X",
         help="overlap above which the lower-scored of two boxes of a class goes; default: the "
         "network's own; an exported file has its own inside")  # fmt: skip
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps; an .onnx file runs on cpu")
+    add(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, mps; an exported file runs on cpu",
+    )
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
         help="of a network in torch; auto: bf16 where the hardware has it")  # fmt: skip
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Exported files of mb2-ssd-lite in onnxruntime on the CPU, beside the bare network and torch.
+"""Exported files of mb2-ssd-lite on the CPU, beside the bare network in onnxruntime, and torch.
 
     python benchmarks/deploy.py [--repeats 40] [--threads 1]
 
@@ -13,7 +13,10 @@ little.
 import argparse
 import logging
 import statistics
+import tempfile
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -21,6 +24,7 @@ import torch
 from interleaved import measure
 from torch import Tensor, nn
 
+from vision.deploy.detect import FileDetector
 from vision.deploy.export import ExportOptions, build_export
 from vision.deploy.onnx_file import export_onnx
 from vision.nn.cpu.optimize import optimize_for_inference
@@ -67,27 +71,32 @@ def build_tasks(threads: int) -> dict:
     bare = export_onnx(
         Bare(model), inputs, input_name="x", output_names=["cls_logits", "bbox_regression"]
     )
-    build = partial(build_export, model=model, classes=CLASSES, trained_model="benchmark")
     int8 = ExportOptions(calibration=list(pixels), keep_float=("base_net.0", "base_net.1"))
-    files = {
-        BARE: bare.SerializeToString(),
-        "jetson --plain": build("jetson", options=ExportOptions(plain=True)).content(),
-        "jetson": build("jetson", options=ExportOptions()).content(),
-        "onnx": build("onnx", options=ExportOptions()).content(),
-        "onnx-int8": build("onnx-int8", options=int8).content(),
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(bare.SerializeToString(), options)
+    tasks = {
+        BARE: partial(session.run, None, {"x": inputs.numpy()}),
+        "jetson --plain": file_task(model, "jetson", inputs, ExportOptions(plain=True), threads),
+        "jetson": file_task(model, "jetson", inputs, ExportOptions(), threads),
     }
-    tasks = {}
-    for name, content in files.items():
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(content, options)
-        (entry,) = session.get_inputs()
-        value = pixels[:1] if "uint8" in entry.type else inputs.numpy()
-        tasks[name] = partial(session.run, None, {entry.name: value})
+    for target in ("onnx", "onnx-int8", "openvino", "openvino-int8"):
+        chosen = int8 if target.endswith("int8") else ExportOptions()
+        tasks[target] = file_task(model, target, pixels[:1], chosen, threads)
     folded = optimize_for_inference(model).to(memory_format=torch.channels_last)
     channels_last = inputs.to(memory_format=torch.channels_last)
     tasks["torch, folded"] = torch.inference_mode()(partial(folded, channels_last))
     return tasks
+
+
+def file_task(
+    model: SSD, target: str, inputs: np.ndarray | Tensor, options: ExportOptions, threads: int
+) -> Callable[[], object]:
+    """Return a call that runs the file of a target."""
+    export = build_export(target, model, CLASSES, options, trained_model="benchmark")
+    with tempfile.TemporaryDirectory() as folder:
+        detector = FileDetector(export.write(Path(folder)), threads=threads)
+    return partial(detector.raw, np.asarray(inputs))
 
 
 @torch.no_grad()

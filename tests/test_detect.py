@@ -80,13 +80,36 @@ def test_the_script_runs_alone(folder, expected):
     np.testing.assert_allclose(boxes, expected.xyxy, atol=0.2)
 
 
-def test_an_onnx_file_needs_no_torch(folder):
+@pytest.fixture(scope="module")
+def openvino_file(model, tmp_path_factory):
+    """An OpenVINO detector as export_ssd.py writes it, and a photo."""
+    pytest.importorskip("openvino")
+    from vision.deploy.export import ExportOptions, build_export
+
+    folder = tmp_path_factory.mktemp("openvino")
+    Image.fromarray(photo()).save(folder / "photo.png")
+    options = ExportOptions(score_threshold=THRESHOLD)
+    return build_export("openvino", model, CLASSES, options, trained_model="x").write(folder)
+
+
+def test_openvino_gives_what_torch_gives(openvino_file, expected):
+    assert_same(Detector.load(openvino_file).predict(photo()), expected)
+
+
+def test_both_parts_of_an_openvino_file_are_needed(openvino_file, tmp_path):
+    shutil.copy(openvino_file, tmp_path)
+    with pytest.raises(OSError, match=r"mb2-ssd-lite-openvino\.bin"):
+        Detector.load(tmp_path / openvino_file.name)
+
+
+@pytest.mark.parametrize("kind", ["onnx_file", "openvino_file"])
+def test_an_exported_file_needs_no_torch(request, kind, folder):
     program = (
         "import sys; from vision.deploy import Detector; "
         "print(len(Detector.load(sys.argv[1]).predict(sys.argv[2]))); "
         "sys.exit('torch' in sys.modules)"
     )
-    files = [folder / "mb2-ssd-lite-onnx.onnx", folder / "photo.png"]
+    files = [request.getfixturevalue(kind), folder / "photo.png"]
     line = [sys.executable, "-c", program, *files]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -107,14 +130,18 @@ def test_a_bad_image_is_passed_over_and_a_folder_read(folder, tmp_path, capsys):
 def test_which_model_has_to_be_clear(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(detect, "__file__", str(tmp_path / "detect.py"))
     assert detect.main(["photo.png"]) == 1
-    assert "no .onnx file there; say which with --model FILE" in capsys.readouterr().err
+    assert "no .onnx or .xml file there; say which with --model FILE" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 @pytest.mark.parametrize("content", [b"", b"garbage"], ids=["empty", "garbage"])
-def test_another_file_is_refused(tmp_path, content):
-    path = tmp_path / "x.onnx"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.onnx"):
+def test_another_file_is_refused(tmp_path, content, suffix):
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    path = tmp_path / f"x{suffix}"
+    for file in (path, path.with_suffix(".bin")):
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"x\{suffix}: "):
         Detector.load(path)
 
 
@@ -128,9 +155,9 @@ def test_other_arrays_are_refused(folder, image):
 
 @pytest.mark.parametrize("size", [(96, 96), (300, 77), (150, 200)])
 def test_resize_is_the_same_without_opencv(no_opencv, size, monkeypatch):
-    with_pillow = detect.resize(photo(), size)
+    with_pillow = detect.resize_linear(photo(), size)
     monkeypatch.undo()
-    with_opencv = detect.resize(photo(), size)
+    with_opencv = detect.resize_linear(photo(), size)
     assert with_pillow.shape == (*size, 3)
     assert np.abs(with_pillow.astype(int) - with_opencv.astype(int)).max() <= 1
 

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from export_models import opinionated
 from script_runs import call, tree
 
@@ -18,13 +20,16 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from vision.deploy.compare import drops, table  # noqa: E402
-from vision.deploy.detect import OnnxDetector  # noqa: E402
+from vision.deploy.detect import FileDetector  # noqa: E402
 from vision.deploy.detectnet import DetectNet  # noqa: E402
 from vision.deploy.quantize import groups  # noqa: E402
 from vision.deploy.torch_detector import TorchDetector  # noqa: E402
 from vision.runs.load_model import load_for_inference  # noqa: E402
 
 NAMES = ("cat", "dog", "owl")
+TARGETS = ("jetson", "onnx", "onnx-int8")
+if find_spec("openvino"):
+    TARGETS += ("openvino", "openvino-int8")
 
 
 def draw_split(root, split: str, count: int) -> None:
@@ -75,7 +80,7 @@ def exported(root, flags, tmp_path_factory):
     """One call for all targets: what it said, and the folder."""
     folder = tmp_path_factory.mktemp("exported")
     done = call(
-        "export_ssd", *flags, "--target", "jetson", "onnx", "onnx-int8", "--dataset", root,
+        "export_ssd", *flags, "--target", *TARGETS, "--dataset", root,
         "--output-dir", folder, "--score-threshold", 0.4, "--keep-float", "base_net.0",
     )  # fmt: skip
     assert (done.code, done.errors) == (0, []), done.err
@@ -84,8 +89,11 @@ def exported(root, flags, tmp_path_factory):
 
 def test_what_is_written(exported):
     done, folder = exported
-    stems = [f"mb2-ssd-lite-{target}" for target in ("jetson", "onnx", "onnx-int8")]
-    files = {f"{stem}.{suffix}" for stem in stems for suffix in ("onnx", "json")}
+    files = {
+        f"mb2-ssd-lite-{target}.{suffix}"
+        for target in TARGETS
+        for suffix in ("json", *(("xml", "bin") if "openvino" in target else ("onnx",)))
+    }
     assert set(tree(folder)) == files | {"labels.txt", "detect.py", "deployment.json"}
     assert (folder / "labels.txt").read_text() == "BACKGROUND\ncat\ndog\nowl\n"
     assert (
@@ -93,7 +101,7 @@ def test_what_is_written(exported):
         "--output-cvg=scores --output-bbox=boxes --threshold=0.4 "
     ) in done.out
     rows = json.loads((folder / "deployment.json").read_text())
-    assert [row["target"] for row in rows] == ["pytorch", "jetson", "onnx", "onnx-int8"]
+    assert [row["target"] for row in rows] == ["pytorch", *TARGETS]
     for row in rows:
         assert {"file", "megabytes", "AP", "AP50", "precision", "recall", "ms"} <= row.keys()
     assert all(line in done.out for line in table(rows))
@@ -102,11 +110,11 @@ def test_what_is_written(exported):
 def test_each_file_says_what_it_is(exported):
     _, folder = exported
     rows = {row["file"]: row for row in json.loads((folder / "deployment.json").read_text())}
-    for path in sorted(folder.glob("*.onnx")):
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
+    for path in (folder / row["file"] for row in rows.values() if row["file"]):
         about = json.loads(path.with_suffix(".json").read_text())
-        properties = {prop.key: prop.value for prop in model.metadata_props}
+        properties = FileDetector(path).raw.properties
+        if path.suffix == ".onnx":
+            onnx.checker.check_model(onnx.load(path))
         assert {key: json.loads(properties[key]) for key in about} == about
         assert [item["name"] for item in about["classes"]] == list(NAMES)
         assert about["image_size"] == [96, 96] and about["score_threshold"] == 0.4
@@ -136,20 +144,20 @@ def test_int8_is_where_it_should_be(exported):
     assert sizes[1] < 0.6 * sizes[0]
 
 
-@pytest.mark.parametrize("target", ["jetson", "onnx", "onnx-int8"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_eval_measures_the_file(exported, root, tmp_path, target):
     _, folder = exported
-    done = call(
-        "eval_ssd", "--trained-model", folder / f"mb2-ssd-lite-{target}.onnx", "--dataset", root,
-        "--output-dir", tmp_path, *(["--score-threshold", 0.4] if target == "jetson" else []),
-    )  # fmt: skip
-    assert (done.code, done.errors) == (0, []), done.err
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
     (row,) = (
         row
         for row in json.loads((folder / "deployment.json").read_text())
         if row["target"] == target
     )
+    done = call(
+        "eval_ssd", "--trained-model", folder / row["file"], "--dataset", root,
+        "--output-dir", tmp_path, *(["--score-threshold", 0.4] if target == "jetson" else []),
+    )  # fmt: skip
+    assert (done.code, done.errors) == (0, []), done.err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["AP"] == pytest.approx(row["AP"])
     detections = json.loads((tmp_path / "detections.json").read_text())
     assert len(detections) > 3
@@ -164,15 +172,129 @@ def test_a_file_finds_what_torch_finds(exported, weights, root):
     expected = TorchDetector(model, classes, threshold=0.4)
     image = cv2.imread(str(root / "val/1.png"))[:, :, ::-1].copy()
     wanted = expected.predict(image)
-    found = OnnxDetector(folder / "mb2-ssd-lite-onnx.onnx").predict(image)
+    found = FileDetector(folder / "mb2-ssd-lite-onnx.onnx").predict(image)
     assert 3 < len(found) == len(wanted)
     np.testing.assert_allclose(found.xyxy, wanted.xyxy, atol=0.1)
-    jetson = OnnxDetector(folder / "mb2-ssd-lite-jetson.onnx", threshold=0.4).predict(image)
+    jetson = FileDetector(folder / "mb2-ssd-lite-jetson.onnx", threshold=0.4).predict(image)
     assert len(jetson) > 3
     np.testing.assert_allclose(jetson.xyxy[0], wanted.xyxy[0], atol=0.1)
     assert jetson.names[0] == wanted.names[0]
     with pytest.raises(ValueError, match="export it with --target jetson"):
-        DetectNet(OnnxDetector(folder / "mb2-ssd-lite-onnx.onnx"))
+        DetectNet(FileDetector(folder / "mb2-ssd-lite-onnx.onnx"))
+
+
+def test_openvino_gives_what_onnxruntime_gives(exported, root):
+    pytest.importorskip("openvino")
+    wanted, found = (
+        FileDetector(exported[1] / file, threshold=0.05).predict(root / "val/1.png")
+        for file in ("mb2-ssd-lite-onnx.onnx", "mb2-ssd-lite-openvino.xml")
+    )
+    assert len(found) > 3 and found.names == wanted.names
+    np.testing.assert_allclose(found.confidence, wanted.confidence, atol=1e-5)
+    np.testing.assert_allclose(found.xyxy, wanted.xyxy, atol=0.01)
+
+
+def test_openvino_int8_is_in_int8(exported):
+    openvino = pytest.importorskip("openvino")
+    model = openvino.Core().read_model(exported[1] / "mb2-ssd-lite-openvino-int8.xml")
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    kinds = [
+        node.get_rt_info()["runtimePrecision"].astype(str)
+        for node in compiled.get_runtime_model().get_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "Convolution"
+    ]
+    assert kinds.count("u8") + kinds.count("i8") > len(kinds) / 2
+
+
+def test_each_class_gets_its_threshold(flags, root, tmp_path):
+    """The scores of best F1 lie where those of the three boxes of an image are."""
+    done = call(
+        "export_ssd", *flags, "--target", "onnx", "jetson", "--dataset", root,
+        "--output-dir", tmp_path, "--min-precision", 0.05,
+    )  # fmt: skip
+    assert (done.code, done.errors) == (0, []), done.err
+    about = json.loads((tmp_path / "mb2-ssd-lite-onnx.json").read_text())
+    chosen = {}
+    for item in about["classes"]:
+        assert item["thresholds"].keys() <= {"best_f1", "at_precision"}
+        preferred = item["thresholds"].get("at_precision", item["thresholds"].get("best_f1"))
+        assert item.get("threshold") == preferred
+        chosen[item["name"]] = preferred or 0.5
+        assert f"{item['name']}, best F1: " in done.err
+        assert f"{item['name']}, precision 0.05: " in done.err
+    assert len(set(chosen.values())) > 1
+    assert f"--threshold={min(chosen.values()):g} " in done.out
+    for target in ("onnx", "jetson"):
+        file = tmp_path / f"mb2-ssd-lite-{target}.onnx"
+        everything = FileDetector(file, threshold=0).predict(root / "val/1.png")
+        found = FileDetector(file).predict(root / "val/1.png")
+        wanted = [
+            score
+            for score, name in zip(everything.confidence, everything.names, strict=True)
+            if score >= chosen[name]
+        ]
+        assert found.confidence.tolist() == wanted and 0 < len(wanted) < len(everything)
+
+
+def test_a_score_that_is_given_counts_for_every_class(exported):
+    about = json.loads((exported[1] / "mb2-ssd-lite-onnx.json").read_text())
+    assert about["score_threshold"] == 0.4
+    assert all("thresholds" in item and "threshold" not in item for item in about["classes"])
+
+
+@pytest.fixture(scope="module")
+def frigate(flags, tmp_path_factory):
+    """What a call with --frigate printed, and its file."""
+    pytest.importorskip("openvino")
+    folder = tmp_path_factory.mktemp("frigate")
+    done = call("export_ssd", *flags, "--target", "openvino", "--frigate", "--output-dir", folder)
+    assert (done.code, done.errors) == (0, []), done.err
+    return done.out, folder / "mb2-ssd-lite-openvino.xml"
+
+
+def test_frigate_reads_the_file(frigate, exported, root):
+    """As frigate/detectors/plugins/openvino.py does: one uint8 NHWC BGR input, one [1, 1, N, 7]."""
+    import openvino
+
+    model = openvino.Core().read_model(frigate[1])
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    (entry,), (output,) = compiled.inputs, compiled.outputs
+    assert list(entry.shape) == [1, 96, 96, 3]
+    assert (output.shape[0], output.shape[1], output.shape[3]) == (1, 1, 7)
+    bgr = cv2.imread(str(root / "val/1.png"))
+    request = compiled.create_infer_request()
+    request.infer(openvino.Tensor(array=cv2.resize(bgr, (96, 96))[None]))
+    rows = request.get_output_tensor(0).data[0][0]
+    assert (np.diff(rows[:, 2]) <= 0).all()
+    assert ((rows[:, 0] == 0) == (rows[:, 2] > 0)).all()
+    rows = rows[rows[:, 0] == 0]
+    wanted = FileDetector(exported[1] / "mb2-ssd-lite-onnx.onnx", threshold=0)
+    wanted = wanted.predict(root / "val/1.png")
+    labels = frigate[1].with_name("labels.txt").read_text().split()
+    assert len(rows) > 3 and [labels[int(label)] for label in rows[:, 1]] == wanted.names
+    np.testing.assert_allclose(rows[:, 3:] * [160, 120, 160, 120], wanted.xyxy, atol=0.01)
+    found = FileDetector(frigate[1], threshold=0).predict(root / "val/1.png")
+    np.testing.assert_allclose(found.xyxy, wanted.xyxy, atol=0.01)
+
+
+def test_frigates_configuration(frigate):
+    out, path = frigate
+    config = yaml.safe_load(out.split("/config/model_cache:\n")[1])
+    assert config["model"]["path"] == f"/config/model_cache/{path.name}"
+    assert (config["model"]["width"], config["model"]["input_pixel_format"]) == (96, "bgr")
+    assert config["objects"]["track"] == list(NAMES)
+    assert config["objects"]["filters"]["owl"] == {"min_score": 0.5, "threshold": 0.5}
+
+
+def test_frigate_wants_squares(flags, tmp_path):
+    pytest.importorskip("openvino")
+    done = call(
+        "export_ssd", *flags, "--image-size", "96x128", "--target", "openvino", "--frigate",
+        "--output-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 1 and len(done.errors) == 1
+    assert "wants a square input, this network has 96x128" in done.errors[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_of_jetson_inference(weights, tmp_path):
@@ -196,7 +318,14 @@ def test_the_command_line_of_jetson_inference(weights, tmp_path):
     [
         ("export_ssd", ["--target", "coral"], 2, "--target"),
         ("export_ssd", ["--target", "onnx-int8"], 2, "--target onnx-int8 needs --dataset"),
+        (
+            "export_ssd",
+            ["--target", "onnx", "--frigate"],
+            2,
+            "--frigate is about --target openvino",
+        ),
         ("export_ssd", ["--target", "onnx", "--max-drop", "0.1"], 2, "give --dataset"),
+        ("export_ssd", ["--target", "onnx", "--min-precision", "0.9"], 2, "give --dataset"),
         ("export_ssd", ["--target", "onnx", "--plain"], 2, "--plain is about --target jetson"),
         ("export_ssd", ["--target", "onnx", "--net", "mb2-ssd"], 1, "not weights of mb2-ssd"),
         ("export_ssd", ["--target", "onnx", "--label-file", "/no/labels"], 1, "/no/labels"),
@@ -229,9 +358,10 @@ def test_bad_input_of_onnx_export(tmp_path, argv, code, message):
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
-        (["--iou-threshold", 0.4], 2, "--iou-threshold: an .onnx file has its own"),
+        (["--iou-threshold", 0.4], 2, "--iou-threshold: an exported file has its own"),
         (["--runtime", "detectnet"], 1, "export it with --target jetson"),
         (["--clustering", 0.5], 1, "--clustering is about --runtime detectnet"),
+        (["--runtime", "openvino"], 1, "mb2-ssd-lite-onnx.onnx is for onnxruntime"),
     ],
 )
 def test_eval_refuses_what_a_file_cannot_do(exported, root, argv, code, message):
@@ -301,7 +431,7 @@ def test_golden_network_on_the_jetson(shared, tmp_path):
             "--net", "mb2-ssd-lite", "--target", "jetson", "--output-dir", tmp_path / name, *argv,
         )  # fmt: skip
         assert done.code == 0, done.err
-        detector = DetectNet(OnnxDetector(tmp_path / name / "mb2-ssd-lite-jetson.onnx"))
+        detector = DetectNet(FileDetector(tmp_path / name / "mb2-ssd-lite-jetson.onnx"))
         source = open_split(shared / "data/finetune_dataset", "val")
         images = [source.index.file_name(i) for i in range(20)]
         numbers[name] = sum(

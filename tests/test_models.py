@@ -146,9 +146,12 @@ def test_numbers_come_back_from_a_checkpoint(name):
     changed = network.as_numbers()
     changed["priors"][0]["shapes"][0] = [0.01, 0.02]
     changed["normalization"]["mean"][1] = 99.0
+    changed["resize"] = "point"
     other: Network = network.with_numbers(changed)
     assert other.priors[0].shapes[0] == (0.01, 0.02) and other.priors[1:] == network.priors[1:]
-    assert other.normalization.mean[1] == 99.0
+    assert other.normalization.mean[1] == 99.0 and other.resize == "point"
+    with pytest.raises(ValueError, match="resize are not what this toolkit writes"):
+        network.with_numbers({"resize": "cubic"})
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -14,7 +14,7 @@ from vision.ssd.postprocess import PostProcessing
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from vision.deploy.onnx_file import describe, export_onnx, operators  # noqa: E402
+from vision.deploy.onnx_file import encode, export_onnx, operators  # noqa: E402
 
 # The operators of these files that are in the support matrices of TensorRT 8.4 and 8.5
 # (docs/operators.md of onnx/onnx-tensorrt, commits 009d6541b4ee and 6d0ab7be324d), without a
@@ -108,8 +108,8 @@ def test_what_a_file_says_of_itself_can_be_read_and_changed():
     exported = export_onnx(
         PlainForm(model), images, input_name="input_0", output_names=["scores", "boxes"]
     )
-    describe(exported, {"classes": ["a", "\u00e9"], "AP": None})
-    describe(exported, {"AP": 0.5})
+    encode(exported, {"classes": ["a", "\u00e9"], "AP": None})
+    encode(exported, {"AP": 0.5})
     onnx.checker.check_model(exported)
     read = {prop.key: json.loads(prop.value) for prop in exported.metadata_props}
     assert read == {"classes": ["a", "\u00e9"], "AP": 0.5}

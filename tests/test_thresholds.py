@@ -6,7 +6,7 @@ from detection_factory import found, random_case, truth
 
 from vision.evaluation.coco_arrays import match_boxes
 from vision.evaluation.confusion import confused_pairs, confusion_matrix
-from vision.evaluation.thresholds import Choice, calibrate, score_curve
+from vision.evaluation.thresholds import Choice, calibrate, class_thresholds, score_curve
 
 BOX = (0, 0, 10, 10)
 FAR = (50, 50, 10, 10)
@@ -32,6 +32,13 @@ def test_curve_over_the_threshold():
     assert curve.at_precision(0.9) == Choice(pytest.approx(0.7), 1, 0.5, pytest.approx(2 / 3))
     assert curve.at(0.6) == Choice(0.6, 1, 0.5, pytest.approx(2 / 3))  # scores more than 0.6
     assert curve.at(0.95) == Choice(0.95, 0, 0, 0)
+
+
+def test_thresholds_of_each_class():
+    cat, dog = class_thresholds(cats(), 2, precision=0.9)
+    assert (cat.best_f1.threshold, cat.at_precision.threshold) == (0.2, pytest.approx(0.7))
+    assert (dog.best_f1, dog.at_precision) == (None, None)
+    assert class_thresholds(cats(), 2)[0].at_precision is None
 
 
 def test_curve_of_all_classes():

@@ -26,7 +26,7 @@ from vision.engine.loggers import LOGGERS
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
 from vision.ssd.models import MODELS
-from vision.ssd.network import WIDTHS
+from vision.ssd.network import RESIZES, WIDTHS
 from vision.transforms.presets import PRESETS
 
 DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
@@ -175,6 +175,10 @@ class TrainArguments:
         False, "yolo: a bad label line or an unknown class id is an error",
         read=bool, group="data")  # fmt: skip
     augmentation: str = flag("ssd", "training transforms", choices=tuple(PRESETS), group="data")
+    resize: str = flag(
+        "linear", "of images to the network's input; point: one pixel each, as NVIDIA's detectNet "
+        "does on a Jetson",
+        choices=RESIZES, group="data")  # fmt: skip
     cache: str = flag(
         "none", "keep training images decoded, in shared memory or a file; sides over 1.5 times "
         "the network's are shrunk to that, so crops below 2/3 of a side lose detail",
@@ -437,6 +441,8 @@ def find_problem(args: TrainArguments) -> str | None:
         return "--validation-dataset and --val-json both name the val split; give one of them"
     if args.patience and not args.eval_every:
         return "--patience counts validations, and --eval-every 0 has one, after the last epoch"
+    if args.resize == "point" and args.cache != "none":
+        return "--resize point takes pixels of whole images, and --cache shrinks them: leave it out"
     for name in (*args.logger, *["tensorboard"] * args.tensorboard):
         if find_spec(name) is None:
             return f"--logger {name} needs a package that is not installed: pip install {name}"

@@ -1,15 +1,19 @@
 """What exported files are worth beside the network in torch, and where they lose it."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 from vision.datasets.layouts.layout import Source
-from vision.deploy.detect import OnnxDetector, resize
-from vision.deploy.detectnet import DetectNet, sample_points
+from vision.deploy.detect import RESIZE, FileDetector, sample_points
+from vision.deploy.detectnet import DetectNet
 from vision.deploy.export import Export
 from vision.deploy.torch_detector import TorchDetector
+from vision.evaluation.coco_arrays import match_boxes
 from vision.evaluation.exported import Measurement, measure
+from vision.evaluation.thresholds import ClassThresholds, class_thresholds
 
 COLUMNS = (
     "target", "file", "megabytes", "AP", "AP_at_threshold", "AP50", "precision", "recall", "ms"
@@ -24,7 +28,7 @@ def compare(
     *,
     score_threshold: float,
     where: dict,
-) -> list[dict]:
+) -> tuple[list[dict], Measurement]:
     """Measure the network and each file on its own runtime.
 
     The files then say what they were measured at.
@@ -39,48 +43,116 @@ def compare(
     Returns:
         The rows of deployment.json, PyTorch's first. A file's row has `steps`: the AP after each
         of the differences between torch and the file, the last of which is the file itself.
+        And what was measured of the network.
     """
     measured = partial(
         measure, source=source, class_names=detector.names[1:], score_threshold=score_threshold
     )
-    rows = [_row("pytorch", measured(detector.predict))]
+    of_network = measured(detector.predict)
+    rows = [_row("pytorch", of_network)]
     for export in exports:
-        content = export.content()
-        exported = OnnxDetector(content, threshold=0)
-        target = export.about["target"]
-        if target == "jetson":
-            steps = {
-                step: measured(
-                    DetectNet(exported, score_threshold=score_threshold, **options).predict
-                )
-                for step, options in _DETECTNET_STEPS.items()
-            }
-        else:
-            step = "int8" if target == "onnx-int8" else "one list of candidates for all classes"
-            steps = {step: measured(exported.predict)}
-        *_, last = steps.values()
-        row = _row(target, last, file=export.name, megabytes=round(len(content) / 1e6, 1))
-        row["steps"] = [
-            {"step": step, "AP": _row(target, taken)[_compared(row)]}
-            for step, taken in steps.items()
-        ]
+        row = _measure_file(export, measured, score_threshold=score_threshold)
         rows.append(row)
         export.about["measured"] = {
             **where,
             "images": len(source.index),
             **{name: row[name] for name in ("AP", "AP50", "precision", "recall")},
         }
-    return rows
+    return rows, of_network
 
 
-# From our post-processing to detectNet's, one difference more in each.
-_DETECTNET_STEPS = {
-    "one class of a box, and the graph's suppression": {
-        "clustering": _NO_CLUSTERING, "resize": resize
-    },
-    "resize by points": {"clustering": _NO_CLUSTERING, "resize": sample_points},
-    "clustering and clipping": {"resize": sample_points},
-}  # fmt: skip
+def _measure_file(
+    export: Export, measured: Callable[..., Measurement], *, score_threshold: float
+) -> dict:
+    """Write the file to a temporary folder and measure it; returns its row."""
+    target = export.about["target"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = export.write(Path(folder))
+        exported = FileDetector(path, threshold=0)
+        if target == "jetson":
+            steps = {
+                step: measured(
+                    DetectNet(exported, score_threshold=score_threshold, **options).predict
+                )
+                for step, options in _detectnet_steps(exported).items()
+            }
+        else:
+            is_int8 = target.endswith("-int8")
+            step = "int8" if is_int8 else "one list of candidates for all classes"
+            steps = {step: measured(exported.predict)}
+    num_bytes = sum(map(len, export.encode(export.about).values()))
+    *_, last = steps.values()
+    row = _row(target, last, file=path.name, megabytes=round(num_bytes / 1e6, 1))
+    row["steps"] = [
+        {"step": step, "AP": _row(target, taken)[_compared(row)]} for step, taken in steps.items()
+    ]
+    return row
+
+
+def _detectnet_steps(detector: FileDetector) -> dict[str, dict]:
+    """Say how to go from our post-processing to detectNet's, one difference more in each step."""
+    return {
+        "one class of a box, and the graph's suppression": {
+            "clustering": _NO_CLUSTERING, "resize": RESIZE[detector.about["resize"]]
+        },
+        "resize by points": {"clustering": _NO_CLUSTERING, "resize": sample_points},
+        "clustering and clipping": {"resize": sample_points},
+    }  # fmt: skip
+
+
+def set_thresholds(
+    exports: Sequence[Export],
+    network: Measurement,
+    *,
+    precision: float | None = None,
+    recommend: bool = True,
+) -> list[str]:
+    """Tell the files what score to ask for of each class.
+
+    Each item of their `classes` gets `thresholds`: `best_f1`, and `at_precision` where that is
+    wanted.
+
+    Args:
+        exports: files that are not written yet.
+        network: what it found, with low scores.
+        precision: wanted of each class; None: that of the best F1.
+        recommend: the items get `threshold` too, which a detector then takes: that of the
+            precision, or of the best F1 where there is none of that precision.
+
+    Returns:
+        A line for each class.
+    """
+    matches = match_boxes(network.ground_truth, network.detections)
+    names = [item["name"] for item in exports[0].about["classes"]]
+    chosen = class_thresholds(matches, len(names), precision=precision)
+    for export in exports:
+        for item, choices in zip(export.about["classes"], chosen, strict=True):
+            found = {key: choice.threshold for key, choice in vars(choices).items() if choice}
+            item["thresholds"] = {key: round(value, 4) for key, value in found.items()}
+            if recommend and found:
+                preferred = "at_precision" if "at_precision" in found else "best_f1"
+                item["threshold"] = item["thresholds"][preferred]
+    return [
+        line
+        for name, choices in zip(names, chosen, strict=True)
+        for line in _threshold_lines(name, choices, precision)
+    ]
+
+
+def _threshold_lines(name: str, choices: ClassThresholds, precision: float | None) -> list[str]:
+    asked = [("best F1", choices.best_f1)]
+    if precision is not None:
+        asked.append((f"precision {precision:g}", choices.at_precision))
+    return [
+        f"{name}, {what}: "
+        + (
+            f"score {choice.threshold:.3f}, precision {choice.precision:.3f}, "
+            f"recall {choice.recall:.3f}"
+            if choice
+            else "no score gives it"
+        )
+        for what, choice in asked
+    ]
 
 
 def table(rows: Sequence[dict]) -> list[str]:

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Detect objects in images with a network that export_ssd.py wrote for onnxruntime.
+"""Detect objects in images with a network that export_ssd.py wrote.
 
     python detect.py photo.jpg other.png folder/
     python detect.py --model mb2-ssd-lite-onnx.onnx --threshold 0.6 --json photo.jpg
 
-One file for the device: it needs Python, numpy, onnxruntime, and OpenCV or Pillow. Without --model
-it takes the .onnx file in its own folder. In a program of yours:
+One file for the device: it needs Python, numpy, OpenCV or Pillow, and onnxruntime for an .onnx
+file, openvino for an .xml file with its .bin. Without --model it takes the one model in its own
+folder. In a program of yours:
 
-    detector = OnnxDetector("mb2-ssd-lite-onnx.onnx")
+    detector = FileDetector("mb2-ssd-lite-onnx.onnx")
     found = detector.predict("photo.jpg")      # or uint8 [H, W, 3] RGB, or a list of either
     print(found.names, found.confidence, found.xyxy)
 """
@@ -18,6 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -70,16 +72,17 @@ class Detections:
         )
 
 
-class OnnxDetector:
-    """A detector in a file that export_ssd.py wrote for the targets onnx, onnx-int8 or jetson.
+class FileDetector:
+    """A detector in a file that export_ssd.py wrote.
 
     Args:
-        model: the .onnx file, or its content.
-        threshold: lowest score of a detection; None: what the file recommends.
-        threads: of onnxruntime; 0: one for each core.
+        path: .onnx, or .xml with its .bin beside it.
+        threshold: lowest score of a detection; None: what the file recommends, for each class.
+        threads: of the runtime; 0: one for each core.
 
     Attributes:
         about: what the file says of itself, as in the JSON file beside it.
+        raw: from the file's input to its outputs, as both are.
 
     Raises:
         ValueError: not such a file.
@@ -87,17 +90,24 @@ class OnnxDetector:
     """
 
     def __init__(
-        self, model: str | os.PathLike | bytes, *, threshold: float | None = None, threads: int = 0
+        self, path: str | os.PathLike, *, threshold: float | None = None, threads: int = 0
     ):
-        where = "the model" if isinstance(model, bytes) else model
-        self._session = _open_session(model, where=where, threads=threads)
-        properties = self._session.get_modelmeta().custom_metadata_map
+        suffix = Path(path).suffix.lower()
+        if suffix not in RUNTIMES:
+            raise ValueError(f"{path}: not one of {', '.join(RUNTIMES)}")
+        self.raw = RUNTIMES[suffix](Path(path), threads=threads)
         try:
-            self.about = {key: json.loads(properties[key]) for key in ABOUT}
-        except (KeyError, ValueError):
-            raise ValueError(f"{where}: not a detector that export_ssd.py wrote") from None
-        self.threshold = self.about["score_threshold"] if threshold is None else threshold
+            self.about = {
+                key: json.loads(self.raw.properties.get(key, default))
+                for key, default in ABOUT.items()
+            }
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}: not a detector that export_ssd.py wrote") from None
         classes = self.about["classes"]
+        scores = [item.get("threshold", self.about["score_threshold"]) for item in classes]
+        if threshold is not None:
+            scores = [threshold] * len(classes)
+        self._thresholds = np.array([1.0, *scores])  # by label
         self.names = ["BACKGROUND", *(item["name"] for item in classes)]
         self._category_ids = np.array([0, *(item["category_id"] for item in classes)])
 
@@ -110,8 +120,8 @@ class OnnxDetector:
             raise ValueError(
                 f"an image is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}"
             )
-        boxes, scores, labels = self.run(resize(image, self.about["image_size"]))
-        found = scores >= self.threshold
+        boxes, scores, labels = self.run(self.resize(image))
+        found = scores >= self._thresholds[labels]
         height, width = image.shape[:2]
         return self.name(
             boxes[found] * np.array([width, height, width, height], np.float32),
@@ -119,26 +129,34 @@ class OnnxDetector:
             labels[found],
         )
 
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """Bring uint8 [H, W, 3] to the size of the input, in the way that was trained with."""
+        return RESIZE[self.about["resize"]](image, self.about["image_size"])
+
     def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run the network on uint8 [H, W, 3] of its input's size.
 
         Returns:
             boxes float32 [N, 4], xyxy in 0..1, scores float32 [N], best first, labels int64 [N].
         """
-        if self.about["target"] != "jetson":
+        if self.about["target"] == "jetson":
+            return self._run_jetson(image)
+        if self.about["frigate"]:
+            ((rows,),) = self.raw(image[None, :, :, ::-1])[0]  # in BGR, see export_ssd.py --frigate
+            boxes, scores, labels = rows[:, 3:], rows[:, 2], rows[:, 1].astype(int)
+        else:
             boxes, scores, labels = (output[0] for output in self.raw(image[None]))
-            num_found = np.count_nonzero(scores)  # zeros fill up the rest
-            return boxes[:num_found], scores[:num_found], labels[:num_found]
+        num_found = np.count_nonzero(scores)  # zeros fill up the rest
+        return boxes[:num_found], scores[:num_found], labels[:num_found]
+
+    def _run_jetson(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         scores, boxes = self.raw(detectnet_input(image))
         labels = scores[0, :, 1:].argmax(axis=1) + 1
         best = scores[0, np.arange(len(labels)), labels]
-        order = np.argsort(-best, kind="stable")[: np.count_nonzero(best >= self.threshold)]
+        order = np.argsort(-best, kind="stable")
+        order = order[best[order] >= self._thresholds[labels[order]]]
         order = order[suppress(boxes[0, order], labels[order], self.about["iou_threshold"])]
         return boxes[0, order], best[order], labels[order]
-
-    def raw(self, inputs: np.ndarray) -> list[np.ndarray]:
-        """Return the file's outputs for its input, as both are."""
-        return self._session.run(None, {self._session.get_inputs()[0].name: inputs})
 
     def name(self, xyxy: np.ndarray, confidence: np.ndarray, labels: np.ndarray) -> Detections:
         """Return detections with the names and ids of their labels."""
@@ -151,8 +169,16 @@ class OnnxDetector:
         )
 
 
-# What a file says of itself, at least.
-ABOUT = ("target", "classes", "image_size", "score_threshold", "iou_threshold")
+# What a file says of itself, and what is read where it does not say so; None: it has to.
+ABOUT = {
+    "target": None,
+    "classes": None,
+    "image_size": None,
+    "score_threshold": None,
+    "iou_threshold": None,
+    "resize": '"linear"',
+    "frigate": "false",
+}
 
 
 def detectnet_input(image: np.ndarray) -> np.ndarray:
@@ -181,7 +207,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(f"{path}: not a readable image") from None
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_linear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Stretch uint8 [H, W, 3] to (height, width), linearly between the nearest pixels.
 
     As in training, and not as Pillow's resize, which averages when it shrinks.
@@ -196,6 +222,18 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     rows = pixels[: size[0]] + (pixels[size[0] :] - pixels[: size[0]]) * share_y[:, None, None]
     columns = rows[:, left] + (rows[:, right] - rows[:, left]) * share_x[:, None]
     return np.rint(columns).astype(np.uint8)
+
+
+def sample_points(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize uint8 [H, W, 3] to (height, width) as detectNet does: one pixel each, no filter."""
+    rows, columns = (
+        (np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))).astype(int)
+        for old, new in zip(image.shape[:2], size, strict=True)
+    )
+    return image[rows[:, None], columns]
+
+
+RESIZE = {"linear": resize_linear, "point": sample_points}
 
 
 def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -225,28 +263,82 @@ def suppress(boxes: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.
     return np.array(kept, int)
 
 
-def _open_session(model, *, where, threads: int):
-    if find_spec("onnxruntime") is None:
-        raise ValueError(f"{sys.executable} lacks onnxruntime: pip install onnxruntime")
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+class OnnxRuntime:
+    """An .onnx file in onnxruntime, on the CPU.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # it warns of processors that it does not know
-    if not isinstance(model, bytes):
-        model = Path(model).read_bytes()
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except (
-        errors.Fail,
-        errors.InvalidArgument,
-        errors.InvalidGraph,
-        errors.InvalidProtobuf,
-        errors.NotImplemented,
-    ) as error:
-        line = " ".join(str(error).split())
-        raise ValueError(f"{where}: onnxruntime {onnxruntime.__version__} says: {line}") from None
+    Attributes:
+        package: the runtime's name.
+        properties: what the file says of itself, JSON by name.
+
+    Calling it maps the file's input to its outputs, as both are.
+    """
+
+    package = "onnxruntime"
+
+    def __init__(self, path: Path, *, threads: int):
+        onnxruntime = _import(self.package, path)
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # it warns of processors that it does not know
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+        except (
+            errors.Fail,
+            errors.InvalidArgument,
+            errors.InvalidGraph,
+            errors.InvalidProtobuf,
+            errors.NotImplemented,
+        ) as error:
+            line = " ".join(str(error).split())
+            raise ValueError(
+                f"{path}: onnxruntime {onnxruntime.__version__} says: {line}"
+            ) from None
+        self.properties = self._session.get_modelmeta().custom_metadata_map
+
+    def __call__(self, inputs: np.ndarray) -> list[np.ndarray]:
+        return self._session.run(None, {self._session.get_inputs()[0].name: inputs})
+
+
+class OpenVino:
+    """An .xml file, and the .bin file beside it, in OpenVINO on the CPU; as OnnxRuntime is."""
+
+    package = "openvino"
+
+    def __init__(self, path: Path, *, threads: int):
+        openvino = _import(self.package, path)
+        for file in (path, path.with_suffix(".bin")):
+            file.open("rb").close()  # its own error for an absent file is a page long
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            # Otherwise it computes in bfloat16 where the processor can.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        try:
+            model = openvino.Core().read_model(path)
+            self._run = openvino.compile_model(model, "CPU", options)
+        except RuntimeError as error:
+            line = " ".join(str(error).split())
+            raise ValueError(f"{path}: openvino {openvino.__version__} says: {line}") from None
+        has_properties = model.has_rt_info(PROPERTIES_IN_XML)
+        self.properties = model.get_rt_info(PROPERTIES_IN_XML).value if has_properties else {}
+
+    def __call__(self, inputs: np.ndarray) -> list[np.ndarray]:
+        return list(self._run(np.ascontiguousarray(inputs)).values())
+
+
+RUNTIMES = {".onnx": OnnxRuntime, ".xml": OpenVino}
+PROPERTIES_IN_XML = "ssd_training_toolkit"
+
+
+def _import(package: str, path: Path):
+    if find_spec(package) is None:
+        raise ValueError(f"{path}: {sys.executable} lacks {package}: pip install {package}")
+    return import_module(package)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -255,19 +347,19 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    parser.add_argument("--model", help=".onnx file; default: the one in this script's folder")
+    parser.add_argument("--model", help="default: the one in this script's folder")
     parser.add_argument("--threshold", type=float, help="lowest score; default: the file's")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each image")
     args = parser.parse_args(argv)
     try:
-        detector = OnnxDetector(args.model or _model_beside(), threshold=args.threshold)
+        detector = FileDetector(args.model or _model_beside(), threshold=args.threshold)
         return _detect(detector, _find_images(args.images), as_json=args.json)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _detect(detector: OnnxDetector, paths: list[Path], *, as_json: bool) -> int:
+def _detect(detector: FileDetector, paths: list[Path], *, as_json: bool) -> int:
     code = 0
     for path in paths:
         try:
@@ -291,9 +383,9 @@ def _detect(detector: OnnxDetector, paths: list[Path], *, as_json: bool) -> int:
 
 def _model_beside() -> Path:
     folder = Path(__file__).resolve().parent
-    files = sorted(folder.glob("*.onnx"))
+    files = sorted(file for file in folder.iterdir() if file.suffix in RUNTIMES)
     if len(files) != 1:
-        names = ", ".join(file.name for file in files) or "no .onnx file"
+        names = ", ".join(file.name for file in files) or f"no {' or '.join(RUNTIMES)} file"
         raise ValueError(f"{folder}: {names} there; say which with --model FILE")
     return files[0]
 

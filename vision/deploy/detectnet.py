@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vision.deploy.detect import Detections, OnnxDetector, detectnet_input
+from vision.deploy.detect import Detections, FileDetector, detectnet_input, sample_points
 
 # Defaults of its --threshold and --clustering.
 SCORE_THRESHOLD = 0.5
@@ -23,17 +23,6 @@ class Found(NamedTuple):
     xyxy: np.ndarray  # float32 [N, 4], pixels
     scores: np.ndarray  # float32 [N]
     labels: np.ndarray  # int64 [N]
-
-
-def sample_points(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 [H, W, 3] to (height, width) as detectNet does: one pixel each, no filter."""
-    rows, columns = (
-        (np.arange(target, dtype=np.float32) * (np.float32(source) / np.float32(target))).astype(
-            int
-        )
-        for source, target in zip(image.shape[:2], size, strict=True)
-    )
-    return image[rows[:, None], columns]
 
 
 def select_detections(
@@ -98,7 +87,7 @@ class DetectNet:
 
     def __init__(
         self,
-        detector: OnnxDetector,
+        detector: FileDetector,
         *,
         score_threshold: float = SCORE_THRESHOLD,
         clustering: float = CLUSTERING,

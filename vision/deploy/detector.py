@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vision.deploy.detect import Detections, Image, OnnxDetector
+from vision.deploy.detect import RUNTIMES, Detections, FileDetector, Image
 
 
 class Detector:
@@ -25,32 +25,32 @@ class Detector:
         device: str = "auto",
         precision: str = "auto",
     ) -> "Detector":
-        """Load a detector; an .onnx file does not import torch.
+        """Load a detector; an exported file does not import torch.
 
         Args:
             path: a run folder, a checkpoint, a weight file of the family, `torchvision` for its
-                COCO weights of `net`, or an .onnx file that export_ssd.py wrote.
-            threshold: lowest score of a detection; None: what an .onnx file recommends, else
+                COCO weights of `net`, or an .onnx or .xml file that export_ssd.py wrote.
+            threshold: lowest score of a detection; None: what an exported file recommends, else
                 `default_threshold`.
             default_threshold: for a network in torch.
-            iou_threshold: of the suppression of a network in torch; None: the network's. An .onnx
-                file has its own inside.
+            iou_threshold: of the suppression of a network in torch; None: the network's. An
+                exported file has its own inside.
             net: network of a weight file.
             label_file: class names of a weight file.
             device: auto, cpu, cuda, mps; of a network in torch.
             precision: auto, fp32, bf16 or fp16; of a network in torch.
 
         Raises:
-            ValueError: not a detector, or an option that an .onnx file cannot follow.
+            ValueError: not a detector, or an option that an exported file cannot follow.
             OSError: cannot be read.
         """
-        if Path(path).suffix == ".onnx":
+        if Path(path).suffix.lower() in RUNTIMES:
             if iou_threshold is not None:
                 raise ValueError(
                     f"{path}: its suppression is part of the file; export it again with another "
                     "--iou-threshold"
                 )
-            return cls(OnnxDetector(path, threshold=threshold))
+            return cls(FileDetector(path, threshold=threshold))
         try:
             from vision.deploy.torch_detector import load_torch_detector
         except ModuleNotFoundError as error:

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 import torch
 
 from vision import __version__
+from vision.deploy import onnx_file
 from vision.deploy.export_form import (
     DETECTNET_INPUT,
     PIXELS,
@@ -18,7 +20,7 @@ from vision.deploy.export_form import (
     DetectionForm,
     PlainForm,
 )
-from vision.deploy.onnx_file import describe, export_onnx
+from vision.deploy.onnx_file import export_onnx
 from vision.files.atomic_file import write_atomically
 from vision.ssd.network import Normalization
 from vision.ssd.ssd import SSD
@@ -35,6 +37,7 @@ class ExportOptions:
         iou_threshold: of the suppression; None: the network's.
         plain: for jetson: all priors, without suppression.
         any_batch: for onnx: leave the number of images open.
+        frigate: for openvino: input and output as Frigate's reader of SSDs has them.
         calibration: for int8: uint8 [H, W, 3] images of the input's size.
         keep_float: for int8: groups of layers that stay float; None: they are looked for.
     """
@@ -43,8 +46,13 @@ class ExportOptions:
     iou_threshold: float | None = None
     plain: bool = False
     any_batch: bool = False
+    frigate: bool = False
     calibration: Sequence[np.ndarray] | None = None
     keep_float: Sequence[str] | None = None
+
+
+# From what a file says of itself to the bytes of its parts, by suffix; the first part names it.
+Encode = Callable[[dict], dict[str, bytes]]
 
 
 @dataclass
@@ -52,19 +60,14 @@ class Export:
     """A file that is not written yet.
 
     Attributes:
-        name: of the file.
-        model: its content.
-        about: what it says of itself, in its metadata and in the JSON beside it.
+        stem: its name without suffix.
+        encode: makes its content.
+        about: what it says of itself, inside and in the JSON beside it.
     """
 
-    name: str
-    model: onnx.ModelProto
+    stem: str
+    encode: Encode
     about: dict
-
-    def content(self) -> bytes:
-        """Return the file's bytes, with `about` as it is now."""
-        describe(self.model, self.about)
-        return self.model.SerializeToString()
 
     def write(self, folder: Path, *, name: str | None = None) -> Path:
         """Write the file, its JSON, labels.txt and detect.py into a folder; each at once or not.
@@ -72,19 +75,24 @@ class Export:
         Args:
             folder: it is made where it is not there.
             name: of the file; None: its own.
+
+        Returns:
+            The file's path.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / (name or self.name)
         names = ["BACKGROUND", *(item["name"] for item in self.about["classes"])]
         write_atomically(folder / "labels.txt", ("\n".join(names) + "\n").encode())
         write_atomically(folder / DETECT_SCRIPT.name, DETECT_SCRIPT.read_bytes())
-        write_atomically(path, self.content())
+        parts = self.encode(self.about)
+        path = folder / (name or self.stem + next(iter(parts)))
+        for suffix, content in reversed(parts.items()):  # the first one is of no use alone
+            write_atomically(path.with_suffix(suffix) if len(parts) > 1 else path, content)
         text = json.dumps(self.about, indent=2) + "\n"
         write_atomically(path.with_suffix(".json"), text.encode())
         return path
 
 
-Build = Callable[[SSD, ExportOptions, dict], onnx.ModelProto]
+Build = Callable[[SSD, ExportOptions, dict], Encode]
 
 
 def build_export(
@@ -111,13 +119,14 @@ def build_export(
             {key: item[key] for key in ("label", "category_id", "name")} for item in classes
         ],
         "image_size": list(model.image_size),
+        "resize": model.network.resize,
         "score_threshold": options.score_threshold,
         "iou_threshold": settings.iou_threshold,
         "toolkit_version": __version__,
         "measured": None,
     }
-    content = TARGETS[target](model, options, about)
-    return Export(f"{model.network.name}-{target}.onnx", content, about)
+    encode = TARGETS[target](model, options, about)
+    return Export(f"{model.network.name}-{target}", encode, about)
 
 
 def detectnet_command(path: Path, about: dict) -> str:
@@ -130,13 +139,42 @@ def detectnet_command(path: Path, about: dict) -> str:
             "--input-blob=input_0",
             "--output-cvg=scores",
             "--output-bbox=boxes",
-            f"--threshold={about['score_threshold']:g}",
+            f"--threshold={min(recommended(about)):g}",  # it has one for all classes
             "csi://0",
         ]
     )
 
 
-def _build_jetson(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelProto:
+def recommended(about: dict) -> list[float]:
+    """Return the score to ask for of each class."""
+    return [item.get("threshold", about["score_threshold"]) for item in about["classes"]]
+
+
+def frigate_config(path: Path, about: dict) -> str:
+    """Return the lines of Frigate's configuration that make it use a file of --frigate."""
+    height, width = about["image_size"]
+    names = [json.dumps(item["name"]) for item in about["classes"]]
+    filters = "".join(
+        f"\n    {name}: {{min_score: {score:g}, threshold: {score:g}}}"
+        for name, score in zip(names, recommended(about), strict=True)
+    )
+    return f"""detectors:
+  ov:
+    type: openvino
+    device: CPU
+model:
+  path: /config/model_cache/{path.name}
+  labelmap_path: /config/model_cache/labels.txt
+  width: {width}
+  height: {height}
+  input_tensor: nhwc
+  input_pixel_format: bgr
+objects:
+  track: [{", ".join(names)}]
+  filters:{filters}"""
+
+
+def _build_jetson(model: SSD, options: ExportOptions, about: dict) -> Encode:
     about |= _input("input_0", "float32 [1, 3, H, W] RGB", DETECTNET_INPUT)
     if options.plain:
         form = PlainForm(model)
@@ -144,10 +182,41 @@ def _build_jetson(model: SSD, options: ExportOptions, about: dict) -> onnx.Model
         form = BestClassForm(model, iou_threshold=about["iou_threshold"])
     about["suppressed"] = not options.plain
     example = torch.zeros(1, 3, *model.image_size)
-    return export_onnx(form, example, input_name="input_0", output_names=["scores", "boxes"])
+    return partial(
+        onnx_file.encode,
+        export_onnx(form, example, input_name="input_0", output_names=["scores", "boxes"]),
+    )
 
 
-def _build_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelProto:
+def _build_onnx(model: SSD, options: ExportOptions, about: dict) -> Encode:
+    return partial(onnx_file.encode, _detections_onnx(model, about, any_batch=options.any_batch))
+
+
+def _build_onnx_int8(model: SSD, options: ExportOptions, about: dict) -> Encode:
+    return partial(onnx_file.encode, _int8_onnx(model, options, about))
+
+
+def _build_openvino(model: SSD, options: ExportOptions, about: dict) -> Encode:
+    about["frigate"] = options.frigate
+    return _encode_openvino(_detections_onnx(model, about), about)
+
+
+def _build_openvino_int8(model: SSD, options: ExportOptions, about: dict) -> Encode:
+    about["frigate"] = options.frigate
+    return _encode_openvino(_int8_onnx(model, options, about), about)
+
+
+def _encode_openvino(network: onnx.ModelProto, about: dict) -> Encode:
+    from vision.deploy import openvino_file  # of an extra, which other targets do not need
+
+    model = openvino_file.read(network)
+    if about["frigate"]:
+        model = openvino_file.as_frigate_reads(model)
+        about["input"]["layout"] = "uint8 [1, H, W, 3] BGR"
+    return partial(openvino_file.encode, model)
+
+
+def _detections_onnx(model: SSD, about: dict, *, any_batch: bool = False) -> onnx.ModelProto:
     about |= _input("images", "uint8 [B, H, W, 3] RGB", PIXELS)
     settings = model.network.postprocessing.changed(iou_threshold=about["iou_threshold"])
     return export_onnx(
@@ -155,20 +224,20 @@ def _build_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelPr
         torch.zeros(1, *model.image_size, 3, dtype=torch.uint8),
         input_name="images",
         output_names=["boxes", "scores", "labels"],
-        any_batch=options.any_batch,
+        any_batch=any_batch,
     )
 
 
-def _build_onnx_int8(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelProto:
+def _int8_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelProto:
     from vision.deploy.quantize import quantize  # onnxruntime's, which other targets do not need
 
     if not options.calibration:
         raise ValueError(
-            "onnx-int8 needs images of the training split to find the ranges of its numbers: "
-            "give the data set with --dataset ROOT"
+            f"{about['target']} needs images of the training split to find the ranges of its "
+            "numbers: give the data set with --dataset ROOT"
         )
     quantized, kept = quantize(
-        _build_onnx(model, options, about),
+        _detections_onnx(model, about),
         options.calibration,
         heads=model.network.parts.heads,
         keep_float=options.keep_float,
@@ -182,6 +251,8 @@ TARGETS: dict[str, Build] = {
     "jetson": _build_jetson,
     "onnx": _build_onnx,
     "onnx-int8": _build_onnx_int8,
+    "openvino": _build_openvino,
+    "openvino-int8": _build_openvino_int8,
 }
 
 

@@ -48,7 +48,7 @@ def load_predictor(
         model,
         [item["name"] for item in classes],
         read_image=read_image,
-        resize=Resize(model.image_size),
+        resize=Resize(model.image_size, model.network.resize),
         normalize=partial(normalize_images, **vars(model.network.normalization)),
         device=chosen,
         dtype=DTYPES[choose_precision(precision, chosen)],
@@ -62,10 +62,11 @@ class Resize:
 
     Args:
         image_size: (height, width) of the result.
+        resize: linear or point.
     """
 
-    def __init__(self, image_size: tuple[int, int]):
-        self._transform = build_eval_transform(image_size)
+    def __init__(self, image_size: tuple[int, int], resize: str = "linear"):
+        self._transform = build_eval_transform(image_size, resize=resize)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Stretch uint8 [H, W, 3] to the size."""

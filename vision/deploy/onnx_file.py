@@ -63,12 +63,13 @@ def export_onnx(
     return model
 
 
-def describe(model: onnx.ModelProto, about: Mapping) -> None:
-    """Write what a file says of itself into its metadata: a JSON value for each key."""
+def encode(model: onnx.ModelProto, about: Mapping) -> dict[str, bytes]:
+    """Return the file's bytes; its metadata are a JSON value for each key of `about`."""
     properties = {prop.key: prop for prop in model.metadata_props}
     for key, value in about.items():
         prop = properties.get(key) or model.metadata_props.add(key=key)
         prop.value = json.dumps(value)
+    return {".onnx": model.SerializeToString()}
 
 
 def operators(model: onnx.ModelProto) -> set[str]:

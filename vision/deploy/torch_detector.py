@@ -46,7 +46,7 @@ class TorchDetector:
             model,
             self.names[1:],
             read_image=read_image,
-            resize=Resize(model.image_size),
+            resize=Resize(model.image_size, model.network.resize),
             normalize=partial(normalize_images, **vars(model.network.normalization)),
             device=device,
             dtype=dtype,

@@ -40,6 +40,7 @@ class Measurement:
         metrics: those of `evaluate_boxes`, and `precision` and `recall` at `score_threshold`.
         ap_at_threshold: AP of the boxes from `score_threshold` on.
         detections: of all images.
+        ground_truth: what they are compared with.
         category_ids: the annotations' ids of labels 1..C.
         milliseconds: median time of an image, without reading it.
     """
@@ -47,6 +48,7 @@ class Measurement:
     metrics: dict
     ap_at_threshold: float | None
     detections: Detections
+    ground_truth: GroundTruth
     category_ids: list[int]
     milliseconds: float
 
@@ -93,6 +95,7 @@ def measure(
         metrics=metrics,
         ap_at_threshold=evaluate_boxes(truth, remaining, class_names=class_names)["AP"],
         detections=detections,
+        ground_truth=truth,
         category_ids=[category.category_id for category in index.categories],
         milliseconds=float(np.median(seconds)) * 1e3,
     )

@@ -95,6 +95,33 @@ def score_curve(matches: Matches, label: int | None = None) -> ScoreCurve:
 
 
 @dataclass(frozen=True)
+class ClassThresholds:
+    """Two scores to ask for of a class; None where no detection of it is right, or good enough."""
+
+    best_f1: Choice | None
+    at_precision: Choice | None
+
+
+def class_thresholds(
+    matches: Matches, num_classes: int, *, precision: float | None = None
+) -> list[ClassThresholds]:
+    """Choose the thresholds of labels 1..C.
+
+    Args:
+        matches: of detections with low scores too.
+        num_classes: C.
+        precision: wanted of `at_precision`; None: it is not looked for.
+    """
+    curves = [score_curve(matches, label) for label in range(1, num_classes + 1)]
+    return [
+        ClassThresholds(
+            curve.best_f1(), None if precision is None else curve.at_precision(precision)
+        )
+        for curve in curves
+    ]
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Score against hit rate (Guo et al. 2017), in bins of equal width.
 

@@ -1,6 +1,7 @@
 """The networks by name: one entry for each file of `nets/`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from vision.ssd.nets.mb1_ssd import MB1_SSD
 from vision.ssd.nets.mb1_ssd_lite import MB1_SSD_LITE
@@ -53,6 +54,7 @@ def build_model(
     width_mult: float = 1.0,
     prior_sizes: tuple[float, ...] | None = None,
     saved: Mapping | None = None,
+    resize: str | None = None,
 ) -> SSD:
     """Build a network of MODELS with random weights.
 
@@ -62,8 +64,9 @@ def build_model(
         image_size: input (height, width); the network's own default when None.
         width_mult: channels of the backbone over the usual ones, of a network that has widths.
         prior_sizes: growing shares of the image's shorter side; the network's own when None.
-        saved: a checkpoint or config.json; where it has `priors` and `normalization`, these come
-            before `prior_sizes` and the network's own.
+        saved: a checkpoint or config.json; where it has `priors`, `normalization` and `resize`,
+            these come before `prior_sizes` and the network's own.
+        resize: one of RESIZES; as saved, or linear, when None.
 
     Raises:
         ValueError: unknown name, an image too small for the maps, a width of a network without,
@@ -76,4 +79,6 @@ def build_model(
         network = network.with_prior_sizes(tuple(prior_sizes))
     if saved:
         network = network.with_numbers(saved)
+    if resize:
+        network = replace(network, resize=resize)
     return network.build(network, num_classes)

@@ -25,6 +25,11 @@ class Normalization:
     std: tuple[float, float, float]
 
 
+# How an image is brought to the input's size: between the nearest pixels, or one pixel each, as
+# NVIDIA's detectNet does.
+RESIZES = ("linear", "point")
+
+
 @dataclass(frozen=True)
 class Parts:
     """Where the parts of a network are: beginnings of parameter names.
@@ -91,6 +96,7 @@ class Network:
         min_image_size: pixels; of smaller inputs the last layers have nothing to look at.
         width_mult: channels of the backbone over its usual ones; None: it has one width.
         width_of: reads `width_mult` off the weights of a file.
+        resize: of an image to the input's size, one of RESIZES.
     """
 
     name: str
@@ -110,6 +116,7 @@ class Network:
     min_image_size: int = 96
     width_mult: float | None = None
     width_of: Callable[[Mapping[str, Tensor]], float] | None = None
+    resize: str = "linear"
 
     @property
     def num_priors(self) -> list[int]:
@@ -167,7 +174,7 @@ class Network:
         )
 
     def as_numbers(self) -> dict:
-        """Return what checkpoints and config.json keep: `priors` and `normalization`."""
+        """Return what checkpoints and config.json keep: `priors`, `normalization`, `resize`."""
         return {
             "priors": [
                 {
@@ -180,10 +187,11 @@ class Network:
             "normalization": {
                 name: list(values) for name, values in asdict(self.normalization).items()
             },
+            "resize": self.resize,
         }
 
     def with_numbers(self, saved: Mapping) -> "Network":
-        """Take priors and normalisation from a checkpoint or config.json, if it has them.
+        """Take priors, normalisation and resize from a checkpoint or config.json, if it has them.
 
         Raises:
             ValueError: they are not what `as_numbers` gives, or for another number of maps.
@@ -194,9 +202,11 @@ class Network:
                 changes["priors"] = tuple(map(_read_prior_map, saved["priors"]))
             if "normalization" in saved:
                 changes["normalization"] = _read_normalization(saved["normalization"])
+            if "resize" in saved:
+                changes["resize"] = RESIZES[RESIZES.index(saved["resize"])]
         except (KeyError, TypeError, ValueError):
             raise ValueError(
-                "its priors or its normalization are not numbers that this toolkit writes"
+                "its priors, normalization or resize are not what this toolkit writes"
             ) from None
         network = replace(self, **changes)
         if len(network.priors) != len(self.priors):

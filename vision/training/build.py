@@ -127,6 +127,7 @@ def build_network(
         width_mult=args.mb2_width_mult,
         prior_sizes=args.prior_sizes,
         saved=saved,
+        resize=args.resize,
     )
     if saved is None:
         choose_priors(args, data.train, model)
@@ -175,7 +176,10 @@ def build_train_loader(
         cache_folder: where --cache disk keeps decoded images; None: no cache.
     """
     transform = build_train_transform(
-        args.augmentation, image_size=args.image_size, mean=normalization.mean
+        args.augmentation,
+        image_size=args.image_size,
+        mean=normalization.mean,
+        resize=args.resize,
     )
     dataset = CocoDetection(split.sources, transform=transform, seed=args.seed)
     if len(dataset) < 2:
@@ -253,9 +257,8 @@ def build_validator(
             raise ValueError(f"--patience {args.patience} counts validations: give a val split")
         return None
     chosen = None if num_images is None else split.images_with_boxes(num_images)
-    dataset = CocoDetection(
-        split.sources, transform=build_eval_transform(args.image_size), image_indices=chosen
-    )
+    transform = build_eval_transform(args.image_size, resize=args.resize)
+    dataset = CocoDetection(split.sources, transform=transform, image_indices=chosen)
     loader = shared_loader(
         dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
     )

@@ -87,7 +87,9 @@ def build_fixed_loader(
     args: TrainArguments, split: DataSplit, *, normalization: Normalization
 ) -> DetectionLoader:
     """Make batches of the first images with boxes, not augmented."""
-    transform = build_train_transform("none", image_size=args.image_size, mean=normalization.mean)
+    transform = build_train_transform(
+        "none", image_size=args.image_size, mean=normalization.mean, resize=args.resize
+    )
     chosen = split.images_with_boxes(args.overfit)
     dataset = CocoDetection(
         split.sources, transform=transform, seed=args.seed, image_indices=chosen

@@ -144,12 +144,28 @@ def _place_axis(
     return (first, last), (out_first, out_last)
 
 
-def cut_patch(image: np.ndarray, placement: Placement) -> np.ndarray:
+def resize_linear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Stretch [H, W, 3] to (height, width), linearly between the nearest pixels."""
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def sample_points(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize [H, W, 3] to (height, width) as detectNet does: one pixel each, no filter."""
+    rows, columns = (
+        (np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))).astype(int)
+        for old, new in zip(image.shape[:2], size, strict=True)
+    )
+    return image[rows[:, None], columns]
+
+
+RESIZE = {"linear": resize_linear, "point": sample_points}
+
+
+def cut_patch(image: np.ndarray, placement: Placement, *, resize: str = "linear") -> np.ndarray:
     """Resize the visible part of `image` [H, W, 3] to its size in the output; returns a copy."""
     x1, y1, x2, y2 = placement.source
     out = placement.output
-    size = (out.x2 - out.x1, out.y2 - out.y1)
-    return cv2.resize(image[y1:y2, x1:x2], size, interpolation=cv2.INTER_LINEAR)
+    return RESIZE[resize](image[y1:y2, x1:x2], (out.y2 - out.y1, out.x2 - out.x1))
 
 
 def paste_patch(

@@ -72,11 +72,13 @@ class ViewTransform:
         image_size: (height, width) of the output.
         fill: RGB colour of the border around an image that was zoomed out, 0..255.
         augmentation: the random parts.
+        resize: a key of `geometry.RESIZE`.
     """
 
     image_size: tuple[int, int]
     fill: tuple[int, int, int]
     augmentation: Augmentation
+    resize: str = "linear"
 
     def __call__(
         self, image: np.ndarray, target: dict, rng: np.random.Generator | None = None
@@ -103,6 +105,8 @@ class ViewTransform:
         result of `__call__`, except that the decoder may do a part of the scaling.
         """
         view, flip = self._draw_view(source_size, target, rng)
+        if self.resize == "point":  # a decoder's scaling would be a filter
+            return Plan(view, flip, tuple(source_size), tuple(source_size))
         height = -(-source_size[0] * self.image_size[0] // (view.y2 - view.y1))  # rounded up
         width = -(-source_size[1] * self.image_size[1] // (view.x2 - view.x1))
         return Plan(view, flip, tuple(source_size), (height, width))
@@ -123,7 +127,7 @@ class ViewTransform:
             ratios = np.array([ratio_x, ratio_y, ratio_x, ratio_y])
             target = {**target, "boxes": target["boxes"] * ratios}
         placement = place_view(view, image.shape[:2], self.image_size)
-        patch = cut_patch(image, placement)
+        patch = cut_patch(image, placement, resize=self.resize)
         if self.augmentation.photometric:
             patch = self.augmentation.photometric(patch, rng)
         image = paste_patch(
@@ -147,7 +151,7 @@ class ViewTransform:
 
 
 def build_train_transform(
-    name: str, *, image_size: tuple[int, int], mean: Sequence[float]
+    name: str, *, image_size: tuple[int, int], mean: Sequence[float], resize: str = "linear"
 ) -> ViewTransform:
     """Build the training transform called `name` in PRESETS.
 
@@ -155,6 +159,7 @@ def build_train_transform(
         name: a key of PRESETS.
         image_size: (height, width) of the output.
         mean: RGB colour in 0..255, three numbers or one, of the border of a zoomed-out image.
+        resize: a key of `geometry.RESIZE`.
 
     Raises:
         ValueError: there is no such preset.
@@ -162,9 +167,9 @@ def build_train_transform(
     if name not in PRESETS:
         raise ValueError(f"unknown augmentation {name!r}; choose one of {', '.join(PRESETS)}")
     fill = tuple(int(level) for level in np.rint(np.broadcast_to(mean, 3)))
-    return ViewTransform(tuple(image_size), fill, PRESETS[name])
+    return ViewTransform(tuple(image_size), fill, PRESETS[name], resize)
 
 
-def build_eval_transform(image_size: tuple[int, int]) -> ViewTransform:
+def build_eval_transform(image_size: tuple[int, int], *, resize: str = "linear") -> ViewTransform:
     """Build the evaluation transform: only resize image and boxes to `image_size` (h, w)."""
-    return ViewTransform(tuple(image_size), (0, 0, 0), PRESETS["none"])
+    return ViewTransform(tuple(image_size), (0, 0, 0), PRESETS["none"], resize)
