@@ -4,15 +4,20 @@ import argparse
 import re
 from pathlib import Path
 
+import check_dataset
 import coco_downloader
 import compare_runs
+import convert_to_coco
 import convert_yolo_to_coco
+import detections_to_labels
 import eval_ssd
 import export_ssd
 import fix_coco_annotations
 import onnx_export
+import open_images_downloader
 import run_ssd_example
 import run_ssd_live_demo
+import split_dataset
 import train_mobilenetv2_ssd
 import validate_image_files
 from vision.args import build_train_parser
@@ -34,6 +39,11 @@ PARSERS = {
     "run_ssd_example.py": run_ssd_example.build_parser,
     "run_ssd_live_demo.py": run_ssd_live_demo.build_parser,
     "train_mobilenetv2_ssd.py": train_mobilenetv2_ssd.build_parser,
+    "check_dataset.py": check_dataset.build_parser,
+    "split_dataset.py": split_dataset.build_parser,
+    "convert_to_coco.py": convert_to_coco.build_parser,
+    "detections_to_labels.py": detections_to_labels.build_parser,
+    "open_images_downloader.py": open_images_downloader.build_parser,
     "coco_downloader.py": coco_downloader.build_parser,
     "validate_image_files.py": validate_image_files.build_parser,
     "fix_coco_annotations.py": fix_coco_annotations.build_parser,

@@ -19,7 +19,7 @@ ALLOWED = {
     "datasets": {"ops", "files"},
     "transforms": {"ops"},
     "priors": {"ops", "datasets", "transforms"},
-    "download": {"files"},
+    "download": {"files", "datasets"},
     "validate": {"datasets", "files"},
     "repair": {"datasets", "files"},
     "doctor": {*MODELS_AND_DATA, "report", "evaluation"},

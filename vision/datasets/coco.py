@@ -160,6 +160,8 @@ def check_image_files(index: AnnotationIndex, folder: str | os.PathLike) -> None
             missing.append(index.file_name(row))
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        is_other = os.path.lexists(os.path.join(folder, missing[0]))
+        shown += " (something is there, but not a regular file)" if is_other else ""
         raise ValueError(
             f"{folder}: {len(missing)} of the {len(index)} images of {index.annotation_file} are "
             f"missing: {shown}; fetch them, or remove their entries"

@@ -14,16 +14,12 @@ def refuse_other_kinds(document: CocoJson) -> None:
     first = _first_annotation(document)
     if "bbox" in first:
         return
-    kind = (
-        "panoptic segments"
-        if "segments_info" in first
-        else "captions"
-        if "caption" in first
-        else None
-    )
+    kinds = {"segments_info": "panoptic segments", "caption": "captions"}
+    kind = next((kinds[key] for key in kinds if key in first), None)
     if kind:
         raise ValueError(
-            f"{document.path}: holds {kind}, with no box to train on; take the instances_*.json of the same images"
+            f"{document.path}: holds {kind}, with no box to train on; take the instances_*.json of "
+            "the same images"
         )
 
 

@@ -1,11 +1,16 @@
 """Reading the text files of a data set, whatever encoding the tool that wrote them used."""
 
 import codecs
+import gzip
+import io
 import logging
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-from vision.files.guarded import read_regular
+from vision.files.guarded import read_regular, regular_only
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +34,29 @@ def read_text(path: str | Path) -> str:
         ValueError: it is no text; the file is named.
     """
     return decode_text(read_regular(path), path)
+
+
+@contextmanager
+def open_text(path: str | Path) -> Iterator[TextIO]:
+    """Open a text file that may be too large to be read whole: UTF-8 or UTF-16, gzip or not.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or not text, as the lines are read; the file is named.
+    """
+    with open(path, "rb", opener=regular_only) as file:
+        head = file.peek(4)[:4]
+        stream = gzip.GzipFile(fileobj=file) if head.startswith(GZIP_MAGIC) else file
+        start = stream.peek(4)[:4]
+        mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
+        stream.read(len(mark))
+        encoding = _MARKS[mark] if mark else _encoding_without_mark(start)
+        try:
+            yield io.TextIOWrapper(stream, encoding=encoding, newline="")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not {encoding.upper()} text ({error.reason})") from None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path}: a damaged gzip file ({error})") from None
 
 
 def decode_text(data: bytes, path: str | Path) -> str:

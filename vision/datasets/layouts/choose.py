@@ -9,6 +9,7 @@ from pathlib import Path
 from vision.datasets.folder_contents import contents_of
 from vision.datasets.layouts.coco import CocoLayout
 from vision.datasets.layouts.layout import NO_OPTIONS, Layout, OpenOptions, Source
+from vision.datasets.layouts.open_images import OpenImagesLayout
 from vision.datasets.layouts.voc import VocLayout
 from vision.datasets.layouts.yolo import YoloLayout
 
@@ -16,7 +17,12 @@ logger = logging.getLogger(__name__)
 
 # In the order in which they are tried: a folder that has COCO annotations besides its labels
 # (convert_yolo_to_coco.py writes them) is read as COCO.
-LAYOUTS: dict[str, type[Layout]] = {"coco": CocoLayout, "yolo": YoloLayout, "voc": VocLayout}
+LAYOUTS: dict[str, type[Layout]] = {
+    "coco": CocoLayout,
+    "yolo": YoloLayout,
+    "voc": VocLayout,
+    "open-images": OpenImagesLayout,
+}
 DATASET_TYPES = ("auto", *LAYOUTS)
 
 

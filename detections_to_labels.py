@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Turn a detections.json into labels to correct by hand, the least certain images first.
+
+    python eval_ssd.py --trained-model runs/x --dataset more --split test --output-dir out
+    python detections_to_labels.py --detections out/detections.json --dataset more --split test \\
+        --format yolo --output to-correct
+
+--output gets one label file an image (yolo, voc) or one instances.json (coco), the class names, and
+order.txt: the images by how unsure the detector is of them, most unsure first.
+"""
+
+from vision.installed import require
+
+require("numpy", "cv2", "msgspec", "yaml")
+
+import argparse
+import functools
+from pathlib import Path
+
+from vision.args import add_reading_flags, reading_options
+from vision.command_line import FamilyParser, run_script
+from vision.datasets.layouts.choose import open_split
+from vision.datasets.prelabel import WRITERS, order_by_doubt, read_detections
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert; return the exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if not 0 <= args.score_threshold <= 1:
+        parser.error("--score-threshold must be in 0..1")
+    return run_script(functools.partial(convert, args))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this script."""
+    parser = FamilyParser(
+        prog="detections_to_labels.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--detections", required=True, metavar="FILE", help="COCO results, as eval_ssd.py writes")
+    add("--dataset", "--datasets", required=True, metavar="ROOT",
+        help="folder of the images, which the results were made of")  # fmt: skip
+    add_reading_flags(parser)
+    add("--split", default="test", metavar="NAME", help="of --dataset; default: test")
+    add("--format", choices=tuple(WRITERS), default="yolo", help="of the labels")
+    add("--output", required=True, type=Path, metavar="DIR", help="new or empty folder")
+    add("--score-threshold", type=float, default=0.3, metavar="X",
+        help="lowest score of a box that is written")  # fmt: skip
+    return parser
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Read, write and say what came out."""
+    if args.output.is_dir() and any(args.output.iterdir()):
+        raise ValueError(f"{args.output}: is not empty; give a new folder")
+    index = open_split(
+        args.dataset, args.split, layout=args.dataset_type, options=reading_options(args)
+    ).index
+    found = read_detections(args.detections, index)
+    order = order_by_doubt(found, len(index))
+    kept = found.at_least(args.score_threshold)
+    args.output.mkdir(parents=True, exist_ok=True)
+    WRITERS[args.format](args.output, index, kept)
+    names = "".join(f"{index.file_name(row)}\n" for row in order)
+    (args.output / "order.txt").write_text(names, encoding="utf-8")
+    print(
+        f"{args.output}: {len(kept.labels)} boxes of {len(index)} images, as {args.format}; "
+        "order.txt begins with those to look at first"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
