@@ -205,7 +205,8 @@ def test_dry_run_and_overfit_need_no_run_folder():
 
 EVERYTHING = [
     "--dataset-type=yolo", "--train-split=a.txt", "--val-split=b.txt", "--strict-labels",
-    "--augmentation=light", "--cache=disk", "--workers=3", "--net=mb2-ssd", "--image-size=256x384",
+    "--augmentation=light", "--resize=linear", "--cache=disk", "--workers=3",
+    "--net=mb2-ssd", "--image-size=256x384",
     "--mb2-width-mult=0.5", "--priors=default",
     "--prior-sizes", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7",
     "--base-net=imagenet", "--pretrained-ssd=c.pth", "--freeze-base-net", "--freeze-net",
