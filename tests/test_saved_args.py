@@ -16,7 +16,8 @@ START = ["--datasets", "/data", "--checkpoint-folder", "/run", "--image-size", "
 # A value other than the default for every flag.
 OTHER = {
     "dataset_type": "yolo", "datasets": "/b", "validation_dataset": "/v", "train_split": "/t.txt",
-    "val_split": "/v.txt", "strict_labels": True, "augmentation": "light", "cache": "ram",
+    "val_split": "/v.txt", "strict_labels": True, "augmentation": "light", "resize": "point",
+    "cache": "ram",
     "workers": 7,
     "net": "mb2-ssd", "priors": "fit", "image_size": "96x128", "mb2_width_mult": 0.5,
     "prior_sizes": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "base_net": "/w.pth",

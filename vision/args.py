@@ -369,8 +369,6 @@ def find_problem(args: TrainArguments) -> str | None:
         return "--datasets ROOT is needed (or --resume RUN)"
     if args.dataset_type == "coco" and (args.train_split or args.val_split or args.strict_labels):
         return "--train-split, --val-split, --strict-labels: of YOLO data, not --dataset-type coco"
-    if args.resize == "point" and args.cache != "none":
-        return "--resize point takes pixels of whole images, and --cache shrinks them: leave it out"
     for name in (*args.logger, *["tensorboard"] * args.tensorboard):
         if find_spec(name) is None:
             return f"--logger {name} needs a package that is not installed: pip install {name}"
