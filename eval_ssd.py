@@ -66,7 +66,7 @@ from vision.training.data import shared_loader
 from vision.transforms.presets import build_eval_transform
 
 logger = logging.getLogger("eval_ssd")
-RUNTIMES = ("auto", "onnxruntime", "openvino", "detectnet")
+RUNTIMES = ("auto", "onnxruntime", "openvino", "ai_edge_litert", "detectnet")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,8 +87,8 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--trained-model", required=True, metavar="RUN_OR_FILE",
-        help="run folder (its best checkpoint), checkpoint, family state dict, or torchvision "
-        "for its COCO weights of --net, or .onnx or .xml file of export_ssd.py")  # fmt: skip
+        help="run folder (its best checkpoint), checkpoint, family state dict, torchvision for "
+        "its COCO weights of --net, or .onnx, .xml or .tflite file of export_ssd.py")  # fmt: skip
     add("--net", choices=tuple(MODELS), help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
     add("--dataset", "--datasets", metavar="ROOT", help="data set folder")

@@ -9,9 +9,10 @@
         --label-file labels.txt --target onnx --output-dir exported
 
 Targets: jetson, for the detectnet of NVIDIA's jetson-inference; onnx and onnx-int8, for
-onnxruntime; openvino and openvino-int8, for Intel's OpenVINO, and with --frigate for Frigate.
-The detect.py that is written beside them runs each. With --dataset, each file is run on its own
-runtime over a split, and one table compares it with PyTorch; deployment.json keeps it.
+onnxruntime; openvino and openvino-int8, for Intel's OpenVINO, and with --frigate for Frigate;
+tflite and tflite-int8, for TensorFlow Lite (LiteRT) with its detection operator. The detect.py that
+is written beside them runs each. With --dataset, each file is run on its own runtime over a split,
+and one table compares it with PyTorch; deployment.json keeps it.
 """
 
 from vision.installed import require
@@ -45,8 +46,9 @@ if TYPE_CHECKING:  # of packages that may be missing
     from vision.deploy.export import Export
 
 logger = logging.getLogger("export_ssd")
-TARGETS = ("jetson", "onnx", "onnx-int8", "openvino", "openvino-int8")
+TARGETS = ("jetson", "onnx", "onnx-int8", "openvino", "openvino-int8", "tflite", "tflite-int8")
 INT8_TARGETS = {target for target in TARGETS if target.endswith("-int8")}
+TFLITE_TARGETS = {"tflite", "tflite-int8"}
 OPENVINO_TARGETS = {"openvino", "openvino-int8"}
 
 
@@ -88,6 +90,9 @@ def build_export_parser(**kwargs) -> argparse.ArgumentParser:
     add("--frigate", action="store_true",
         help="openvino: with the input and the one output that Frigate reads; prints the lines for "
         "its configuration")  # fmt: skip
+    add("--raw-heads", action="store_true",
+        help="tflite: scores, box offsets and priors as outputs, without the detection operator, "
+        "for compilers that do not know it")  # fmt: skip
     add("--any-batch", action="store_true", help="onnx: take any number of images at once")
     add("--dataset", "--datasets", metavar="ROOT",
         help="data set folder: measure the files on it, calibrate int8 with it")  # fmt: skip
@@ -98,8 +103,8 @@ def build_export_parser(**kwargs) -> argparse.ArgumentParser:
         help="split whose images int8 takes its ranges from")  # fmt: skip
     add("--calibration-images", type=int, default=160, metavar="N", help="how many of them")
     add("--keep-float", nargs="+", metavar="LAYERS",
-        help="int8: parts that stay float, such as base_net.0; default: those found to change "
-        "the scores most")  # fmt: skip
+        help="onnx-int8, openvino-int8: parts that stay float, such as base_net.0; default: those "
+        "found to change the scores most")  # fmt: skip
     add("--max-drop", type=float, metavar="X",
         help="exit code 1 where a file's AP is lower than PyTorch's by more")  # fmt: skip
     add("--json", action="store_true", help="print deployment.json instead of the table")
@@ -133,8 +138,10 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--any-batch is about --target onnx")
     if args.frigate and not OPENVINO_TARGETS.intersection(args.target):
         parser.error("--frigate is about --target openvino")
-    if args.keep_float and not INT8_TARGETS.intersection(args.target):
-        parser.error("--keep-float is about int8 targets")
+    if args.raw_heads and not TFLITE_TARGETS.intersection(args.target):
+        parser.error("--raw-heads is about --target tflite")
+    if args.keep_float and not (INT8_TARGETS - TFLITE_TARGETS).intersection(args.target):
+        parser.error("--keep-float is about --target onnx-int8 and openvino-int8")
 
 
 def run(args: argparse.Namespace, *, name: str | None = None) -> int:
@@ -164,6 +171,8 @@ def require_packages(targets: list[str]) -> None:
     needs = [("export", ("onnx", "onnxruntime"))]
     if OPENVINO_TARGETS.intersection(targets):
         needs.append(("openvino", ("openvino",)))
+    if TFLITE_TARGETS.intersection(targets):
+        needs.append(("tflite", ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")))
     for extra, packages in needs:
         missing = [name for name in packages if not find_spec(name)]
         if missing:
@@ -183,6 +192,7 @@ def build_exports(args: argparse.Namespace, model: SSD, classes: list[dict]) -> 
         iou_threshold=args.iou_threshold,
         plain=args.plain,
         any_batch=args.any_batch,
+        raw_heads=args.raw_heads,
         frigate=args.frigate,
         calibration=calibration_images(args, model) if is_int8 else None,
         keep_float=args.keep_float,

@@ -130,7 +130,10 @@ def test_a_bad_image_is_passed_over_and_a_folder_read(folder, tmp_path, capsys):
 def test_which_model_has_to_be_clear(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(detect, "__file__", str(tmp_path / "detect.py"))
     assert detect.main(["photo.png"]) == 1
-    assert "no .onnx or .xml file there; say which with --model FILE" in capsys.readouterr().err
+    assert (
+        "no .onnx or .xml or .tflite file there; say which with --model FILE"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])

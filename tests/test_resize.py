@@ -130,4 +130,4 @@ def test_a_cache_that_shrinks_images_is_refused(sample, tmp_path):
         "train_ssd", "--datasets", sample, "--checkpoint-folder", tmp_path / "run", *FAST,
         "--resize", "point", "--cache", "ram",
     )  # fmt: skip
-    assert done.code == 2 and "--resize point takes pixels of whole images" in done.err
+    assert done.code == 1 and "--resize point takes pixels of whole images" in done.err

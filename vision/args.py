@@ -441,8 +441,6 @@ def find_problem(args: TrainArguments) -> str | None:
         return "--validation-dataset and --val-json both name the val split; give one of them"
     if args.patience and not args.eval_every:
         return "--patience counts validations, and --eval-every 0 has one, after the last epoch"
-    if args.resize == "point" and args.cache != "none":
-        return "--resize point takes pixels of whole images, and --cache shrinks them: leave it out"
     for name in (*args.logger, *["tensorboard"] * args.tensorboard):
         if find_spec(name) is None:
             return f"--logger {name} needs a package that is not installed: pip install {name}"

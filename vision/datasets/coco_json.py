@@ -75,6 +75,8 @@ class CocoJson:
             sections = decoder.decode(self.parsed)
         except msgspec.ValidationError as error:
             raise ValueError(f"{self.path}: not a COCO file, the top is no object") from error
+        except RecursionError:
+            raise ValueError(f"{self.path}: nested too deeply to be read") from None
         except msgspec.DecodeError as error:
             offset = re.search(r"byte (\d+)", str(error))
             byte = int(offset[1]) if offset else len(self.parsed)

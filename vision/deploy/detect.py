@@ -4,9 +4,9 @@
     python detect.py photo.jpg other.png folder/
     python detect.py --model mb2-ssd-lite-onnx.onnx --threshold 0.6 --json photo.jpg
 
-One file for the device: it needs Python, numpy, OpenCV or Pillow, and onnxruntime for an .onnx
-file, openvino for an .xml file with its .bin. Without --model it takes the one model in its own
-folder. In a program of yours:
+One file for the device: it needs Python, numpy, OpenCV or Pillow, and the model's runtime:
+onnxruntime for an .onnx file, openvino for an .xml file with its .bin, ai-edge-litert for a .tflite
+file. Without --model it takes the one model in its own folder. In a program of yours:
 
     detector = FileDetector("mb2-ssd-lite-onnx.onnx")
     found = detector.predict("photo.jpg")      # or uint8 [H, W, 3] RGB, or a list of either
@@ -76,7 +76,7 @@ class FileDetector:
     """A detector in a file that export_ssd.py wrote.
 
     Args:
-        path: .onnx, or .xml with its .bin beside it.
+        path: .onnx, .tflite, or .xml with its .bin beside it.
         threshold: lowest score of a detection; None: what the file recommends, for each class.
         threads: of the runtime; 0: one for each core.
 
@@ -141,6 +141,8 @@ class FileDetector:
         """
         if self.about["target"] == "jetson":
             return self._run_jetson(image)
+        if self.about["target"].startswith("tflite"):
+            return self._run_tflite(image)
         if self.about["frigate"]:
             ((rows,),) = self.raw(image[None, :, :, ::-1])[0]  # in BGR, see export_ssd.py --frigate
             boxes, scores, labels = rows[:, 3:], rows[:, 2], rows[:, 1].astype(int)
@@ -148,6 +150,14 @@ class FileDetector:
             boxes, scores, labels = (output[0] for output in self.raw(image[None]))
         num_found = np.count_nonzero(scores)  # zeros fill up the rest
         return boxes[:num_found], scores[:num_found], labels[:num_found]
+
+    def _run_tflite(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if self.about["raw_heads"]:
+            return decode_heads(*self.raw(image[None]), self.about["iou_threshold"])
+        boxes, classes, scores, count = self.raw(image[None])
+        found = slice(int(count[0]))  # boxes are y1, x1, y2, x2; classes are without the background
+        corners = boxes[0, found][:, [1, 0, 3, 2]].clip(0, 1)
+        return corners, scores[0, found], classes[0, found].astype(int) + 1
 
     def _run_jetson(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         scores, boxes = self.raw(detectnet_input(image))
@@ -178,6 +188,7 @@ ABOUT = {
     "iou_threshold": None,
     "resize": '"linear"',
     "frigate": "false",
+    "raw_heads": "false",
 }
 
 
@@ -263,6 +274,30 @@ def suppress(boxes: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.
     return np.array(kept, int)
 
 
+def decode_heads(
+    scores: np.ndarray, encodings: np.ndarray, priors: np.ndarray, iou_threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Turn a network's raw outputs into detections.
+
+    Args:
+        scores: [1, P, C+1], the background first.
+        encodings: [1, P, 4], ty, tx, th, tw.
+        priors: [P, 4], cy, cx, h, w as shares of the image's sides.
+        iou_threshold: of the suppression.
+
+    Returns:
+        boxes float32 [N, 4], xyxy in 0..1, scores [N], best first, labels [N].
+    """
+    scores = scores[0, :, 1:]
+    best = np.argsort(-scores, axis=None, kind="stable")[:NUM_CANDIDATES]
+    rows, classes = np.unravel_index(best, scores.shape)
+    centers = priors[rows, :2] + encodings[0, rows, :2] / 10 * priors[rows, 2:]
+    half = priors[rows, 2:] * np.exp(encodings[0, rows, 2:] / 5) / 2
+    boxes = np.concatenate([centers - half, centers + half], axis=1)[:, [1, 0, 3, 2]].clip(0, 1)
+    kept = suppress(boxes, classes, iou_threshold)[:NUM_DETECTIONS]
+    return boxes[kept], scores[rows[kept], classes[kept]], classes[kept] + 1
+
+
 class OnnxRuntime:
     """An .onnx file in onnxruntime, on the CPU.
 
@@ -331,13 +366,58 @@ class OpenVino:
         return list(self._run(np.ascontiguousarray(inputs)).values())
 
 
-RUNTIMES = {".onnx": OnnxRuntime, ".xml": OpenVino}
+class TfLite:
+    """A .tflite file in LiteRT (TensorFlow Lite) on the CPU; as OnnxRuntime is."""
+
+    package = "ai_edge_litert"
+
+    def __init__(self, path: Path, *, threads: int):
+        _import(self.package, path)
+        from ai_edge_litert.interpreter import Interpreter
+
+        content = path.read_bytes()
+        try:
+            self._interpreter = Interpreter(
+                model_content=content, num_threads=threads or os.cpu_count()
+            )
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            line = " ".join(str(error).split())
+            raise ValueError(f"{path}: {self.package} says: {line}") from None
+        self.properties = _tflite_properties(content)
+
+    def __call__(self, inputs: np.ndarray) -> list[np.ndarray]:
+        (entry,) = self._interpreter.get_input_details()
+        self._interpreter.set_tensor(entry["index"], inputs)
+        self._interpreter.invoke()
+        outputs = self._interpreter.get_output_details()
+        return [self._interpreter.get_tensor(output["index"]) for output in outputs]
+
+
+def _tflite_properties(content: bytes) -> dict[str, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    for i in range(model.MetadataLength()):
+        entry = model.Metadata(i)
+        if entry.Name() == METADATA_IN_TFLITE.encode():
+            about = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+            return {key: json.dumps(value) for key, value in about.items()}
+    return {}
+
+
+METADATA_IN_TFLITE = "ssd_training_toolkit"
+RUNTIMES = {".onnx": OnnxRuntime, ".xml": OpenVino, ".tflite": TfLite}
+NUM_CANDIDATES = 400  # pairs of a prior and a class that decode_heads looks at
+NUM_DETECTIONS = 100  # that it gives: as many as count in COCO
 PROPERTIES_IN_XML = "ssd_training_toolkit"
 
 
 def _import(package: str, path: Path):
     if find_spec(package) is None:
-        raise ValueError(f"{path}: {sys.executable} lacks {package}: pip install {package}")
+        raise ValueError(
+            f"{path}: {sys.executable} lacks {package}: pip install {package.replace('_', '-')}"
+        )
     return import_module(package)
 
 

@@ -29,7 +29,7 @@ class Detector:
 
         Args:
             path: a run folder, a checkpoint, a weight file of the family, `torchvision` for its
-                COCO weights of `net`, or an .onnx or .xml file that export_ssd.py wrote.
+                COCO weights of `net`, or an .onnx, .xml or .tflite file that export_ssd.py wrote.
             threshold: lowest score of a detection; None: what an exported file recommends, else
                 `default_threshold`.
             default_threshold: for a network in torch.

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from vision.deploy.export_form import (
     PIXELS,
     BestClassForm,
     DetectionForm,
+    HeadsForm,
     PlainForm,
 )
 from vision.deploy.onnx_file import export_onnx
@@ -37,6 +38,7 @@ class ExportOptions:
         iou_threshold: of the suppression; None: the network's.
         plain: for jetson: all priors, without suppression.
         any_batch: for onnx: leave the number of images open.
+        raw_heads: for tflite: scores, encodings and priors instead of the operator's detections.
         frigate: for openvino: input and output as Frigate's reader of SSDs has them.
         calibration: for int8: uint8 [H, W, 3] images of the input's size.
         keep_float: for int8: groups of layers that stay float; None: they are looked for.
@@ -46,6 +48,7 @@ class ExportOptions:
     iou_threshold: float | None = None
     plain: bool = False
     any_batch: bool = False
+    raw_heads: bool = False
     frigate: bool = False
     calibration: Sequence[np.ndarray] | None = None
     keep_float: Sequence[str] | None = None
@@ -63,11 +66,13 @@ class Export:
         stem: its name without suffix.
         encode: makes its content.
         about: what it says of itself, inside and in the JSON beside it.
+        texts: other files that belong to it, as lines by name.
     """
 
     stem: str
     encode: Encode
     about: dict
+    texts: dict[str, list[str]] = field(default_factory=dict)
 
     def write(self, folder: Path, *, name: str | None = None) -> Path:
         """Write the file, its JSON, labels.txt and detect.py into a folder; each at once or not.
@@ -80,13 +85,15 @@ class Export:
             The file's path.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        names = ["BACKGROUND", *(item["name"] for item in self.about["classes"])]
-        write_atomically(folder / "labels.txt", ("\n".join(names) + "\n").encode())
+        names = [item["name"] for item in self.about["classes"]]
+        write_lines(folder / "labels.txt", ["BACKGROUND", *names])
         write_atomically(folder / DETECT_SCRIPT.name, DETECT_SCRIPT.read_bytes())
         parts = self.encode(self.about)
         path = folder / (name or self.stem + next(iter(parts)))
         for suffix, content in reversed(parts.items()):  # the first one is of no use alone
             write_atomically(path.with_suffix(suffix) if len(parts) > 1 else path, content)
+        for file, lines in self.texts.items():
+            write_lines(folder / file, lines)
         text = json.dumps(self.about, indent=2) + "\n"
         write_atomically(path.with_suffix(".json"), text.encode())
         return path
@@ -126,7 +133,23 @@ def build_export(
         "measured": None,
     }
     encode = TARGETS[target](model, options, about)
-    return Export(f"{model.network.name}-{target}", encode, about)
+    return Export(f"{model.network.name}-{target}", encode, about, _texts(model, about))
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Write a text file, whole or not at all."""
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _texts(model: SSD, about: dict) -> dict[str, list[str]]:
+    """Return what readers of TFLite files want besides."""
+    texts = {}
+    if about["target"].startswith("tflite"):  # the operator counts without the background
+        texts["labelmap.txt"] = [item["name"] for item in about["classes"]]
+    if about.get("raw_heads"):
+        rows = model.priors_cxcywh[:, [1, 0, 3, 2]].tolist()
+        texts["priors.txt"] = [" ".join(f"{value:.8f}" for value in row) for row in rows]
+    return texts
 
 
 def detectnet_command(path: Path, about: dict) -> str:
@@ -216,6 +239,28 @@ def _encode_openvino(network: onnx.ModelProto, about: dict) -> Encode:
     return partial(openvino_file.encode, model)
 
 
+def _build_tflite(model: SSD, options: ExportOptions, about: dict) -> Encode:
+    from vision.deploy import tflite_file  # of an extra, which other targets do not need
+
+    is_int8 = about["target"] == "tflite-int8"
+    if is_int8:
+        _check_calibration(options, about)
+    about |= _input("images", "uint8 [1, H, W, 3] RGB", PIXELS)
+    about["raw_heads"] = options.raw_heads
+    example = torch.zeros(1, *model.image_size, 3, dtype=torch.uint8)
+    heads = tflite_file.convert(HeadsForm(model), example)
+    if is_int8:
+        heads = tflite_file.quantize(heads, options.calibration)
+        about["calibration_images"] = len(options.calibration)
+    priors = model.priors_cxcywh[:, [1, 0, 3, 2]].numpy()
+    if options.raw_heads:
+        content = tflite_file.append_priors(heads, priors)
+    else:
+        settings = model.network.postprocessing.changed(iou_threshold=about["iou_threshold"])
+        content = tflite_file.append_detection(heads, priors, settings)
+    return partial(tflite_file.encode, content)
+
+
 def _detections_onnx(model: SSD, about: dict, *, any_batch: bool = False) -> onnx.ModelProto:
     about |= _input("images", "uint8 [B, H, W, 3] RGB", PIXELS)
     settings = model.network.postprocessing.changed(iou_threshold=about["iou_threshold"])
@@ -228,14 +273,18 @@ def _detections_onnx(model: SSD, about: dict, *, any_batch: bool = False) -> onn
     )
 
 
-def _int8_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelProto:
-    from vision.deploy.quantize import quantize  # onnxruntime's, which other targets do not need
-
+def _check_calibration(options: ExportOptions, about: dict) -> None:
     if not options.calibration:
         raise ValueError(
             f"{about['target']} needs images of the training split to find the ranges of its "
             "numbers: give the data set with --dataset ROOT"
         )
+
+
+def _int8_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelProto:
+    from vision.deploy.quantize import quantize  # onnxruntime's, which other targets do not need
+
+    _check_calibration(options, about)
     quantized, kept = quantize(
         _detections_onnx(model, about),
         options.calibration,
@@ -253,6 +302,8 @@ TARGETS: dict[str, Build] = {
     "onnx-int8": _build_onnx_int8,
     "openvino": _build_openvino,
     "openvino-int8": _build_openvino_int8,
+    "tflite": _build_tflite,
+    "tflite-int8": _build_tflite,
 }
 
 

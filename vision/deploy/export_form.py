@@ -64,6 +64,24 @@ class PlainForm(nn.Module):
         return cls_logits.softmax(dim=-1), decode_boxes(bbox_regression, self.priors_cxcywh)
 
 
+class HeadsForm(nn.Module):
+    """All priors' scores and box offsets from pixels, for a decoder behind it.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: SSD):
+        super().__init__()
+        self.rescaled = RescaledInput(model, fed_as=PIXELS)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map uint8 [B, H, W, 3] RGB to scores [B, P, C+1] and (ty, tx, th, tw) [B, P, 4]."""
+        cls_logits, bbox_regression = self.rescaled(images.permute(0, 3, 1, 2).float())
+        tx, ty, tw, th = bbox_regression.unbind(dim=-1)
+        return cls_logits.softmax(dim=-1), torch.stack([ty, tx, th, tw], dim=-1)
+
+
 class BestClassForm(nn.Module):
     """The best priors' scores and boxes, suppressed: what detectNet reads, and shows as it is.
 

@@ -175,6 +175,10 @@ def build_train_loader(
         normalization: of the network; augmentation fills with its mean.
         cache_folder: where --cache disk keeps decoded images; None: no cache.
     """
+    if args.resize == "point" and args.cache != "none":
+        raise ValueError(
+            "--resize point takes pixels of whole images, and --cache shrinks them: leave it out"
+        )
     transform = build_train_transform(
         args.augmentation,
         image_size=args.image_size,
