@@ -21,6 +21,7 @@ from vision.args import add_reading_flags, reading_options
 from vision.command_line import FamilyParser, run_script
 from vision.datasets.layouts.choose import open_split
 from vision.datasets.prelabel import WRITERS, order_by_doubt, read_detections
+from vision.files.atomic_file import write_atomically
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +66,7 @@ def convert(args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     WRITERS[args.format](args.output, index, kept)
     names = "".join(f"{index.file_name(row)}\n" for row in order)
-    (args.output / "order.txt").write_text(names, encoding="utf-8")
+    write_atomically(args.output / "order.txt", names.encode())
     print(
         f"{args.output}: {len(kept.labels)} boxes of {len(index)} images, as {args.format}; "
         "order.txt begins with those to look at first"

@@ -12,6 +12,7 @@ from vision.datasets.annotation_index import AnnotationIndex
 from vision.datasets.coco_folder import find_image_folder
 from vision.datasets.coco_tables import without_garbage_collection
 from vision.files.atomic_file import write_atomically
+from vision.files.guarded import read_regular, regular_only
 
 # Written into `info`, by which the converters know their own files.
 DESCRIPTION = "converted from YOLO labels"
@@ -136,12 +137,12 @@ def _annotation_file(root: Path, split: str) -> Path:
 
 def _is_converted(file: Path) -> bool:
     begin = msgspec.json.encode({"info": _Info(DESCRIPTION)})[:-1]
-    with open(file, "rb") as stream:
+    with open(file, "rb", opener=regular_only) as stream:
         if stream.read(len(begin)) == begin:  # as it was written; else someone edited it
             return True
     try:
-        content = msgspec.json.decode(file.read_bytes(), type=_AnnotationFile)
-    except msgspec.DecodeError:
+        content = msgspec.json.decode(read_regular(file), type=_AnnotationFile)
+    except (msgspec.DecodeError, RecursionError):
         return False
     return content.info.description in (DESCRIPTION, CONVERTED)
 

@@ -153,4 +153,4 @@ def _images(index: AnnotationIndex, found: Found) -> Iterator[tuple[str, int, np
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text.encode())

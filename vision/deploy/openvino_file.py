@@ -12,6 +12,7 @@ from openvino import opset13 as ops
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from vision.deploy.detect import PROPERTIES_IN_XML
+from vision.files.guarded import read_regular
 
 
 def read(network: onnx.ModelProto) -> openvino.Model:
@@ -63,4 +64,4 @@ def encode(model: openvino.Model, about: Mapping) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         openvino.save_model(model, path, compress_to_fp16=False)
-        return {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin")}
+        return {suffix: read_regular(path.with_suffix(suffix)) for suffix in (".xml", ".bin")}
