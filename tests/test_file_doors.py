@@ -55,7 +55,8 @@ EXCEPTIONS = {
     ),
     "vision/engine/profile.py": ({"read_bytes", "unlink"}, "a new name of its own"),
     "vision/repair/coco_rewrite.py": (
-        {"msgspec.json.decode", "os.link"}, "one entry of a file that is parsed; a new name beside"
+        {"msgspec.json.decode", "msgspec.json.Decoder", "os.link"},
+        "entries of a file that is parsed; a new name beside",
     ),
     "vision/report/page.py": ({"read_text"}, "the toolkit's own files"),
     "vision/runs/checkpoint.py": ({"os.replace", "os.link"}, "names of its own"),

@@ -11,7 +11,7 @@ import numpy as np
 from vision.datasets.annotation_index import AnnotationIndex, build_index
 from vision.datasets.coco_export import coco_of_index, write_coco
 from vision.files.atomic_file import write_atomically
-from vision.files.guarded import is_inside, read_regular
+from vision.files.guarded import is_inside, own_only, read_regular
 
 
 class _Result(msgspec.Struct, gc=False):
@@ -153,4 +153,5 @@ def _images(index: AnnotationIndex, found: Found) -> Iterator[tuple[str, int, np
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
+    with open(path, "w", encoding="utf-8", opener=own_only) as file:  # of a new folder
+        file.write(text)

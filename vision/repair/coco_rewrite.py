@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from vision.datasets.coco_ids import MISSING_ID
 from vision.datasets.coco_json import CategoryRecord, CocoJson, ImageRecord, raw_spans
@@ -19,7 +20,11 @@ from vision.repair.coco_repair import Repair
 COPY_BYTES = 4 << 20
 _SEPARATOR = re.compile(rb"[ \t\r\n,]*")
 _CATEGORY_ID = re.compile(rb'("category_id"[ \t\r\n]*:[ \t\r\n]*)(-?\d+)(?=[ \t\r\n,}])')
+# From this many changed entries in a part of the list (of about 2,000) on, all are written anew.
+_MANY = 100
 _Values = dict[str, bytes]
+_decode_entries = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_encode = msgspec.json.Encoder().encode
 
 
 def write_repair(repair: Repair) -> Path:
@@ -126,12 +131,7 @@ def _annotation_pieces(repair: Repair, start: int) -> Iterator[bytes]:
     position, row, is_first = start, 0, True
     for first, stop, count in annotations.chunks:
         yield from _copy(document, position, first)  # the "[" before the first annotation
-        rows = slice(row, row + count)
-        text = document.source[first:stop]
-        text = None if changed[rows].any() else _renumbered(repair, text, rows)
-        if text is None:
-            changes = [_annotation_changes(repair, i) for i in range(row, row + count)]
-            text = b"".join(_rewritten(document, (first, stop), changes))
+        text = _repaired_chunk(repair, (first, stop), slice(row, row + count), changed)
         if is_first:  # nothing is written yet: no comma before it
             text = _SEPARATOR.sub(lambda found: found[0].replace(b",", b""), text, count=1)
         yield text
@@ -139,6 +139,118 @@ def _annotation_pieces(repair: Repair, start: int) -> Iterator[bytes]:
         document.forget_pages(first, stop)
         position, row = stop, row + count
     return position
+
+
+def _repaired_chunk(
+    repair: Repair, span: tuple[int, int], rows: slice, changed: np.ndarray
+) -> bytes:
+    """Repair a part of the list of annotations.
+
+    Where nothing but category ids changes, the text is taken as a whole; where few entries change,
+    the runs between them are; where many do, all entries are decoded and written anew at once, with
+    other blanks between keys and values but the same values.
+    """
+    document, count = repair.document, int(changed[rows].sum())
+    text = document.source[span[0] : span[1]]
+    if not count and (renumbered := _renumbered(repair, text, rows)) is not None:
+        return renumbered
+    is_plain = document.parsed is document.source  # without NaN, which msgspec does not write
+    if is_plain and count >= _MANY:
+        return _rewritten_at_once(repair, text, rows)
+    return b"".join(_rewritten_in_runs(repair, span, rows, changed))
+
+
+def _rewritten_at_once(repair: Repair, text: bytes, rows: slice) -> bytes:
+    """Decode all entries, change their values key by key, and write them anew."""
+    first = _SEPARATOR.match(text).end()
+    entries = _decode_entries(b"[" + text[first:] + b"]")
+    for key, values in _changed_columns(repair, rows):
+        for entry, value in zip(entries, values, strict=True):
+            if value is not None:
+                entry[key] = value
+    kept = [e for e, is_out in zip(entries, repair.drop[rows].tolist(), strict=True) if not is_out]
+    separator = text[:first] if kept else b""
+    return separator + _encode(kept)[1:-1] + text[len(text.rstrip()) :]
+
+
+def _changed_columns(repair: Repair, rows: slice) -> Iterator[tuple[str, list[msgspec.Raw | None]]]:
+    """Yield (key, the new values of some annotations, None where it stays) of the keys that change.
+
+    It says the same as `_annotation_changes` for one annotation.
+    """
+    annotations = repair.annotations
+    if repair.renumbers:
+        new = {old: _number(number) for old, number in repair.new_category_ids.items()}
+        yield "category_id", [new.get(old) for old in annotations.category_ids[rows].tolist()]
+    is_text, new_ids = annotations.has_text_id[rows], repair.new_ids[rows]
+    is_new = new_ids != MISSING_ID
+    if is_text.any():
+        yield "image_id", _numbers(annotations.image_ids[rows], is_text)
+    if is_text.any() or is_new.any():
+        yield "id", _numbers(np.where(is_new, new_ids, annotations.ids[rows]), is_text | is_new)
+    if repair.set_area[rows].any():
+        areas = (annotations.boxes_xywh[rows, 2] * annotations.boxes_xywh[rows, 3]).tolist()
+        pairs = zip(areas, repair.set_area[rows].tolist(), strict=True)
+        yield "area", [msgspec.Raw(repr(x).encode()) if is_set else None for x, is_set in pairs]
+    if repair.set_iscrowd[rows].any():
+        zero = _number(0)
+        yield "iscrowd", [zero if x else None for x in repair.set_iscrowd[rows].tolist()]
+
+
+def _number(value: int) -> msgspec.Raw:
+    return msgspec.Raw(b"%d" % value)
+
+
+def _numbers(values: np.ndarray, chosen: np.ndarray) -> list[msgspec.Raw | None]:
+    """The chosen values as JSON, None for the others."""
+    pairs = zip(values.tolist(), chosen.tolist(), strict=True)
+    return [_number(value) if is_chosen else None for value, is_chosen in pairs]
+
+
+def _rewritten_in_runs(
+    repair: Repair, span: tuple[int, int], rows: slice, changed: np.ndarray
+) -> Iterator[bytes]:
+    """Rewrite the changed entries; of the runs between them only the category ids change."""
+    document, (start, stop) = repair.document, span
+    ends = _ends_of_entries(document, span)
+    position, row = start, rows.start
+    for mark in [*(np.flatnonzero(changed[rows]) + rows.start).tolist(), rows.stop]:
+        if mark > row:
+            end = ends[mark - rows.start - 1]
+            run = _renumbered(repair, document.source[position:end], slice(row, mark))
+            if run is None:
+                changes = [_annotation_changes(repair, i) for i in range(row, mark)]
+                run = b"".join(_rewritten(document, (position, end), changes))
+            yield run
+            position = end
+        if mark < rows.stop:
+            end = ends[mark - rows.start]
+            yield from _rewritten(document, (position, end), [_annotation_changes(repair, mark)])
+            position, row = end, mark + 1
+    yield document.source[position:stop]
+
+
+def _ends_of_entries(document: CocoJson, span: tuple[int, int]) -> list[int]:
+    """The byte after each entry of a part of a list."""
+    start, stop = span
+    position = _SEPARATOR.match(document.source, start, stop).end()
+    parsed = b"[" + document.parsed[position:stop] + b"]"
+    raws = msgspec.json.decode(parsed, type=list[msgspec.Raw])
+    lengths = np.array([len(memoryview(raw)) for raw in raws])
+    # Nearly always all separators are alike, and need not be looked for one by one.
+    after_first = position + int(lengths[0])
+    gap = _SEPARATOR.match(document.source, after_first, stop).end() - after_first
+    ends = position + np.cumsum(lengths) + gap * np.arange(len(lengths))
+    source = np.frombuffer(document.source, np.uint8)
+    if len(ends) > 1 and ends[-1] <= stop:
+        between = source[ends[:-1, None] + np.arange(gap)]
+        if (between == between[0]).all() and (source[ends[:-1] + gap] == ord("{")).all():
+            return ends.tolist()
+    ends = []
+    for length in lengths.tolist():
+        position = _SEPARATOR.match(document.source, position, stop).end() + length
+        ends.append(position)
+    return ends
 
 
 def _renumbered(repair: Repair, text: bytes, rows: slice) -> bytes | None:
