@@ -22,7 +22,7 @@ from tqdm import tqdm
 from vision.command_line import FamilyParser, run_script
 from vision.datasets.coco_export import write_coco_root
 from vision.datasets.findings import Findings
-from vision.datasets.yolo import YoloSplit, read_yolo
+from vision.datasets.yolo import UNREADABLE, YoloSplit, read_yolo
 from vision.datasets.yolo_export import coco_of, write_report
 from vision.datasets.yolo_formats import LABEL_FORMATS
 
@@ -62,12 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert; 0 when done, 1 on a failure."""
+    """Convert; 0 when done, 1 on a failure, or where images could not be read."""
     args = build_parser().parse_args(argv)
     return run_script(functools.partial(_convert, args), warnings_only=True)
 
 
-def _convert(args: argparse.Namespace) -> None:
+def _convert(args: argparse.Namespace) -> int:
     given = {"train": args.train_split, "val": args.val_split, "test": args.test_split}
     findings = Findings()
     splits = read_yolo(
@@ -77,6 +77,7 @@ def _convert(args: argparse.Namespace) -> None:
         strict_labels=args.strict_labels,
         has_confidence=args.confidence,
         label_format=args.label_format,
+        skip_unreadable=True,
         findings=findings,
         progress=functools.partial(tqdm, unit=" images", disable=None),
     )
@@ -88,6 +89,7 @@ def _convert(args: argparse.Namespace) -> None:
     report = args.report or root / "annotations" / "conversion_report.json"
     write_report(splits, findings, report)
     _print_result(splits, files, findings, report)
+    return 1 if UNREADABLE in findings.counts else 0
 
 
 def _print_result(

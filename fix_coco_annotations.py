@@ -16,6 +16,7 @@ from vision.installed import require
 require("msgspec", "numpy")
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -43,19 +44,30 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def fix_annotations(root: Path, *, dry_run: bool) -> None:
+def fix_annotations(root: Path, *, dry_run: bool) -> int:
     """Check every annotation file of a data set, then repair them one after the other.
 
+    Returns:
+        0; 1 where a file cannot be read: all such files are named and none is changed, since the
+        ids have to be the same in all.
+
     Raises:
-        ValueError: no files, a file that cannot be repaired, or files with different classes.
-        OSError: a file cannot be read or written.
+        ValueError: no files, or files with different classes.
+        OSError: a file cannot be written.
     """
     files, others = find_annotation_files(root)
     for path in others:
         print(f"{path}: left alone, not an instances file")
-    repairs = [plan_repair(path) for path in files]
-    check_same_classes(repairs)
-    for path, repair in zip(files, repairs, strict=True):
+    repairs: dict[Path, Repair] = {}
+    for path in files:
+        try:
+            repairs[path] = plan_repair(path)
+        except (OSError, ValueError) as error:
+            print(f"error: {printable(str(error))}", file=sys.stderr)
+    if len(repairs) < len(files):
+        return 1
+    check_same_classes(list(repairs.values()))
+    for path, repair in repairs.items():
         for doubt in repair.doubts:
             print(f"{path}: {doubt}")
         if not repair.is_needed:
@@ -65,6 +77,7 @@ def fix_annotations(root: Path, *, dry_run: bool) -> None:
             print(printable(f"{path}: {line}"))
         if not dry_run:
             print(f"{path}: written; the original is {write_repair(repair).name}")
+    return 0
 
 
 def find_annotation_files(root: Path) -> tuple[list[Path], list[Path]]:

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 from fault_server import FaultServer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from script_runs import FAST, call
 from yolo_factory import write_image
 
@@ -169,3 +171,20 @@ def test_a_large_file_is_read_row_by_row(tmp_path):
     )
     assert sum(1 for _ in read_boxes(path)) == 5000
     assert [box.image_id for box in read_boxes(path, wanted={"i4999"})] == ["i4999"]
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_damage_is_read_or_named(tmp_path, data):
+    text = subset(("a1", "Apple", 0.1, 0.6, 0.2, 0.8), ("b2", "Hot dog", 0, 1, 0, 1)).encode()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 30)))
+    path = tmp_path / "a.csv"
+    path.write_bytes(text[:start] + data.draw(st.binary(max_size=8)) + text[end:])
+    try:
+        boxes = list(read_boxes(path))
+        assert all(np.isfinite(box.corners).all() for box in boxes)
+    except ValueError as error:
+        assert str(error).startswith(f"{tmp_path}/a.csv"), error

@@ -1,5 +1,6 @@
 """Layouts of YOLO folders: split files, foreign paths, data.yaml, folders of splits."""
 
+import json
 import os
 
 import pytest
@@ -312,3 +313,16 @@ def test_a_split_whose_rows_are_all_bad_is_an_error_and_one_without_labels_is_no
     assert len(read_yolo(root, findings=findings)["val"].names) == 2
     (item,) = findings.as_report()["no label files"]["items"]
     assert f"{root}/labels/a.txt" in item["message"] and "split val" in item["message"]
+
+
+def test_an_image_that_cannot_be_read_is_an_error_or_left_out(tmp_path, run_script):
+    root = make_folder(tmp_path, {"a.jpg": BOX, "b.jpg": BOX, "c.jpg": BOX}, split="train")
+    (root / "images/b.jpg").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"b\.jpg: not a readable image"):
+        read_yolo(root)
+    done = run_script("convert_yolo_to_coco.py", "--data-root", root)
+    assert done.returncode == 1 and "train: 2 of 3 images" in done.stdout
+    assert "b.jpg: not a readable image" in done.stderr or "b.jpg" in done.stderr
+    content = json.loads((root / "annotations/instances_train.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.jpg", "c.jpg"]
+    assert [item["image_id"] for item in content["annotations"]] == [1, 2]

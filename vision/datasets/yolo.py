@@ -16,6 +16,8 @@ from vision.datasets.yolo_files import LabelledImages, read_labelled_images
 from vision.datasets.yolo_folder import YoloFolder, find_yolo_folder, label_candidates, names_below
 from vision.datasets.yolo_labels import LabelBoxes, LabelParser
 
+UNREADABLE = "unreadable image"  # the kind of a finding
+
 
 @dataclass
 class YoloSplit:
@@ -38,6 +40,7 @@ def read_yolo(
     strict_labels: bool = False,
     has_confidence: bool = False,
     label_format: str = "auto",
+    skip_unreadable: bool = False,
     findings: Findings | None = None,
     progress: Callable[..., Iterable] = no_progress,
 ) -> dict[str, YoloSplit]:
@@ -48,7 +51,7 @@ def read_yolo(
             labels are found.
         split_files: {split: file of image paths}, added to those found, or instead of them.
         class_file: a file with one class name a line.
-        strict_labels, has_confidence, label_format, findings, progress: as `YoloReader` takes them.
+        strict_labels, has_confidence, label_format, skip_unreadable, findings, progress: as `YoloReader` takes them.
 
     Raises:
         OSError, ValueError: as `find_yolo_folder` and `YoloReader.read` do.
@@ -59,6 +62,7 @@ def read_yolo(
         strict_labels=strict_labels,
         has_confidence=has_confidence,
         label_format=label_format,
+        skip_unreadable=skip_unreadable,
         findings=findings,
     )
     return {split: reader.read(split, progress=progress) for split in reader.folder.splits}
@@ -77,6 +81,8 @@ class YoloReader:
         has_confidence: rows may end with a confidence, which is ignored.
         label_format: what a row holds, one of LABEL_FORMATS; with "auto" they are key points where
             data.yaml has a kpt_shape.
+        skip_unreadable: leave out images that cannot be read, and note them; without it they are
+            an error.
         findings: collects what was wrong, by kind.
     """
 
@@ -87,6 +93,7 @@ class YoloReader:
         strict_labels: bool = False,
         has_confidence: bool = False,
         label_format: str = "auto",
+        skip_unreadable: bool = False,
         findings: Findings | None = None,
     ) -> None:
         self.folder = folder
@@ -95,6 +102,7 @@ class YoloReader:
         self._has_confidence = has_confidence
         is_pose = label_format == "auto" and folder.has_key_points
         self._format = "pose" if is_pose else label_format
+        self._skip_unreadable = skip_unreadable
         self._owners: dict[str, str] = {}  # the image of each label file, over all splits
         _warn_of_shared_images(folder, self.findings)
 
@@ -131,11 +139,13 @@ class YoloReader:
                 f"{root}: split {split}: none of the {parser.num_rows} rows of its label files is "
                 f"a box that can be used (see above), the first in {parser.first_file}"
             )
-        image_folder, names = _relative_names(root, split, images)
+        kept = self._readable(images, blocks)
+        boxes = boxes.take(np.isin(boxes.image_indices, kept))
         if split == "train":
-            kept = _images_with_boxes(root, images, boxes, self.findings)
-            names, sizes = [names[image] for image in kept], sizes[kept]
-            boxes.image_indices = np.searchsorted(kept, boxes.image_indices)
+            kept = np.intersect1d(kept, _images_with_boxes(root, images, boxes, self.findings))
+        image_folder, names = _relative_names(root, split, images)
+        names, sizes = [names[image] for image in kept.tolist()], sizes[kept]
+        boxes.image_indices = np.searchsorted(kept, boxes.image_indices)
         return YoloSplit(
             classes=self.folder.classes,
             image_folder=image_folder,
@@ -145,6 +155,21 @@ class YoloReader:
             num_listed=len(listed),
             num_without_label_file=num_without,
         )
+
+    def _readable(self, images: list[str], blocks: list[LabelledImages]) -> np.ndarray:
+        """The positions of the images that can be read; the others are noted, or an error."""
+        problems, start = {}, 0
+        for block in blocks:
+            problems |= {start + i: why for i, why in block.unreadable.items()}
+            start += len(block.images)
+        if problems and not self._skip_unreadable:
+            more = f" ({len(problems)} such images)" if len(problems) > 1 else ""
+            raise ValueError(next(iter(problems.values())) + more)
+        for image, why in problems.items():
+            self.findings.add(UNREADABLE, images[image], why)
+        if len(problems) == len(images):
+            raise ValueError(f"{self.folder.root}: none of the {len(images)} images can be read")
+        return np.setdiff1d(np.arange(len(images)), list(problems))
 
     def _note_no_label_files(self, split: str, images: list[str]) -> None:
         places = " and ".join(label_candidates(self.folder.root, images[0]))

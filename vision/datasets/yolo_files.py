@@ -21,6 +21,7 @@ _NUM_THREADS = 8
 _CHUNK = 32
 _BLOCK = 1024
 _USUAL_BYTES = 1 << 16
+_UNREAD = (1, 1)  # stands for the size of an image that cannot be read
 
 
 @dataclass
@@ -32,14 +33,15 @@ class LabelledImages:
     label_files: list[str]  # where each is, or would be
     num_without: int  # images without a label file
     rows: LabelRows  # its files are counted as the images
+    unreadable: dict[int, str]  # position: why the image cannot be read; its size is (1, 1)
 
 
 def read_labelled_images(root: Path, images: Sequence[str]) -> Iterator[LabelledImages]:
     """Read label files and image headers, some hundred at a time, in the order of `images`.
 
     Raises:
-        OSError: a file cannot be read.
-        ValueError: a file is not an image.
+        OSError: a label file cannot be read.
+        ValueError: a label file is not text.
     """
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for start in range(0, len(images), _BLOCK):
@@ -49,18 +51,26 @@ def read_labelled_images(root: Path, images: Sequence[str]) -> Iterator[Labelled
             sizes, label_files, contents = zip(*read, strict=True)
             yield LabelledImages(
                 images=block,
-                sizes=np.array(sizes, dtype=np.int64),
+                sizes=np.array([_UNREAD if isinstance(x, str) else x for x in sizes]),
                 label_files=list(label_files),
                 num_without=contents.count(None),
                 rows=read_rows([content or b"" for content in contents]),
+                unreadable={i: x for i, x in enumerate(sizes) if isinstance(x, str)},
             )
 
 
 def _read_chunk(
     root: Path, images: Sequence[str]
-) -> list[tuple[tuple[int, int], str, bytes | None]]:
-    """Size, label file and its content (None: there is no such file) of each image."""
-    return [(image_size(image), *_read_labels(root, image)) for image in images]
+) -> list[tuple[tuple[int, int] | str, str, bytes | None]]:
+    """Size or why there is none, label file and its content (None: no file) of each image."""
+    return [(_size_or_reason(image), *_read_labels(root, image)) for image in images]
+
+
+def _size_or_reason(image: str) -> tuple[int, int] | str:
+    try:
+        return image_size(image)
+    except (OSError, ValueError) as error:
+        return str(error)
 
 
 def _read_labels(root: Path, image: str) -> tuple[str, bytes | None]:

@@ -26,6 +26,10 @@ class LabelBoxes:
     def __len__(self) -> int:
         return len(self.class_ids)
 
+    def take(self, rows: np.ndarray) -> "LabelBoxes":
+        """Some of the rows: bool [N]."""
+        return LabelBoxes(self.image_indices[rows], self.class_ids[rows], self.boxes_xywh[rows])
+
 
 class LabelParser:
     """Collects the rows of many label files, then checks them all at once.
