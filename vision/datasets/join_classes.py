@@ -73,7 +73,7 @@ def differences(index: AnnotationIndex, class_names: Sequence[str]) -> list[str]
         counts = np.bincount(index.labels, minlength=len(index.categories) + 1)
         boxes = sum(int(counts[own[name].label]) for name in surplus)
         said.append(f"{_shown(surplus)} ({boxes} boxes) left out")
-    near = {name.casefold().strip(): name for name in surplus}
+    near = {name.casefold().strip(): name for name in own}
     pairs = [(near[key], name) for name in absent if (key := name.casefold().strip()) in near]
     said += [f"{theirs!r} may be meant as {ours!r}: rename it there" for theirs, ours in pairs]
     return said

@@ -51,7 +51,8 @@ def read_yolo(
             labels are found.
         split_files: {split: file of image paths}, added to those found, or instead of them.
         class_file: a file with one class name a line.
-        strict_labels, has_confidence, label_format, skip_unreadable, findings, progress: as `YoloReader` takes them.
+        strict_labels, has_confidence, label_format, skip_unreadable, findings, progress: as
+            `YoloReader` takes them.
 
     Raises:
         OSError, ValueError: as `find_yolo_folder` and `YoloReader.read` do.

@@ -183,7 +183,14 @@ def _joined(
     train: list[Source], val: list[Source], *, balance_seed: int | None
 ) -> tuple[DataSplit, DataSplit]:
     """Give all sources the same classes, and log what the splits hold."""
-    names = joined_names([source.index for source in [*train, *val]])
+    names = joined_names([source.index for source in train])
+    for index, _ in val:
+        unlearned = [c.name for c in index.categories if c.name not in names]
+        if unlearned:
+            raise ValueError(
+                f"{index.annotation_file}: has the classes {', '.join(unlearned[:5])}, which no "
+                f"training data have ({', '.join(names[:10])}); rename them, or remove them there"
+            )
     train = [source_with_classes(source, names) for source in train]
     val = [source_with_classes(source, names) for source in val]
     if balance_seed is not None:
