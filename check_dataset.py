@@ -26,7 +26,7 @@ from vision.command_line import FamilyParser, run_script
 from vision.datasets.layouts.choose import check_options_used, open_folder
 from vision.doctor.check import CheckedData, as_json, check_folder
 from vision.doctor.page import build_page, finding_lines, text_lines
-from vision.doctor.suggest import FINER, Coverage, measure_coverage, suggest_flags
+from vision.doctor.suggest import FINER, Coverage, box_shapes, measure_coverage, suggest_flags
 from vision.files.atomic_file import write_atomically
 from vision.ssd.models import MODELS
 
@@ -70,8 +70,8 @@ def check(args: argparse.Namespace) -> int:
     coverage = [measure_coverage(data, name, size) for name in dict.fromkeys((args.net, FINER))]
     flags = suggest_flags(data, coverage, size)
     if args.json != "-":
-        print("\n".join(text_lines(args.dataset, data, coverage, flags)))
-    write_json(args.json, describe(data, coverage, flags))
+        print("\n".join(text_lines(args.dataset, data, coverage, flags, image_size=size)))
+    write_json(args.json, describe(data, coverage, flags, image_size=size))
     if args.html:
         page = build_page(args.dataset, data, coverage, flags, image_size=size)
         write_atomically(Path(args.html), page.encode())
@@ -79,7 +79,13 @@ def check(args: argparse.Namespace) -> int:
     return int(any(finding.is_wrong for finding in data.findings))
 
 
-def describe(data: CheckedData, coverage: list[Coverage], flags: list[tuple[str, str]]) -> dict:
+def describe(
+    data: CheckedData,
+    coverage: list[Coverage],
+    flags: list[tuple[str, str]],
+    *,
+    image_size: tuple[int, int],
+) -> dict:
     """What was found, as plain values."""
     indices = {name: source.index for name, source in data.splits.items()}
     return {
@@ -89,6 +95,7 @@ def describe(data: CheckedData, coverage: list[Coverage], flags: list[tuple[str,
             class_name: {name: int(index.boxes_per_class()[k]) for name, index in indices.items()}
             for k, class_name in enumerate(data.class_names)
         },
+        "shapes": box_shapes(data, image_size),
         "findings": as_json(data.findings),
         "coverage": {
             item.network: {

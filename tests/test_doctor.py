@@ -166,9 +166,12 @@ def test_the_page_and_the_json(tmp_path):
     assert "train 6 images" in done.out and "--base-net imagenet" in done.out
     content = json.loads(found.read_text())
     assert list(content) == [
-        "images", "boxes", "classes", "findings", "coverage", "suggested_flags",
+        "images", "boxes", "classes", "shapes", "findings", "coverage", "suggested_flags",
     ]  # fmt: skip
     assert content["images"] == {"train": 6, "val": 3}
+    sizes = content["shapes"]["train"]["sizes"]
+    assert list(sizes) == ["5%", "25%", "50%", "75%", "95%"] and 0 < sizes["5%"] < sizes["95%"]
+    assert "boxes at 300x300: half are under" in done.out
     assert set(content["coverage"]) == {"mb2-ssd-lite", "mb2-ssd-lite-fpn"}
     text = page.read_text()
     assert len(re.findall(r'<img src="data:image/jpeg', text)) == 9

@@ -2,7 +2,7 @@
 
 from vision.doctor.check import CheckedData, Finding
 from vision.doctor.odd import oddest
-from vision.doctor.suggest import Coverage
+from vision.doctor.suggest import Coverage, box_shapes
 from vision.report.data_figures import data_figures
 from vision.report.dataset import describe_split
 from vision.report.gallery import draw_pictures
@@ -14,9 +14,23 @@ from vision.ssd.models import build_model
 Flags = list[tuple[str, str]]
 
 
-def text_lines(root: str, data: CheckedData, coverage: list[Coverage], flags: Flags) -> list[str]:
+def text_lines(
+    root: str,
+    data: CheckedData,
+    coverage: list[Coverage],
+    flags: Flags,
+    *,
+    image_size: tuple[int, int],
+) -> list[str]:
     """What was found, in at most a screenful or two."""
     lines = [_summary(root, data), "", *finding_lines(data.findings), ""]
+    for name, shapes in box_shapes(data, image_size).items():
+        sizes, ratios = shapes["sizes"], shapes["aspect_ratios"]
+        lines.append(
+            f"{name} boxes at {image_size[1]}x{image_size[0]}: half are under {sizes['50%']:.0f} px, "
+            f"a twentieth under {sizes['5%']:.0f} px; width over height mostly {ratios['5%']:.2g} to "
+            f"{ratios['95%']:.2g}"
+        )
     for item in coverage:
         lines.append(
             f"{item.network}: its own priors fit {item.own:.2f} of the training boxes, fitted ones "

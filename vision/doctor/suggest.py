@@ -59,6 +59,31 @@ def measure_coverage(data: CheckedData, network: str, image_size: tuple[int, int
     return Coverage(network, *(float(c @ boxes.weights) for c in covered), by_class)
 
 
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def box_shapes(
+    data: CheckedData, image_size: tuple[int, int]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The boxes of each split at the input size: {split: {"sizes": {"5%": ...}, "aspect_ratios"}}.
+
+    Sizes are square roots of areas in pixels, aspect ratios width over height, both of the image
+    stretched to the input.
+    """
+    shapes = {}
+    for name, source in data.splits.items():
+        boxes = own_boxes([source.index]).boxes
+        if not len(boxes):
+            continue
+        sides = (boxes[:, 2:] - boxes[:, :2]) * np.array(image_size[::-1])
+        columns = {"sizes": np.sqrt(sides.prod(axis=1)), "aspect_ratios": sides[:, 0] / sides[:, 1]}
+        shapes[name] = {
+            key: {f"{q:.0%}": round(float(np.quantile(values, q)), 2) for q in QUANTILES}
+            for key, values in columns.items()
+        }
+    return shapes
+
+
 def suggest_flags(
     data: CheckedData, coverage: list[Coverage], image_size: tuple[int, int]
 ) -> list[tuple[str, str]]:
