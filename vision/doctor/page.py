@@ -27,9 +27,9 @@ def text_lines(
     for name, shapes in box_shapes(data, image_size).items():
         sizes, ratios = shapes["sizes"], shapes["aspect_ratios"]
         lines.append(
-            f"{name} boxes at {image_size[1]}x{image_size[0]}: half are under {sizes['50%']:.0f} px, "
-            f"a twentieth under {sizes['5%']:.0f} px; width over height mostly {ratios['5%']:.2g} to "
-            f"{ratios['95%']:.2g}"
+            f"{name} boxes at {image_size[1]}x{image_size[0]}: half are under "
+            f"{sizes['50%']:.0f} px, a twentieth under {sizes['5%']:.0f} px; width over height "
+            f"mostly {ratios['5%']:.2g} to {ratios['95%']:.2g}"
         )
     for item in coverage:
         lines.append(
