@@ -11,7 +11,7 @@ would end a training or make its numbers wrong.
 
 from vision.installed import require
 
-require("torch", "numpy", "cv2", "msgspec", "yaml", "tqdm", "jinja2", "matplotlib")
+require("torch", "torchvision", "numpy", "cv2", "msgspec", "yaml", "tqdm")
 
 import argparse
 import functools

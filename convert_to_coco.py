@@ -11,7 +11,7 @@ their image are left out, and counted; segments are not written.
 
 from vision.installed import require
 
-require("numpy", "cv2", "msgspec", "yaml")
+require("torch", "torchvision", "numpy", "cv2", "msgspec", "yaml")
 
 import argparse
 import functools

@@ -11,7 +11,7 @@ order.txt: the images by how unsure the detector is of them, most unsure first.
 
 from vision.installed import require
 
-require("numpy", "cv2", "msgspec", "yaml")
+require("torch", "torchvision", "numpy", "cv2", "msgspec", "yaml")
 
 import argparse
 import functools

@@ -12,7 +12,7 @@ call is simply repeated.
 
 from vision.installed import require
 
-require("requests", "urllib3", "tqdm", "cv2")
+require("requests", "urllib3", "tqdm", "numpy")
 
 import argparse
 import functools

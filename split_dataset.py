@@ -13,7 +13,7 @@ is copied or moved, and the data set stays as it is.
 
 from vision.installed import require
 
-require("numpy", "cv2", "msgspec", "yaml", "tqdm")
+require("torch", "torchvision", "numpy", "cv2", "msgspec", "yaml", "tqdm")
 
 import argparse
 import functools

@@ -9,6 +9,7 @@ from detection_factory import random_case
 
 from vision.datasets.annotation_index import AnnotationIndex
 from vision.datasets.coco_index import load_coco_index
+from vision.datasets.join_classes import with_classes
 from vision.datasets.layouts.layout import Source
 from vision.evaluation.coco_boxes import Detections, GroundTruth, ground_truth_from_index
 from vision.evaluation.coco_eval import evaluate_boxes
@@ -60,7 +61,7 @@ def make_validation(
 ) -> Validation:
     """Evaluate a drawn case, or the one that is given."""
     gt, detections = case or random_case(3, num_images=10, num_classes=len(names))
-    index = write_split(folder / "images", gt, names)
+    index = with_classes(write_split(folder / "images", gt, names), names)
     truth = ground_truth_from_index(index)
     values = {
         "metrics": evaluate_boxes(truth, detections, class_names=names),

@@ -151,6 +151,7 @@ def test_the_classifier_becomes_conv6_and_conv7(tmp_path, vgg16_features):
         "classifier.3.bias": -rows,
         "classifier.6.weight": torch.zeros(1000, 1).expand(1000, 4096),
     }
+    classifier = {name: tensor.contiguous() for name, tensor in classifier.items()}
     model = build("vgg16-ssd")
     report = load_base_net(model, save(tmp_path, vgg16_features | classifier))
     assert report.initialised == []

@@ -163,7 +163,7 @@ def test_a_run_fits_says_so_keeps_and_resumes(small_boxes, tmp_path):
     [
         ("no json", "not JSON"),
         ("[]", "it has no 'priors'"),
-        ('{"priors": [{"shapes": [[1, -1]], "stride": 8, "clamp_centers": true}]}', "not numbers"),
+        ('{"priors": [{"shapes": [[1, -1]], "stride": 8, "clamp_centers": true}]}', "are not what"),
         ('{"priors": []}', "priors for 0 feature maps"),
         (None, "No such file"),
     ],

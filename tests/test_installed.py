@@ -98,7 +98,7 @@ def test_every_package_that_is_imported_is_in_the_list():
     names = {re.split(r"[><=\[ ]", line)[0].lower() for lines in lists for line in lines}
     distributions = packages_distributions()
     for package in packages:
-        found = {name.lower() for name in distributions.get(package, [package])}
+        found = {name.lower() for name in distributions.get(package, [package.replace("_", "-")])}
         assert found & names, f"{package} is imported, and pyproject.toml does not list it"
 
 

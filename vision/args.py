@@ -6,6 +6,7 @@ config.json its saved form, and --resume its rule of what may change.
 
 import argparse
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class Limits:
 MOST = 10**9  # larger numbers are typing errors, and some overflow what computes with them
 MORE_THAN_0 = Limits("more than 0, a billion at most", lambda x: 0 < x <= MOST)
 FROM_0 = Limits("0 or more, a billion at most", lambda x: 0 <= x <= MOST)
+RATES = Limits("more than 0", lambda x: 0 < x < math.inf)
 AT_ONCE = Limits("0 or more, 1024 at most", lambda x: 0 <= x <= 1024)
 FROM_0_BELOW_1 = Limits("0 or more and less than 1", lambda x: 0 <= x < 1)
 TO_1 = Limits("more than 0 and 1 or less", lambda x: 0 < x <= 1)
@@ -228,7 +230,7 @@ class TrainArguments:
     optimizer: str = flag("adamw", "optimizer", choices=OPTIMIZERS, group="recipe")
     lr: float | None = flag(
         None, f"learning rate; default: 0.002, with sgd 0.01{_OTHER_RATES}", "--learning-rate",
-        read=float, metavar="X", limits=MORE_THAN_0, group="recipe")  # fmt: skip
+        read=float, metavar="X", limits=RATES, group="recipe")  # fmt: skip
     base_net_lr: float | None = flag(
         None, "of the backbone; default --lr",
         read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip

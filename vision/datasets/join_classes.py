@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from vision.datasets.annotation_index import AnnotationIndex, Category
+from vision.datasets.class_names import tidy_name
 from vision.datasets.layouts.layout import Source
 
 logger = logging.getLogger(__name__)
@@ -31,18 +32,20 @@ def with_classes(index: AnnotationIndex, class_names: Sequence[str]) -> Annotati
     own = {category.name: category for category in index.categories}
     if list(own) == list(class_names):
         return index
-    if not set(own) & set(class_names):
+    # Names in a model of an older version may have line breaks and blanks at their ends.
+    wanted = [tidy_name(name, label) for label, name in enumerate(class_names, 1)]
+    if not set(own) & set(wanted):
         raise ValueError(
             f"{index.annotation_file}: has none of the classes: {', '.join(own)} in the file, "
-            f"{', '.join(class_names)} wanted; rename its categories, or add them"
+            f"{', '.join(wanted)} wanted; rename its categories, or add them"
         )
     new_label = np.zeros(len(index.categories) + 1, np.int32)
     categories, unannotated = [], set()
     next_id = max(category.category_id for category in index.categories) + 1
-    for label, name in enumerate(class_names, 1):
-        if name in own:
-            new_label[own[name].label] = label
-            categories.append(replace(own[name], label=label))
+    for label, (name, key) in enumerate(zip(class_names, wanted, strict=True), 1):
+        if key in own:
+            new_label[own[key].label] = label
+            categories.append(replace(own[key], label=label, name=name))
         else:
             unannotated.add(label)
             categories.append(Category(label, next_id, next_id, name))
@@ -64,6 +67,7 @@ def source_with_classes(source: Source, class_names: Sequence[str]) -> Source:
 def differences(index: AnnotationIndex, class_names: Sequence[str]) -> list[str]:
     """Say in words what `with_classes` changes about which boxes count; empty where nothing."""
     own = {category.name: category for category in index.categories}
+    class_names = [tidy_name(name, label) for label, name in enumerate(class_names, 1)]
     absent = [name for name in class_names if name not in own]
     surplus = [name for name in own if name not in class_names]
     said = []

@@ -9,6 +9,7 @@ import numpy as np
 
 from vision.datasets.annotation_index import AnnotationIndex, Category
 from vision.datasets.choose_images import balanced, shared_images
+from vision.datasets.class_names import tidy_name
 from vision.datasets.coco import CocoDetection
 from vision.datasets.join_classes import joined_names, source_with_classes
 from vision.datasets.layouts.choose import check_options_used, open_folder
@@ -259,7 +260,7 @@ def check_classes(expected: list[dict], categories: list[Category], *, where: st
     Raises:
         ValueError: names the first difference.
     """
-    old = [item["name"] for item in expected]
+    old = [tidy_name(item["name"], label) for label, item in enumerate(expected, 1)]
     new = [category.name for category in categories]
     if old == new:
         return
