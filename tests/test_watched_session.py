@@ -92,7 +92,9 @@ def test_what_follows_the_last_chunk_is_not_waited_for(tmp_path):
 def test_a_handshake_without_end_is_given_up(tmp_path):
     record = b"\x16\x03\x03\x3f\xff\x02"  # the beginning of a hello of 16 kB
     with raw_server(lambda connection: for_ever(connection, record, b"\0")) as address:
-        assert "no whole answer within 0.5 s" in refusal(f"https://{address}/f.zip", tmp_path)
+        problem = refusal(f"https://{address}/f.zip", tmp_path)
+    # Two clocks of half a second run: the handshake's own, and that of the whole answer.
+    assert any(words in problem for words in (HEADERS, "no data within the time limit"))
 
 
 def test_a_length_that_is_asked_for_is_not_waited_for(tmp_path):
