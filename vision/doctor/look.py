@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from vision.datasets.jpeg import is_cut_off
 from vision.files.guarded import read_regular
 
 THUMBNAIL = 16  # pixels a side
+_AT_ONCE = 1024
 _SMALL = 32  # of the picture that the hash is computed of
 _REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
             2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 1: cv2.IMREAD_GRAYSCALE}  # fmt: skip
@@ -61,7 +63,10 @@ def look_at_images(
         thumbnails=np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8),
     )
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # OpenCV decodes outside Python's lock
-        for i, result in enumerate(progress(pool.map(_look, paths), total=count)):
+        # Some at a time: each that waits has an object of a kilobyte.
+        starts = range(0, count, _AT_ONCE)
+        results = chain.from_iterable(pool.map(_look, paths[i : i + _AT_ONCE]) for i in starts)
+        for i, result in enumerate(progress(results, total=count)):
             if isinstance(result, str):
                 looks.problems[i] = result
             else:
