@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vision.datasets.coco_export import write_coco_root
 from vision.datasets.findings import Findings
 from vision.datasets.yolo import read_yolo
-from vision.datasets.yolo_export import write_coco_root
+from vision.datasets.yolo_export import coco_of
 
 
 def small_jpeg(rng: np.random.Generator) -> bytes:
@@ -62,7 +63,10 @@ def read_files(root: Path, num_files: int) -> None:
 
 def convert(root: Path, output: Path) -> None:
     """Ours: from the folder to the written file."""
-    write_coco_root(read_yolo(root, findings=Findings()), output)
+    splits = read_yolo(root, findings=Findings())
+    write_coco_root(
+        {split: (coco_of(data), data.image_folder) for split, data in splits.items()}, output
+    )
 
 
 def evict(root: Path) -> None:
