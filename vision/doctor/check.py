@@ -188,21 +188,20 @@ def _leaks(data: CheckedData) -> list[Finding]:
 
 def _duplicates(data: CheckedData) -> list[Finding]:
     """Images that are there more than once in one split, and what their labels say of it."""
-    pairs = data.within.tolist()
-    is_same = _same_bytes(data, data.within).tolist()
-    same = [pair for pair, exact in zip(pairs, is_same, strict=True) if exact]
-    near = [pair for pair, exact in zip(pairs, is_same, strict=True) if not exact]
-    differ = [(a, b) for a, b in same if _boxes_of(data, a) != _boxes_of(data, b)]
-    differ, same, near = (
-        [f"{data.paths[a]} and {data.paths[b]}" for a, b in chosen]
-        for chosen in (differ, same, near)
-    )
+    is_same = _same_bytes(data, data.within)
+    same, near = data.within[is_same], data.within[~is_same]
+    differ = np.array([_boxes_of(data, a) != _boxes_of(data, b) for a, b in same], dtype=bool)
+
+    def found(kind: str, chosen: np.ndarray, what: str, remedy: str) -> list[Finding]:
+        texts = [f"{data.paths[a]} and {data.paths[b]}" for a, b in chosen[:_NUM_EXAMPLES].tolist()]
+        return _found(kind, texts, what, remedy, count=len(chosen))
+
     return [
-        *_found("contradiction", differ, "pairs of the same file with different boxes",
+        *found("contradiction", same[differ], "pairs of the same file with different boxes",
                 "keep one of them, with the boxes of both"),
-        *_found("duplicate", same, "pairs of the same file in one split",
+        *found("duplicate", same, "pairs of the same file in one split",
                 "they count twice; keep one of them"),
-        *_found("near_duplicate", near, "pairs that look the same in one split",
+        *found("near_duplicate", near, "pairs that look the same in one split",
                 "frames of one video teach little more than one of them; "
                 "split_dataset.py --group-by duplicates keeps them on one side"),
     ]  # fmt: skip
