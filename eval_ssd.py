@@ -284,8 +284,10 @@ def open_source(args: argparse.Namespace) -> Source:
 def dataset_flags(args: argparse.Namespace) -> list[str]:
     """Return what a command needs to read the same images and boxes."""
     if args.val_json:
-        return ["--val-json", args.val_json, "--val-images", args.val_images]
-    return ["--dataset", args.dataset]
+        words = ["--val-json", args.val_json, "--val-images", args.val_images]
+    else:
+        words = ["--dataset", args.dataset]
+    return words + reading_options(args).words()
 
 
 def print_metrics(args: argparse.Namespace, metrics: dict) -> None:

@@ -1,7 +1,6 @@
 """The images and boxes of a Pascal VOC folder as arrays, split by split."""
 
 import os
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,7 +30,7 @@ class VocReader:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: there is no split, or a list is empty.
+        ValueError: there is no split, a list is empty, or a name leads out of the folder.
     """
 
     def __init__(
@@ -47,6 +46,8 @@ class VocReader:
         self.splits = find_voc_splits(root, self.findings)
         if not self.splits:
             raise ValueError(f"{root}: no Pascal VOC annotations; Annotations/*.xml are needed")
+        for place in self.splits.values():
+            self._check_names(place)
         self._use_difficult = use_difficult
         self._offset = 1.0 if one_based else 0.0
         self._files: dict[Path, VocFile] = {}  # that have been read
@@ -77,17 +78,19 @@ class VocReader:
             raise ValueError(f"{place.where} of {self.root}: no image of it has an object")
         return index, place.image_folder
 
-    def _without_repetitions(self, place: VocSplit) -> list[str]:
-        names = list(dict.fromkeys(place.names))
-        if len(names) < len(place.names):
-            count = len(place.names) - len(names)
-            self.findings.add("listed twice", place.where, f"{count} names stand there again")
-        outside = [name for name in names if not is_inside(name)]
+    def _check_names(self, place: VocSplit) -> None:
+        outside = [name for name in place.names if not is_inside(name)]
         if outside:
             raise ValueError(
                 f"{self.root}: {len(outside)} names in {place.where} lead out of the folder, the "
                 f"first is {outside[0]!r}; remove them"
             )
+
+    def _without_repetitions(self, place: VocSplit) -> list[str]:
+        names = list(dict.fromkeys(place.names))
+        if len(names) < len(place.names):
+            count = len(place.names) - len(names)
+            self.findings.add("listed twice", place.where, f"{count} names stand there again")
         return names
 
     def _read_files(self, place: VocSplit, names: list[str]) -> list[VocFile]:
@@ -208,13 +211,3 @@ def _check_sizes(place: VocSplit, images: list[str], files: list[VocFile]) -> np
             "image, or correct <size> and the boxes"
         )
     return sizes.reshape(-1, 2)
-
-
-def shared_names(splits: Iterable[VocSplit]) -> Iterator[tuple[str, str, int]]:
-    """Yield (split, other split, number of images in both), of pairs that share any."""
-    places = list(splits)
-    for i, first in enumerate(places):
-        for second in places[i + 1 :]:
-            count = len(set(first.names) & set(second.names))
-            if count and first.image_folder == second.image_folder:
-                yield first.name, second.name, count

@@ -177,7 +177,7 @@ def open_sources(
     data = _joined(train, val, balance_seed=balance_seed)
     val_root = validation_dataset or (datasets[0] if datasets else "")
     flags = ["--val-json", val_pairs[0][0], "--val-images", val_pairs[0][1]] if val_pairs else []
-    return TrainingData(*data, val_flags=flags or ["--dataset", val_root])
+    return TrainingData(*data, val_flags=(flags or ["--dataset", val_root]) + options.words())
 
 
 def _joined(

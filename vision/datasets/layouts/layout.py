@@ -53,6 +53,12 @@ class OpenOptions:
         """These options, the others at their default."""
         return replace(OpenOptions(), **{name: getattr(self, name) for name in names})
 
+    def words(self) -> list[str]:
+        """The flags of eval_ssd.py that read the val split in the same way."""
+        words = [] if self.boxes is None else ["--boxes", self.boxes]
+        words += [] if self.label_format == "auto" else ["--label-format", self.label_format]
+        return words + ["--one-based"] * self.one_based
+
     def flags(self) -> str:
         """The flags of what is given, for a message."""
         names = self.given - {"split_files"}
