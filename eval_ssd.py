@@ -62,7 +62,7 @@ from vision.report.summary import summary_lines
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
 from vision.ssd.network import RESIZES
-from vision.training.data import shared_loader
+from vision.training.data import DataSplit, check_same_for_all, shared_loader
 from vision.transforms.presets import build_eval_transform
 
 logger = logging.getLogger("eval_ssd")
@@ -185,6 +185,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
     index = source.index
     if not len(index):
         raise ValueError(f"{index.annotation_file}: it lists no images")
+    check_same_for_all([DataSplit(args.split, [source])], model)
     transform = build_eval_transform(model.image_size, resize=args.resize or model.network.resize)
     dataset = CocoDetection([source], transform=transform)
     loader = shared_loader(

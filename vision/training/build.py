@@ -98,7 +98,7 @@ def open_data(args: TrainArguments, *, classes: list[dict] | None = None) -> Tra
     )
     if classes is not None:
         check_classes(classes, data.train.categories, where="--datasets")
-    check_same_for_all(data)
+    check_same_for_all([data.train, data.val])
     return data
 
 

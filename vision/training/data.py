@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import nn
 
 from vision.datasets.annotation_index import AnnotationIndex, Category
 from vision.datasets.choose_images import balanced, shared_images
@@ -276,16 +278,25 @@ def check_classes(expected: list[dict], categories: list[Category], *, where: st
     )
 
 
-def check_same_for_all(data: TrainingData) -> None:
-    """Compare the data of all processes, which may have read them from different disks.
+def check_same_for_all(splits: Sequence[DataSplit], model: nn.Module | None = None) -> None:
+    """Compare what all processes have read, which may be from different disks.
+
+    Args:
+        splits: their images and boxes; the first has classes.
+        model: with weights that each process has read; None where the main process's count.
 
     Raises:
         ValueError: in the main process; names the other process, and what it has.
         MainProcessStopped: in the others.
     """
     if distributed.world_size() > 1:
-        facts = {"classes": data.class_names}
-        facts |= {split.name: split.fingerprint() for split in (data.train, data.val)}
+        facts: dict = {"classes": splits[0].class_names}
+        if model is not None:
+            digest = hashlib.sha256()
+            for tensor in model.state_dict().values():
+                digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            facts["weights"] = digest.hexdigest()
+        facts |= {split.name: split.fingerprint() for split in splits}
         _refuse_differences(distributed.gather(facts))
 
 
@@ -302,7 +313,9 @@ def _refuse_differences(of_processes: list[dict]) -> None:
                 )
 
 
-def _in_short(facts: dict | list) -> str:
+def _in_short(facts: dict | list | str) -> str:
+    if isinstance(facts, str):
+        return f"SHA-256 {facts[:8]}"
     if isinstance(facts, list):
         return f"{len(facts)} ({', '.join(facts[:5])})"
-    return f"{facts['images']} images, {facts['boxes']} boxes (SHA-256 {facts['sha256'][:8]})"
+    return f"{facts['images']} images, {facts['boxes']} boxes ({_in_short(facts['sha256'])})"
