@@ -87,6 +87,7 @@ def test_a_val_loss_that_turns_is_overfitting(tmp_path):
         loss=[5, 4, 3, 2, 1],
         val_loss=[5, 4, 4.2, 4.6, 5],
         AP=[0.1, 0.3, 0.3, 0.2, 0.2],
+        AP50=[0.2, 0.6, 0.6, 0.6, 0.5],
     )
     analysis = analyse(tmp_path, [(0, 1, *BOX)], [(0, 1, *BOX, 0.9)])
     advice = advice_of(analysis, read_history(run))["--epochs"]
@@ -97,10 +98,11 @@ def test_a_val_loss_that_turns_is_overfitting(tmp_path):
 
 
 def test_an_ap_that_still_rises_asks_for_more_epochs(tmp_path):
-    run = write_run(tmp_path / "run", AP=[0.1, 0.2, 0.3, 0.4], val_loss=[4, 3, 2, 1])
+    values = [0.1, 0.2, 0.3, 0.4]
+    run = write_run(tmp_path / "run 1", AP=values, AP50=values, val_loss=[4, 3, 2, 1])
     analysis = analyse(tmp_path, [(0, 1, *BOX)], [(0, 1, *BOX, 0.9)])
     advice = advice_of(analysis, read_history(run))["--resume"]
-    assert advice.remedy == f"train_ssd.py --resume {run} --epochs 9"
+    assert advice.remedy == f"./train_ssd.py --resume '{run}' --epochs 9"
     assert advice.gain == pytest.approx(0.1)
 
 
