@@ -36,14 +36,16 @@ class Advice:
     """Something to try.
 
     Attributes:
-        gain: AP50 that could be won at most; 0 for what wins time.
+        gain: what could be won at most; 0 for what wins time.
         statement: what was found, with its numbers.
         remedy: what to do, a command or its flags.
+        measure: what is won: AP50, or of what the epochs say, AP.
     """
 
     gain: float
     statement: str
     remedy: str
+    measure: str = "AP50"
 
 
 def find_advice(analysis: Analysis, history: RunHistory, train: SplitFacts | None) -> list[Advice]:
@@ -160,7 +162,7 @@ def coverage_by_fitting(train: SplitFacts, facts: NetworkFacts) -> tuple[float, 
 
 def _overfitting(history: RunHistory) -> Iterator[Advice]:
     """The val loss has turned while the training loss falls on."""
-    val, train, ap50 = (history.column(name) for name in ("val_loss", "loss", "AP50"))
+    val, train, ap = (history.column(name) for name in ("val_loss", "loss", "AP"))
     rows = np.flatnonzero(~np.isnan(val))
     if len(rows) < 4:
         return
@@ -168,7 +170,7 @@ def _overfitting(history: RunHistory) -> Iterator[Advice]:
     later = rows[rows > lowest]
     if len(later) < 2 or val[rows[-1]] < 1.03 * val[lowest] or train[rows[-1]] > train[lowest]:
         return
-    lost = float(np.nanmax(ap50) - ap50[rows[-1]]) if (~np.isnan(ap50)).any() else 0.0
+    lost = float(np.nanmax(ap) - ap[rows[-1]]) if (~np.isnan(ap)).any() else 0.0
     remedy = "train_ssd.py --augmentation ssd"
     if history.arguments.get("augmentation") == "ssd":
         remedy = f"train_ssd.py --epochs {history.epochs[lowest]} --weight-decay " + (
@@ -178,15 +180,16 @@ def _overfitting(history: RunHistory) -> Iterator[Advice]:
         lost,
         f"val loss rises from epoch {history.epochs[lowest]} on, from {val[lowest]:.3f} to "
         f"{val[rows[-1]]:.3f}, while the training loss falls from {train[lowest]:.3f} to "
-        f"{train[rows[-1]]:.3f}: the network learns the images by heart. AP50 is {lost:.3f} "
+        f"{train[rows[-1]]:.3f}: the network learns the images by heart. AP is {lost:.3f} "
         "below its best.",
         remedy,
+        "AP",
     )
 
 
 def _unfinished(history: RunHistory) -> Iterator[Advice]:
     """AP still rises at the end: train longer."""
-    ap, ap50 = history.column("AP"), history.column("AP50")
+    ap = history.column("AP")
     rows = np.flatnonzero(~np.isnan(ap))
     if len(rows) < 3 or history.folder is None:
         return
@@ -198,11 +201,12 @@ def _unfinished(history: RunHistory) -> Iterator[Advice]:
     rise = float(ap[rows[-1]] - ap[since])
     if rise >= MIN_GAIN:
         yield Advice(
-            max(0.0, float(ap50[rows[-1]] - ap50[since])),
+            rise,
             f"AP still rises: by {rise:.3f} since epoch {history.epochs[since]}, and the last "
             f"epoch, {last}, is the best.",
             f"./train_ssd.py --resume {shlex.quote(str(history.folder))} "
             f"--epochs {last + max(5, last // 2)}",
+            "AP",
         )
 
 

@@ -64,41 +64,45 @@ def likely_label_errors(analysis: Analysis, limit: int = NUM_SUSPECTS) -> list[E
     """Find detections and boxes that speak against the labels, the likeliest first.
 
     A detection where no box is, or on a box of another class, with a score above its class's best
-    threshold, is believed as much as its class's detections of that score and more are right. Two
-    boxes of the labels that share a place are believed to be one by their IoU.
+    threshold, is believed as much as its class's detections of that score and more are right, or
+    of a lower score where that is more: one wrong label at the top of the list lowers the share
+    there most, and belief must not fall as the score rises. Two boxes of the labels that share a
+    place are believed to be one by their IoU.
     """
     errors, names = analysis.errors, analysis.names
     gt, dt = analysis.matches.ground_truth, analysis.matches.detections
     rows = np.flatnonzero(np.isin(errors.kinds, (BACKGROUND, CLASSIFICATION)))
     rows = rows[dt.scores[rows] > analysis.class_thresholds[dt.labels[rows] - 1]]
-    shares, beliefs = _shares_right(analysis, rows)
+    beliefs, scores = _beliefs(analysis, rows)
     best = np.lexsort((-dt.scores[rows], -beliefs))[:limit]
     best = best[beliefs[best] >= MIN_BELIEF]
     examples = []
-    for row, share, belief in zip(rows[best], shares[best], beliefs[best], strict=True):
+    for row, belief, score in zip(rows[best], beliefs[best], scores[best], strict=True):
         image, target = int(dt.image_index[row]), errors.targets[row]
-        reason = f"{names[dt.labels[row] - 1]} {dt.scores[row]:.2f}, "
+        name = names[dt.labels[row] - 1]
+        reason = f"{name} {dt.scores[row]:.2f}, "
         reason += "no label here" if target == NONE else f"labelled {names[gt.labels[target] - 1]}"
-        reason += f"; {percent(share)} of such are right"
+        reason += f"; {percent(belief)} of {name} from {score:.2f} on are right"
         boxes = gt.boxes_xywh[(gt.image_index == image) & analysis.is_box]
         examples.append(Example(image, belief, reason, boxes, dt.boxes_xywh[[row]]))
     examples += _shared_boxes(analysis)
     return sorted(examples, key=lambda example: -example.score)[:limit]
 
 
-def _shares_right(analysis: Analysis, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the precision of each detection's class at its score, and the best at it or below.
+def _beliefs(analysis: Analysis, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best precision of each detection's class at its score or below, and at which.
 
-    Both [N]. One wrong label at the top of the list lowers the precision there most; the second
-    does not fall as the score rises, and so is what to order by.
+    Both [N].
     """
-    dt, found, best = analysis.matches.detections, np.zeros(len(rows)), np.zeros(len(rows))
+    dt, beliefs, scores = analysis.matches.detections, np.zeros(len(rows)), np.zeros(len(rows))
     for k, curve in enumerate(analysis.class_curves):
         chosen = np.flatnonzero(dt.labels[rows] == k + 1)
         places = np.searchsorted(-curve.scores, -dt.scores[rows[chosen]])
-        found[chosen] = curve.precision[places]
-        best[chosen] = np.maximum.accumulate(curve.precision[::-1])[::-1][places]
-    return found, best
+        best = np.maximum.accumulate(curve.precision[::-1])[::-1]
+        beliefs[chosen] = best[places]
+        is_best = np.flatnonzero(curve.precision == best)
+        scores[chosen] = curve.scores[is_best[np.searchsorted(is_best, places)]]
+    return beliefs, scores
 
 
 def _shared_boxes(analysis: Analysis) -> list[Example]:

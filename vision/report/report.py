@@ -120,7 +120,7 @@ def build_report(analysis: Analysis, history: RunHistory, data: DataSection | No
         errors_by_class=tables.errors_by_class(analysis),
         galleries=_galleries(analysis),
         data_figures=data.figures,
-        data_sentence=_data_sentence(data.splits),
+        data_sentence=_data_sentence(analysis, data.splits),
         footer=f"Made from {given.dataset}, split {given.split}, by {_program()}.",
     )
 
@@ -161,10 +161,10 @@ def _tiles(analysis: Analysis) -> list[dict]:
 
 def _advice_sentence(advice: list) -> str:
     if not advice:
-        return "No rule found anything that could win 0.005 AP50 or more."
+        return "No rule found anything that could win 0.005 AP50 or AP or more."
     return (
-        f"{count_of(len(advice), 'rule')} found something, ordered by the AP50 that could be "
-        "won at most if what they name were put right alone."
+        f"{count_of(len(advice), 'rule')} found something, ordered by the AP50, or the AP of "
+        "the epochs, that could be won at most if what they name were put right alone."
     )
 
 
@@ -290,10 +290,20 @@ def _galleries(analysis: Analysis) -> list[dict]:
     return galleries
 
 
-def _data_sentence(splits: dict) -> str:
+def _data_sentence(analysis: Analysis, splits: dict) -> str:
     parts = [
         f"{name}: {split.num_images} images ({split.num_empty} without boxes), "
         f"{len(split.labels)} boxes"
         for name, split in splits.items()
     ]
-    return "; ".join(parts) + ". Sizes are at the network's input. Crowds are left out."
+    sentence = "; ".join(parts) + ". Sizes are at the network's input. Crowds are left out."
+    unannotated = analysis.given.ground_truth.unannotated
+    if unannotated is None:
+        return sentence
+    counts = unannotated[:, 1:].sum(axis=0)
+    absent = np.argsort(-counts, kind="stable")[: (counts > 0).sum()]
+    shown = ", ".join(f"{analysis.names[k]} in {count_of(counts[k], 'image')}" for k in absent[:5])
+    return (
+        f"{sentence} Nobody marked {shown}{', ...' if len(absent) > 5 else ''}: what is detected "
+        "of a class there counts neither as right nor as wrong, in every number of this page."
+    )
