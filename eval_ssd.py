@@ -25,6 +25,7 @@ import argparse
 import json
 import logging
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from vision.datasets.coco import CocoDetection
 from vision.datasets.join_classes import source_with_classes
 from vision.datasets.layouts.choose import open_folder, open_split
 from vision.datasets.layouts.coco import open_pair
-from vision.datasets.layouts.layout import Source
+from vision.datasets.layouts.layout import OpenOptions, Source
 from vision.deploy import detect
 from vision.deploy.detectnet import CLUSTERING, DetectNet
 from vision.engine import distributed
@@ -50,13 +51,13 @@ from vision.evaluation.coco_boxes import (
 )
 from vision.evaluation.coco_eval import EVALUATORS
 from vision.evaluation.coco_results import detections_json, explain_nothing_found, metrics_table
-from vision.evaluation.evaluate import EvaluationResult, evaluate
+from vision.evaluation.evaluate import evaluate
 from vision.evaluation.exported import SCORE_THRESHOLD, measure, thresholded
 from vision.files.atomic_file import write_atomically
 from vision.files.printable import printable
 from vision.nn.cpu.optimize import optimize_for_inference
 from vision.report.analysis import Analysis
-from vision.report.inputs import Validation, describe_network
+from vision.report.inputs import NetworkFacts, Validation, describe_network
 from vision.report.report import write_report
 from vision.report.summary import summary_lines
 from vision.runs.load_model import load_for_inference
@@ -95,6 +96,8 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     add("--val-json", metavar="FILE", help="COCO annotations, instead of --dataset")
     add("--val-images", metavar="DIR", help="the images of --val-json")
     add_reading_flags(parser)
+    add("--val-split", metavar="FILE",
+        help="YOLO: file of image paths, instead of the folder's val split")  # fmt: skip
     add("--split", default="val", metavar="NAME", help="split to evaluate: val, test, train")
     add("--output-dir", "--eval-dir", metavar="DIR",
         help="gets metrics.json, detections.json and report.html")  # fmt: skip
@@ -134,6 +137,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--dataset and --val-json both name what to evaluate on; give one of them")
     if bool(args.val_json) != bool(args.val_images):
         parser.error("--val-json FILE and --val-images DIR belong together")
+    if args.val_split and (args.val_json or args.split != "val"):
+        parser.error("--val-split FILE is the val split of --dataset; leave the other flag out")
     if args.batch_size < 1:
         parser.error("--batch-size must be 1 or more")
     if args.workers < 0:
@@ -224,15 +229,24 @@ def evaluate_split(args: argparse.Namespace) -> None:
             sources=[source],
             weights=args.trained_model,
             dataset=args.dataset or args.val_json,
-            dataset_flags=dataset_flags(args),
+            dataset_flags=[dataset_flags(args)],
             split=args.split,
-            train_sources=find_train_sources(args),
+            train_sources=find_train_sources(args, class_names),
             weights_flags=weights_flags(args),
             command=args.command,
             score_threshold=settings.score_threshold,
             iou_threshold=settings.iou_threshold,
         )
-        report(args, result, validation, [category.category_id for category in index.categories])
+        spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
+        logger.info("%d detections; %s", len(result.detections), spent)
+        trained = Path(args.trained_model)
+        report(
+            args,
+            validation,
+            [category.category_id for category in index.categories],
+            run=trained if trained.is_dir() else trained.parent,
+            top_scores=result.top_scores,
+        )
 
 
 def evaluate_file(args: argparse.Namespace) -> None:
@@ -263,20 +277,35 @@ def evaluate_file(args: argparse.Namespace) -> None:
         "%s: %d images, %d detections, %.1f ms an image",
         runtime, len(source.index), len(result.detections), result.milliseconds,
     )  # fmt: skip
-    print_metrics(args, result.metrics)
-    if args.output_dir:
-        write_results(
-            Path(args.output_dir),
-            result.metrics,
-            result.detections,
-            image_ids=source.index.image_ids,
-            category_ids=result.category_ids,
-        )
+    network = NetworkFacts(detector.about["network"], tuple(detector.about["image_size"]))
+    validation = Validation(
+        metrics=result.metrics,
+        detections=result.detections,
+        ground_truth=result.ground_truth,
+        class_names=detector.names[1:],
+        network=network,
+        sources=[result.source],
+        weights=args.trained_model,
+        dataset=args.dataset or args.val_json,
+        dataset_flags=[dataset_flags(args)],
+        split=args.split,
+        train_sources=find_train_sources(args, detector.names[1:]),
+        command=args.command,
+        score_threshold=args.score_threshold or 0.0,
+        iou_threshold=detector.about["iou_threshold"],
+    )
+    report(args, validation, result.category_ids, run=None)
+
+
+def open_options(args: argparse.Namespace) -> OpenOptions:
+    """What the flags say about reading the data."""
+    lists = {"val": args.val_split} if args.val_split else {}
+    return replace(reading_options(args), split_files=lists)
 
 
 def open_source(args: argparse.Namespace) -> Source:
     """Read the images and boxes to evaluate on."""
-    options = reading_options(args)
+    options = open_options(args)
     if args.val_json:
         return open_pair(args.val_json, args.val_images, options=options)
     return open_split(args.dataset, args.split, layout=args.dataset_type, options=options)
@@ -288,6 +317,10 @@ def dataset_flags(args: argparse.Namespace) -> list[str]:
         words = ["--val-json", args.val_json, "--val-images", args.val_images]
     else:
         words = ["--dataset", args.dataset]
+    if args.dataset_type != "auto":
+        words += ["--dataset-type", args.dataset_type]
+    if args.val_split:
+        words += ["--val-split", args.val_split]
     return words + reading_options(args).words()
 
 
@@ -308,7 +341,7 @@ def weights_flags(args: argparse.Namespace) -> list[str]:
     return [word for flag, value in pairs if value for word in (flag, value)]
 
 
-def find_train_sources(args: argparse.Namespace) -> list[Source] | None:
+def find_train_sources(args: argparse.Namespace, class_names: list[str]) -> list[Source] | None:
     """Read the training split beside the one that is evaluated, for the report; None without."""
     if not args.output_dir or args.split == "train" or args.val_json:
         return None
@@ -316,34 +349,42 @@ def find_train_sources(args: argparse.Namespace) -> list[Source] | None:
         args.dataset,
         split=args.split,
         layout=args.dataset_type,
-        options=reading_options(args),
+        options=open_options(args),
     )
-    return [folder.open("train")] if "train" in folder.splits else None
+    if "train" not in folder.splits:
+        return None
+    return [source_with_classes(folder.open("train"), class_names)]
 
 
 def report(
     args: argparse.Namespace,
-    result: EvaluationResult,
     validation: Validation,
     category_ids: list[int],
+    *,
+    run: Path | None,
+    top_scores: dict[str, float] | None = None,
 ) -> None:
-    """Print the measurements and write the files."""
-    spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
-    logger.info("%d detections; %s", len(result.detections), spent)
+    """Print the measurements and write the files.
+
+    Args:
+        args: of the command.
+        validation: what was measured.
+        category_ids: the annotations' ids of labels 1..C.
+        run: the folder that may be that of the training.
+        top_scores: {class: its highest score}, said where nothing was found.
+    """
     metrics = validation.metrics
     print_metrics(args, metrics)
-    if not len(result.detections):
-        lines = explain_nothing_found(result.top_scores, validation.score_threshold)
+    if not len(validation.detections) and top_scores:
+        lines = explain_nothing_found(top_scores, validation.score_threshold)
         print(*map(printable, lines), sep="\n", file=sys.stderr if args.json else sys.stdout)
     analysis, written = Analysis(validation), None
     if args.output_dir:
         folder = Path(args.output_dir)
         image_ids = validation.sources[0].index.image_ids
         write_results(
-            folder, metrics, result.detections, image_ids=image_ids, category_ids=category_ids
+            folder, metrics, validation.detections, image_ids=image_ids, category_ids=category_ids
         )
-        trained = Path(args.trained_model)
-        run = trained if trained.is_dir() else trained.parent
         analysis, written = write_report(folder, validation, run=run)
     if not args.json:
         lines = ["", *summary_lines(analysis, report=written and str(written))]

@@ -188,6 +188,7 @@ class FileDetector:
 # What a file says of itself, and what is read where it does not say so; None: it has to.
 ABOUT = {
     "target": None,
+    "network": '"exported file"',
     "classes": None,
     "image_size": None,
     "score_threshold": None,

@@ -311,7 +311,7 @@ def build_report(
         class_names=data.class_names,
         sources=data.val.sources,
         train_sources=data.train.sources,
-        dataset=data.val_flags[1],
+        dataset=data.val_place,
         dataset_flags=data.val_flags,
         command=["./train_ssd.py", *sys.argv[1:]],
         loggers=saver.metrics.loggers,

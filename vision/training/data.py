@@ -16,7 +16,7 @@ from vision.datasets.coco import CocoDetection
 from vision.datasets.join_classes import joined_names, source_with_classes
 from vision.datasets.layouts.choose import check_options_used, open_folder
 from vision.datasets.layouts.coco import CocoLayout, Pair, open_pair
-from vision.datasets.layouts.layout import NO_OPTIONS, OpenOptions, Source
+from vision.datasets.layouts.layout import NO_OPTIONS, Layout, OpenOptions, Source
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 
@@ -109,12 +109,17 @@ class TrainingData:
     """What a run trains on, and what it is validated on; `val` may be empty.
 
     Attributes:
-        val_flags: what eval_ssd.py needs to read the val split.
+        val_flags: for each source of `val`, what eval_ssd.py needs to read it.
     """
 
     train: DataSplit
     val: DataSplit
-    val_flags: list[str]
+    val_flags: list[list[str]]
+
+    @property
+    def val_place(self) -> str:
+        """Where the val split is, for messages."""
+        return " and ".join(str(flags[1]) for flags in self.val_flags)
 
     @property
     def class_names(self) -> list[str]:
@@ -153,11 +158,14 @@ def open_sources(
         OSError: a file cannot be read.
         ValueError: no train split, nothing to learn in it, or an option that means nothing here.
     """
-    train, val, used = [], [], set()
+    train, val, val_flags, used = [], [], [], set()
     for pairs, sources in ((train_pairs, train), (val_pairs, val)):
         for annotation_file, image_folder in pairs:
             sources.append(open_pair(annotation_file, image_folder, options=options))
             used |= CocoLayout.takes
+    for annotation_file, image_folder in val_pairs:
+        flags = ["--val-json", annotation_file, "--val-images", image_folder]
+        val_flags.append(flags + options.only(CocoLayout.takes).words())
     lists = {"train": train_split, "val": None if validation_dataset else val_split}
     with_lists = replace(options, split_files={k: file for k, file in lists.items() if file})
     for root in datasets:
@@ -168,6 +176,7 @@ def open_sources(
             continue
         if "val" in folder.splits:
             val.append(folder.open("val"))
+            val_flags.append(_flags_of(folder, root, layout, lists["val"]))
         else:
             logger.warning("%s: no val split; it has %s", root, ", ".join(folder.splits))
     if validation_dataset:
@@ -175,11 +184,16 @@ def open_sources(
         folder = open_folder(validation_dataset, split="val", layout=layout, options=val_options)
         used |= folder.takes
         val.append(folder.open("val"))
+        val_flags.append(_flags_of(folder, validation_dataset, layout, val_split))
     check_options_used(with_lists, used, where=" ".join(map(str, datasets)))
-    data = _joined(train, val, balance_seed=balance_seed)
-    val_root = validation_dataset or (datasets[0] if datasets else "")
-    flags = ["--val-json", val_pairs[0][0], "--val-images", val_pairs[0][1]] if val_pairs else []
-    return TrainingData(*data, val_flags=(flags or ["--dataset", val_root]) + options.words())
+    return TrainingData(*_joined(train, val, balance_seed=balance_seed), val_flags)
+
+
+def _flags_of(folder: Layout, root: str, layout: str, val_split: str | None) -> list[str]:
+    """Return what eval_ssd.py needs to read the val split of a folder."""
+    words = ["--dataset", str(root), *folder.options.words()]
+    words += [] if layout == "auto" else ["--dataset-type", layout]
+    return words + (["--val-split", val_split] if val_split else [])
 
 
 def _joined(
