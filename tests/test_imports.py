@@ -1,6 +1,7 @@
 """Imports run downward only, and importing does nothing."""
 
 import ast
+import functools
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -53,6 +54,7 @@ def modules():
     return sorted(path for path in (ROOT / "vision").rglob("*.py"))
 
 
+@functools.cache
 def imported(path):
     """The modules that a file imports, anywhere in it."""
     names = set()

@@ -1,6 +1,7 @@
 """What is installed: the list in pyproject.toml, and the line of a script that lacks a package."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def test_the_line_names_what_is_missing_alone():
         require("sys", "no_such_one", "pytest", "no_such_two")
 
 
+@functools.cache
 def imported(path: Path, *, on_start: bool) -> set[str]:
     """The modules that a file imports: on_start, or anywhere in it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,6 +1,9 @@
 """What --resume may change, flag by flag."""
 
+import re
+
 import pytest
+from conftest import ROOT
 
 from vision.args import FLAGS, parse_train_args
 from vision.command_line import flag_of
@@ -67,6 +70,14 @@ def _written(name: str) -> list[str]:
     if value is False:
         return [flag_of(f"no_{name}")]
     return [flag_of(name), *map(str, value if isinstance(value, list) else [value])]
+
+
+def test_the_page_names_the_flags_that_may_change():
+    page = (ROOT / "docs/resume.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `--")]
+    named = {flag for row in rows for flag in re.findall("`(--[a-z-]+)`", row.split("|")[1])}
+    not_saved = {"--profile", "--checkpoint-folder", "--dry-run", "--overfit"}
+    assert named == {flag_of(name) for name in MAY_CHANGE} | {"--cache"} | not_saved
 
 
 def test_the_table_covers_every_saved_flag():
