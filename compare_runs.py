@@ -29,9 +29,9 @@ import torch
 
 from vision.args import default_workers
 from vision.command_line import FamilyParser, run_script
+from vision.data_flags import add_data_flags, check_data_flags, data_name, open_dataset
 from vision.datasets.coco import CocoDetection
 from vision.datasets.join_classes import source_with_classes
-from vision.datasets.layouts.choose import open_split
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.machine_limits import explain
 from vision.engine.precision import choose_device
@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compare; return the exit code."""
     parser = build_compare_parser(description=__doc__)
     args = parser.parse_args(argv)
+    check_data_flags(parser, args, needed=False)
     if len(args.runs) < 2:
         parser.error("name two runs or more")
     if args.batch_size < 1 or args.workers < 0 or args.resamples < 20:
@@ -82,8 +83,7 @@ def build_compare_parser(**kwargs) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="run folders, or checkpoints in them")
-    add("--dataset", metavar="ROOT",
-        help="evaluate on this folder instead of the first run's val split")  # fmt: skip
+    add_data_flags(parser, " to evaluate on, instead of the first run's val split")
     add("--split", default="val", metavar="NAME", help="split of --dataset")
     add("--json", action="store_true", help="print everything as JSON instead of the table")
     add("--html", metavar="FILE", help="also write a page with curves and tables")
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     configs = [read_config(folder) for folder in folders]
     names = short_names(args.runs)
     val, where = open_val(args, configs[0], args.runs[0])
-    if not args.dataset:
+    if not data_name(args):
         check_val_data(configs, names, val, where)
     classes = class_names(configs[0])
     runs = [
@@ -134,8 +134,9 @@ def short_names(paths: list[str]) -> list[str]:
 
 def open_val(args: argparse.Namespace, config: dict, run: str) -> tuple[DataSplit, str]:
     """Read the annotations that all runs are evaluated on, and say where they are."""
-    if args.dataset:
-        return DataSplit(args.split, [open_split(args.dataset, args.split)]), args.dataset
+    if data_name(args):
+        source = open_dataset(args, split=args.split).open(args.split)
+        return DataSplit(args.split, [source]), data_name(args)
     data = open_data(read_saved_arguments(config["arguments"]))
     if not data.val.sources:
         raise ValueError(f"{run}: it has no val split; --dataset ROOT names one")

@@ -25,20 +25,24 @@ import argparse
 import json
 import logging
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vision.args import add_reading_flags, default_workers, image_size, reading_options
-from vision.command_line import FamilyParser, run_script
+from vision.args import default_workers
+from vision.command_line import FamilyParser, image_size, run_script
+from vision.data_flags import (
+    add_data_flags,
+    check_data_flags,
+    data_name,
+    data_words,
+    open_dataset,
+)
 from vision.datasets.coco import CocoDetection
 from vision.datasets.join_classes import source_with_classes
-from vision.datasets.layouts.choose import open_folder, open_split
-from vision.datasets.layouts.coco import open_pair
-from vision.datasets.layouts.layout import OpenOptions, Source
+from vision.datasets.layouts.layout import Source
 from vision.deploy import detect
 from vision.deploy.detectnet import CLUSTERING, DetectNet
 from vision.engine import distributed
@@ -92,12 +96,7 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
         "its COCO weights of --net, or .onnx, .xml or .tflite file of export_ssd.py")  # fmt: skip
     add("--net", choices=tuple(MODELS), help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
-    add("--dataset", "--datasets", metavar="ROOT", help="data set folder")
-    add("--val-json", metavar="FILE", help="COCO annotations, instead of --dataset")
-    add("--val-images", metavar="DIR", help="the images of --val-json")
-    add_reading_flags(parser)
-    add("--val-split", metavar="FILE",
-        help="YOLO: file of image paths, instead of the folder's val split")  # fmt: skip
+    add_data_flags(parser, "")
     add("--split", default="val", metavar="NAME", help="split to evaluate: val, test, train")
     add("--output-dir", "--eval-dir", metavar="DIR",
         help="gets metrics.json, detections.json and report.html")  # fmt: skip
@@ -131,14 +130,9 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse values that cannot work, naming the flag."""
-    if not args.dataset and not args.val_json:
-        parser.error("--dataset ROOT is needed, or --val-json FILE with --val-images DIR")
-    if args.dataset and args.val_json:
-        parser.error("--dataset and --val-json both name what to evaluate on; give one of them")
-    if bool(args.val_json) != bool(args.val_images):
-        parser.error("--val-json FILE and --val-images DIR belong together")
-    if args.val_split and (args.val_json or args.split != "val"):
-        parser.error("--val-split FILE is the val split of --dataset; leave the other flag out")
+    check_data_flags(parser, args)
+    if args.val_split and args.split != "val":
+        parser.error("--val-split FILE is the val split; leave --split out")
     if args.batch_size < 1:
         parser.error("--batch-size must be 1 or more")
     if args.workers < 0:
@@ -228,8 +222,8 @@ def evaluate_split(args: argparse.Namespace) -> None:
             network=network,
             sources=[source],
             weights=args.trained_model,
-            dataset=args.dataset or args.val_json,
-            dataset_flags=[dataset_flags(args)],
+            dataset=data_name(args),
+            dataset_flags=[data_words(args)],
             split=args.split,
             train_sources=find_train_sources(args, class_names),
             weights_flags=weights_flags(args),
@@ -286,8 +280,8 @@ def evaluate_file(args: argparse.Namespace) -> None:
         network=network,
         sources=[result.source],
         weights=args.trained_model,
-        dataset=args.dataset or args.val_json,
-        dataset_flags=[dataset_flags(args)],
+        dataset=data_name(args),
+        dataset_flags=[data_words(args)],
         split=args.split,
         train_sources=find_train_sources(args, detector.names[1:]),
         command=args.command,
@@ -297,31 +291,9 @@ def evaluate_file(args: argparse.Namespace) -> None:
     report(args, validation, result.category_ids, run=None)
 
 
-def open_options(args: argparse.Namespace) -> OpenOptions:
-    """What the flags say about reading the data."""
-    lists = {"val": args.val_split} if args.val_split else {}
-    return replace(reading_options(args), split_files=lists)
-
-
 def open_source(args: argparse.Namespace) -> Source:
     """Read the images and boxes to evaluate on."""
-    options = open_options(args)
-    if args.val_json:
-        return open_pair(args.val_json, args.val_images, options=options)
-    return open_split(args.dataset, args.split, layout=args.dataset_type, options=options)
-
-
-def dataset_flags(args: argparse.Namespace) -> list[str]:
-    """Return what a command needs to read the same images and boxes."""
-    if args.val_json:
-        words = ["--val-json", args.val_json, "--val-images", args.val_images]
-    else:
-        words = ["--dataset", args.dataset]
-    if args.dataset_type != "auto":
-        words += ["--dataset-type", args.dataset_type]
-    if args.val_split:
-        words += ["--val-split", args.val_split]
-    return words + reading_options(args).words()
+    return open_dataset(args, split=args.split).open(args.split)
 
 
 def print_metrics(args: argparse.Namespace, metrics: dict) -> None:
@@ -343,14 +315,9 @@ def weights_flags(args: argparse.Namespace) -> list[str]:
 
 def find_train_sources(args: argparse.Namespace, class_names: list[str]) -> list[Source] | None:
     """Read the training split beside the one that is evaluated, for the report; None without."""
-    if not args.output_dir or args.split == "train" or args.val_json:
+    if not args.output_dir or args.split == "train":
         return None
-    folder = open_folder(
-        args.dataset,
-        split=args.split,
-        layout=args.dataset_type,
-        options=open_options(args),
-    )
+    folder = open_dataset(args, split=args.split)
     if "train" not in folder.splits:
         return None
     return [source_with_classes(folder.open("train"), class_names)]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from vision.args import TrainArguments, pairs_of, reading_options
+from vision.args import TrainArguments, pairs_of
+from vision.data_flags import reading_options
 from vision.datasets.coco import CocoDetection
 from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
