@@ -9,7 +9,7 @@ def main(argv: list[str]) -> int:
     with distributed.process_group():
         data = open_sources([argv[distributed.rank()]])
         try:
-            check_same_for_all(data)
+            check_same_for_all([data.train, data.val])
         except ValueError as error:
             print(error)
     return 0

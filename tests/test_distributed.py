@@ -179,6 +179,27 @@ def test_eval_ssd_gives_the_same_files(pair, data, trainer, tmp_path):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
+@pytest.mark.parametrize(("flag", "word"), [("--dataset", "val: "), ("--trained-model", "weights")])
+def test_eval_ssd_names_a_process_with_other_files(pair, data, trainer, tmp_path, flag, word):
+    """The flag given twice counts as the second says."""
+    if flag == "--dataset":
+        other = shutil.copytree(data, tmp_path / "other")
+        path = other / "annotations/instances_val2017.json"
+        content = json.loads(path.read_text())
+        edit_boxes(content)
+        path.write_text(json.dumps(content))
+    else:
+        other = sorted(pair.glob("checkpoint_epoch_*.pt"))[0]
+    argv = ("--trained-model", pair, "--dataset", data, "--batch-size=2", "--workers=0")
+    first, second = trainer.run_processes(
+        *argv, count=2, script="eval_ssd", of_second=(flag, other)
+    )
+    assert (first.returncode, second.returncode) == (1, 1)
+    (line,) = [line for line in first.stderr.splitlines() if line.startswith("error: ")]
+    assert f"process 1 has read other data than process 0, {word}" in line
+    assert first.stdout == second.stdout == second.stderr == ""
+
+
 def start_saving_each_step(data: Path, folder: Path, options: tuple = ()) -> subprocess.Popen:
     """Start the recipe in two processes, and return once the first step is done."""
     flags = ("--datasets", data, *FLAGS, "--checkpoint-every-steps=1")

@@ -16,12 +16,9 @@ from typing import Any
 
 import torch
 
-from vision.command_line import FamilyParser, flag_of
-from vision.datasets.box_forms import BOX_FORMS
+from vision.command_line import FamilyParser, flag_of, image_size
+from vision.data_flags import READING
 from vision.datasets.image_cache import CACHES
-from vision.datasets.layouts.choose import DATASET_TYPES
-from vision.datasets.layouts.layout import OpenOptions
-from vision.datasets.yolo_formats import LABEL_FORMATS
 from vision.engine.distributed import local_world_size
 from vision.engine.loggers import LOGGERS
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
@@ -47,14 +44,6 @@ REFUSED = "refused"  # unless forced: it decides what the run computes
 FREE = "free"  # it decides where and how long training runs, not what it computes
 CHECKED = "checked"  # accepted once the classes have been compared
 NOT_SAVED = "not saved"  # says what this call is to do
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """Read `300` or `HEIGHTxWIDTH` as (height, width)."""
-    sides = [int(side) for side in text.lower().split("x")]
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a size nor HEIGHTxWIDTH")
-    return (sides[0], sides[-1])
 
 
 def absolute_path(text: str) -> str:
@@ -131,9 +120,7 @@ def flag(
 class TrainArguments:
     """What train_ssd.py is told; the fields, in this order, are its flags."""
 
-    dataset_type: str = flag(
-        "auto", "layout of --datasets; auto looks at what lies there",
-        choices=DATASET_TYPES, resume=CHECKED, group="data")  # fmt: skip
+    dataset_type: str = flag(**READING["dataset_type"], resume=CHECKED, group="data")
     datasets: tuple[str, ...] | None = flag(
         None, "data set folders; several are joined", "--dataset", "--data",
         read=absolute_path, nargs="+", metavar="ROOT", resume=CHECKED, group="data")  # fmt: skip
@@ -158,18 +145,10 @@ class TrainArguments:
     val_images: tuple[str, ...] | None = flag(
         None, "the images of --val-json",
         read=absolute_path, nargs="+", metavar="DIR", resume=CHECKED, group="data")  # fmt: skip
-    boxes: str | None = flag(
-        None, "coco: what the numbers of a bbox are; default: xywh, or an error where they look "
-        "like something else", choices=BOX_FORMS, resume=CHECKED, group="data")  # fmt: skip
-    label_format: str = flag(
-        "auto", "yolo: what a label row holds; auto: by its length",
-        choices=LABEL_FORMATS, resume=CHECKED, group="data")  # fmt: skip
-    use_difficult: bool = flag(
-        False, "voc: train on objects marked difficult, too; validation ignores them",
-        read=bool, resume=CHECKED, group="data")  # fmt: skip
-    one_based: bool = flag(
-        False, "voc: pixels are counted from 1, so 1 is subtracted from all coordinates, as "
-        "qfgaohao's pytorch-ssd does", read=bool, resume=CHECKED, group="data")  # fmt: skip
+    boxes: str | None = flag(**READING["boxes"], resume=CHECKED, group="data")
+    label_format: str = flag(**READING["label_format"], resume=CHECKED, group="data")
+    use_difficult: bool = flag(**READING["use_difficult"], resume=CHECKED, group="data")
+    one_based: bool = flag(**READING["one_based"], resume=CHECKED, group="data")
     balance_data: bool = flag(
         False, "train on about as many images of each class as the rarest has",
         read=bool, group="data")  # fmt: skip
@@ -355,22 +334,6 @@ def pairs_of(files: Sequence[str] | None, folders: Sequence[str] | None) -> list
     """Put annotation files and image folders together; one folder may be for all."""
     files, folders = files or (), folders or ()
     return list(zip(files, folders * len(files) if len(folders) == 1 else folders, strict=True))
-
-
-def reading_options(args: Any) -> OpenOptions:
-    """What the flags say about reading data: of TrainArguments, or of `add_reading_flags`."""
-    names = ("strict_labels", "label_format", "boxes", "use_difficult", "one_based")
-    return OpenOptions(**{name: getattr(args, name) for name in names if hasattr(args, name)})
-
-
-def add_reading_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how a data set is read, as train_ssd.py has them."""
-    for name in ("dataset_type", "boxes", "label_format", "one_based"):
-        about = FLAGS[name].metadata
-        options: dict[str, Any] = {"default": FLAGS[name].default, "help": about["help"]}
-        options |= {"action": "store_true"} if about["read"] is bool else {}
-        options |= {"choices": about["choices"]} if about["choices"] else {}
-        parser.add_argument(flag_of(name), **options)
 
 
 def build_train_parser(**kwargs) -> FamilyParser:

@@ -39,6 +39,14 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Read `300` or `HEIGHTxWIDTH` as (height, width)."""
+    sides = [int(side) for side in text.lower().split("x")]
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a size nor HEIGHTxWIDTH")
+    return (sides[0], sides[-1])
+
+
 def run_script(
     work: Callable[[], int | None],
     *,

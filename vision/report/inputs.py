@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vision.datasets.layouts.layout import Source
 from vision.evaluation.coco_boxes import Detections, GroundTruth
 from vision.files.structured_text import read_json, read_json_lines
-from vision.ssd.network import Network
+from vision.ops.priors import PriorMap
 from vision.ssd.ssd import SSD
 from vision.ssd.torchvision_ssd import NamedClasses
 
@@ -33,28 +33,23 @@ class NetworkFacts:
     """What the report says of a network.
 
     Attributes:
-        network: as it was built.
-        priors_cxcywh: float32 [P, 4] in 0..1.
+        name: such as mb2-ssd-lite.
+        image_size: input (height, width).
+        priors_cxcywh: float32 [P, 4] in 0..1; None and the following, too: an exported file, which
+            does not say.
         feature_map_sizes: (height, width) of each map, largest first.
+        prior_maps: from which the priors were made, one of each map.
         num_parameters: trained numbers.
         macs: multiplications with an addition, for one image.
     """
 
-    network: Network
-    priors_cxcywh: np.ndarray
-    feature_map_sizes: list[tuple[int, int]]
-    num_parameters: int
-    macs: int
-
-    @property
-    def name(self) -> str:
-        """Such as mb2-ssd-lite."""
-        return self.network.name
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Input (height, width)."""
-        return self.network.image_size
+    name: str
+    image_size: tuple[int, int]
+    priors_cxcywh: np.ndarray | None = None
+    feature_map_sizes: Sequence[tuple[int, int]] = ()
+    prior_maps: Sequence[PriorMap] = ()
+    num_parameters: int | None = None
+    macs: int | None = None
 
 
 @torch.no_grad()
@@ -67,9 +62,11 @@ def describe_network(model: SSD | NamedClasses) -> NetworkFacts:
         model(torch.zeros(1, 3, *model.network.image_size, device=device))
     model.train(was_training)
     return NetworkFacts(
-        network=model.network,
+        name=model.network.name,
+        image_size=model.network.image_size,
         priors_cxcywh=model.priors_cxcywh.cpu().numpy(),
         feature_map_sizes=detector.feature_map_sizes(),
+        prior_maps=model.network.priors,
         num_parameters=sum(p.numel() for p in model.parameters()),
         macs=counter.get_total_flops() // 2,
     )
@@ -89,7 +86,7 @@ class Validation:
         weights: what was evaluated: a run folder or a file.
         weights_flags: what else a command needs to load it.
         dataset: folder of the data, for messages.
-        dataset_flags: what eval_ssd.py needs to read it; empty: --dataset and `dataset`.
+        dataset_flags: what eval_ssd.py needs to read each source; empty: --dataset and `dataset`.
         split: such as val.
         train_sources: the training split, where it is known.
         command: the words of the command that this came from.
@@ -109,7 +106,7 @@ class Validation:
     split: str = "val"
     train_sources: Sources | None = None
     weights_flags: Sequence[str] = ()
-    dataset_flags: Sequence[str] = ()
+    dataset_flags: Sequence[Sequence[str]] = ()
     command: Sequence[str] = ()
     score_threshold: float = 0.01
     iou_threshold: float = 0.45
@@ -133,6 +130,16 @@ class RunHistory:
         """One number of each epoch, float64 [E]; NaN where an epoch has none."""
         values = [record.get(name) for record in self.records]
         return np.array([np.nan if value is None else value for value in values], float)
+
+    @property
+    def resumes(self) -> list[dict]:
+        """Where the run was resumed: `epoch`, `step` and `changes`, {name: [before, now]}."""
+        changed = self.config.get("history") or []
+        places = {(entry.get("epoch"), entry.get("step")) for entry in changed}
+        resumes = self.config.get("resumes") or []
+        others = {(entry.get("epoch"), entry.get("step")) for entry in resumes} - places
+        plain = [{"epoch": epoch, "step": step, "changes": {}} for epoch, step in others]
+        return sorted([*changed, *plain], key=lambda entry: entry.get("step") or 0)
 
     @property
     def epochs(self) -> np.ndarray:

@@ -273,16 +273,17 @@ def restore(state: TrainingState, start: RunStart, *, config: dict, steps_per_ep
     Args:
         state: fresh, built from `config`; changed in place.
         start: where the run goes on; a new run is left as it is.
-        config: of the run from now on; what differs is added to its history.
+        config: of the run from now on; its resumes get one more, its history what differs.
         steps_per_epoch: of the data now.
     """
     if start.checkpoint is not None:
         _load_checkpoint(state, start, config=config)
     if start.config is not None:
+        place = {"epoch": start.epoch, "step": start.step}
+        config["resumes"] = [*(start.config.get("resumes") or []), place]
         changes = _log_changes(start, config)
         if changes:
-            entry = {"epoch": start.epoch, "step": start.step, "changes": changes}
-            config["history"] = [*config["history"], entry]
+            config["history"] = [*config["history"], {**place, "changes": changes}]
     if start.checkpoint is not None:
         _log_rate_change(state, start, steps_per_epoch=steps_per_epoch)
 
