@@ -48,7 +48,6 @@ from vision.training.build import (
     build_network,
     build_report,
     build_saver,
-    build_schedule,
     build_state,
     build_train_loader,
     build_validator,
@@ -57,7 +56,7 @@ from vision.training.build import (
     prepare_machine,
 )
 from vision.training.dry_run import dry_run
-from vision.training.length import choose_epochs, default_epochs, measure_epoch
+from vision.training.length import choose_length, default_epochs
 from vision.training.overfit import TARGET_AP50, overfit
 from vision.training.resume import RunStart, begin, check_same_flags, open_run, restore, return_to
 
@@ -97,15 +96,10 @@ def train(args: TrainArguments, given: set[str]) -> int:
         epochs = args.epochs or default_epochs(args, steps)
         state = build_state(args, model, steps_per_epoch=steps, total_steps=epochs * steps)
         validator = build_validator(args, data.val, loss_fn, device=options.device)
-        if args.epochs is None:
-            seconds = measure_epoch(
-                args, state, loader, loss_fn, options=options, num_val_images=len(data.val)
-            )
-            left = stop_at - time.monotonic()
-            args = replace(args, epochs=choose_epochs(args, steps, seconds, seconds_left=left))
-            start = replace(start, args=args)
-            total = args.epochs * steps
-            state.schedule = build_schedule(args, steps_per_epoch=steps, total_steps=total)
+        args = choose_length(
+            args, state, loader, loss_fn, options=options, num_val=len(data.val), stop_at=stop_at
+        )
+        start = replace(start, args=args)
         config = describe_run(start, data, model.network, options)
         restore(state, start, config=config, steps_per_epoch=steps)
         begin(start, config, locks)

@@ -130,13 +130,15 @@ def open_run(args: TrainArguments, given: set[str], locks: ExitStack) -> RunStar
     Raises:
         ValueError: there is no run to resume, or one already where a new one is wanted.
     """
-    if not args.resume and _began_in_this_job(args.checkpoint_folder):
-        # torchrun has started its processes again
-        args = dataclasses.replace(args, resume=args.checkpoint_folder)
     if args.resume:
         return _open_resumed(args, given, locks)
-    refuse_used_folder(Path(args.checkpoint_folder))
-    return RunStart(Path(args.checkpoint_folder), args)
+    folder, job = Path(args.checkpoint_folder), distributed.job_id()
+    if job and (folder / CONFIG).is_file() and read_config(folder).get("job") == job:
+        # torchrun has started its processes again
+        args = dataclasses.replace(args, resume=args.checkpoint_folder)
+        return _open_resumed(args, given, locks)
+    refuse_used_folder(folder)
+    return RunStart(folder, args)
 
 
 def _open_resumed(args: TrainArguments, given: set[str], locks: ExitStack) -> RunStart:
@@ -147,14 +149,6 @@ def _open_resumed(args: TrainArguments, given: set[str], locks: ExitStack) -> Ru
     if args.epochs is None:
         raise ValueError(f"{folder / CONFIG}: it has lost --epochs; give --epochs N")
     return RunStart(folder, args, config, path, checkpoint, named is not None, changes)
-
-
-def _began_in_this_job(folder: str) -> bool:
-    """Tell whether a folder holds a run of this very torchrun, which then has restarted."""
-    job = distributed.job_id()
-    if job is None or not (Path(folder) / CONFIG).is_file():
-        return False
-    return read_config(Path(folder)).get("job") == job
 
 
 def refuse_used_folder(folder: Path) -> None:
