@@ -273,6 +273,7 @@ def build_validator(
         loss_fn=loss_fn,
         device=device,
         every=args.eval_every,
+        min_precision=args.min_precision,
     )
 
 
