@@ -28,6 +28,7 @@ from vision.doctor.check import CheckedData, as_json, check_folder
 from vision.doctor.page import build_page, finding_lines, text_lines
 from vision.doctor.suggest import FINER, Coverage, box_shapes, measure_coverage, suggest_flags
 from vision.files.atomic_file import write_atomically
+from vision.report.page import as_utf8
 from vision.ssd.models import MODELS
 
 
@@ -74,7 +75,7 @@ def check(args: argparse.Namespace) -> int:
     write_json(args.json, describe(data, coverage, flags, image_size=size))
     if args.html:
         page = build_page(args.dataset, data, coverage, flags, image_size=size)
-        write_atomically(Path(args.html), page.encode())
+        write_atomically(Path(args.html), as_utf8(page))
         print(f"{args.html}: written", file=sys.stderr)
     return int(any(finding.is_wrong for finding in data.findings))
 
