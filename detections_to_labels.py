@@ -21,6 +21,7 @@ from vision.command_line import FamilyParser, run_script
 from vision.data_flags import add_data_flags, check_data_flags, open_dataset
 from vision.datasets.prelabel import WRITERS, order_by_doubt, read_detections
 from vision.files.atomic_file import write_atomically
+from vision.files.printable import printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,7 +62,7 @@ def convert(args: argparse.Namespace) -> None:
     kept = found.at_least(args.score_threshold)
     args.output.mkdir(parents=True, exist_ok=True)
     WRITERS[args.format](args.output, index, kept)
-    names = "".join(f"{index.file_name(row)}\n" for row in order)
+    names = "".join(f"{printable(index.file_name(row))}\n" for row in order)
     write_atomically(args.output / "order.txt", names.encode())
     print(
         f"{args.output}: {len(kept.labels)} boxes of {len(index)} images, as {args.format}; "

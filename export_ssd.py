@@ -187,7 +187,7 @@ def build_exports(args: argparse.Namespace, model: SSD, classes: list[dict]) -> 
 
     is_int8 = INT8_TARGETS.intersection(args.target)
     options = ExportOptions(
-        score_threshold=threshold_of(args),
+        score_threshold=args.score_threshold,
         iou_threshold=args.iou_threshold,
         plain=args.plain,
         any_batch=args.any_batch,

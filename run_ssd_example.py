@@ -46,7 +46,7 @@ from vision.deploy.tracker import IouTracker
 from vision.files.printable import printable
 
 logger = logging.getLogger(__name__)
-SCORE_THRESHOLD = 0.3  # of a network in torch; an exported file recommends its own
+SCORE_THRESHOLD = 0.3  # where neither the checkpoint nor the exported file recommends one
 STATUS_SECONDS = 5.0  # between two lines about a video or a stream
 
 
@@ -98,8 +98,8 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
     add("--net", metavar="NAME", help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
     add("--score-threshold", type=float, metavar="X",
-        help=f"lowest score of a detection; default: {SCORE_THRESHOLD}, or what an exported file "
-        "recommends")  # fmt: skip
+        help="lowest score of a detection; default: for each class what the checkpoint or the "
+        f"exported file recommends, else {SCORE_THRESHOLD}")  # fmt: skip
     add("--iou-threshold", type=float, metavar="X",
         help="overlap above which the lower-scored of two boxes of a class goes; default: the "
         "network's own; an exported file has its own inside")  # fmt: skip

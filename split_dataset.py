@@ -76,6 +76,11 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         progress=functools.partial(tqdm, unit=" images", disable=None),
     )
+    for side in division.sides:
+        if broken := [path for path in side.paths if path.splitlines() != [path]]:
+            raise ValueError(
+                f"{broken[0]!r}: a list cannot hold a name with a line break; rename it"
+            )
     args.output.mkdir(parents=True, exist_ok=True)
     for name, side in zip(SPLITS, division.sides, strict=False):
         lines = "".join(f"{path}\n" for path in side.paths)

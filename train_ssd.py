@@ -30,7 +30,7 @@ from pathlib import Path
 # Waiting threads of torch's leave their core to decoding after 0.5 ms, not 7. Read with torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from vision.args import TrainArguments, parse_train_args
+from vision.args import TrainArguments, parse_train_args, recipe_flags
 from vision.command_line import run_script
 from vision.engine import distributed
 from vision.engine.cpu_memory import keep_freed_memory
@@ -75,6 +75,8 @@ def train(args: TrainArguments, given: set[str]) -> int:
     began = time.monotonic()
     with distributed.process_group(), ExitStack() as locks:
         check_same_flags(args, given)
+        if args.recipe and distributed.is_main_process():
+            print(f"--recipe {args.recipe}: {recipe_flags(args.recipe, given)}")
         start = open_run(args, given, locks)
         if start.is_finished:
             return report_finished(start)

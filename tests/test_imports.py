@@ -28,7 +28,7 @@ ALLOWED = {
     "runs": {*MODELS_AND_DATA, "engine"},
     "engine": {*MODELS_AND_DATA, "runs", "evaluation", "report"},
     "evaluation": {*MODELS_AND_DATA, "engine"},
-    "report": {*MODELS_AND_DATA, "evaluation", "engine"},
+    "report": {*MODELS_AND_DATA, "evaluation", "engine", "runs"},
     "deploy": {*MODELS_AND_DATA, "runs", "engine", "evaluation"},
     "training": {
         *MODELS_AND_DATA,

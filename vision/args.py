@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ from vision.ssd.models import MODELS
 from vision.ssd.network import RESIZES, WIDTHS
 from vision.transforms.presets import PRESETS
 
-DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
+DEFAULT_LR = {"adamw": 0.004, "adam": 0.002, "sgd": 0.01}
 # Of a run without --epochs: as many as reach so many steps, within limits; see docs/recipes.md.
 DEFAULT_STEPS = 2000
 FEWEST_EPOCHS, MOST_EPOCHS = 30, 300
@@ -37,6 +37,16 @@ _OTHER_RATES = "".join(
     for name, network in MODELS.items()
     if network.lr_scale != 1
 )
+# --recipe: the flags that it stands for; docs/recipes.md says why, and what was measured.
+RECIPES: dict[str, dict[str, Any]] = {
+    "small": {"net": "mb2-ssd-lite-fpn", "ema": 0.99, "cache": "ram", "keep_last": 5},
+    "coco": {
+        "image_size": (320, 320), "augmentation": "ssd", "epochs": 600, "batch_size": 192,
+        "optimizer": "sgd", "lr": 0.015, "weight_decay": 4e-5, "iou_threshold": 0.5,
+        "eval_every": 10, "keep_last": 5,
+    },
+    "small-objects": {"net": "mb2-ssd-lite-fpn", "image_size": (448, 448)},
+}  # fmt: skip
 WORDS_FOR_WEIGHTS = ("none", "imagenet", "torchvision")
 
 # What --resume does about a flag whose value differs from the saved one.
@@ -155,7 +165,9 @@ class TrainArguments:
     strict_labels: bool = flag(
         False, "yolo: a bad label line or an unknown class id is an error",
         read=bool, group="data")  # fmt: skip
-    augmentation: str = flag("ssd", "training transforms", choices=tuple(PRESETS), group="data")
+    augmentation: str = flag(
+        "light", "training transforms; ssd: the paper's, for long training on many images",
+        choices=tuple(PRESETS), group="data")  # fmt: skip
     resize: str = flag(
         "linear", "of images to the network's input; point: one pixel each, as NVIDIA's detectNet "
         "does on a Jetson",
@@ -192,6 +204,10 @@ class TrainArguments:
     freeze_base_net: bool = flag(False, "do not train the backbone", read=bool, group="network")
     freeze_net: bool = flag(False, "train the prediction heads only", read=bool, group="network")
 
+    recipe: str | None = flag(
+        None, "set the flags that suit such data, and save them as if they had been given; flags "
+        "beside it win: docs/recipes.md",
+        choices=tuple(RECIPES), resume=NOT_SAVED, group="recipe")  # fmt: skip
     epochs: int | None = flag(
         None, f"epochs in all; default: as many as reach {DEFAULT_STEPS} steps, {FEWEST_EPOCHS} to "
         f"{MOST_EPOCHS}, fewer if --max-hours has no time for them", "--num-epochs",
@@ -208,7 +224,8 @@ class TrainArguments:
         read=int, metavar="N", limits=BATCHES, group="recipe")  # fmt: skip
     optimizer: str = flag("adamw", "optimizer", choices=OPTIMIZERS, group="recipe")
     lr: float | None = flag(
-        None, f"learning rate; default: 0.002, with sgd 0.01{_OTHER_RATES}", "--learning-rate",
+        None, f"learning rate; default: adamw 0.004, adam 0.002, sgd 0.01{_OTHER_RATES}",
+        "--learning-rate",
         read=float, metavar="X", limits=RATES, group="recipe")  # fmt: skip
     base_net_lr: float | None = flag(
         None, "of the backbone; default --lr",
@@ -289,6 +306,10 @@ class TrainArguments:
     logger: tuple[str, ...] = flag(
         (), "also log to tensorboard (in RUN), trackio, wandb, mlflow, where installed",
         choices=tuple(LOGGERS), nargs="*", resume=FREE, group="run")  # fmt: skip
+    min_precision: float | None = flag(
+        None, "keep in checkpoints, besides each class's score of best F1, the lowest of this "
+        "precision on the val split",
+        read=float, metavar="X", limits=TO_1, resume=FREE, group="run")  # fmt: skip
     report: bool = flag(
         True, "write RUN/report.html after validations, for at most a twentieth of the time",
         read=bool, resume=FREE, group="run")  # fmt: skip
@@ -330,6 +351,15 @@ def default_workers() -> int:
     return max(1, min(8, cores // 2))
 
 
+def recipe_flags(recipe: str, given: Collection[str]) -> str:
+    """Write the flags that a recipe sets; not those that were `given` beside it."""
+    set_here = {name: x for name, x in RECIPES[recipe].items() if name not in given}
+    return " ".join(
+        f"{flag_of(name)} {'x'.join(map(str, x)) if isinstance(x, tuple) else x}"
+        for name, x in set_here.items()
+    )
+
+
 def pairs_of(files: Sequence[str] | None, folders: Sequence[str] | None) -> list[tuple[str, str]]:
     """Put annotation files and image folders together; one folder may be for all."""
     files, folders = files or (), folders or ()
@@ -368,9 +398,8 @@ def parse_train_args(argv: Sequence[str] | None, **kwargs) -> tuple[TrainArgumen
     namespace = argparse.Namespace(**dict.fromkeys(FLAGS, absent))
     values = vars(parser.parse_args(argv, namespace))
     given = {name: value for name, value in values.items() if value is not absent}
-    args = TrainArguments(
-        **{name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
-    )
+    values = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+    args = TrainArguments(**RECIPES.get(given.get("recipe"), {}) | values)
     if not args.resume:
         args = args.resolved()
     problem = find_problem(args)
@@ -387,6 +416,8 @@ def find_problem(args: TrainArguments) -> str | None:
         if limits and not all(limits.holds(number) for number in numbers if number is not None):
             return f"{flag_of(name)} must be {limits.words}"
     if args.resume:
+        if args.recipe:
+            return "--recipe is for a new run; give single flags with --resume RUN"
         if args.dry_run or args.overfit:
             return "--dry-run and --overfit look at a new run; leave out --resume"
         path = Path(args.resume)

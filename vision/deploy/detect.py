@@ -411,7 +411,8 @@ class TfLite:
         content = path.read_bytes()
         try:
             self._interpreter = Interpreter(
-                model_content=content, num_threads=threads or os.cpu_count()
+                model_content=content,
+                num_threads=min(threads or os.cpu_count(), MOST_TFLITE_THREADS),
             )
             self._interpreter.allocate_tensors()
             self.properties = _tflite_properties(content)
@@ -439,6 +440,8 @@ def _tflite_properties(content: bytes) -> dict[str, str]:
 
 
 METADATA_IN_TFLITE = "ssd_training_toolkit"
+# With more the detection operator would leave out a class, by a fault of LiteRT's.
+MOST_TFLITE_THREADS = 16
 RUNTIMES = {".onnx": OnnxRuntime, ".xml": OpenVino, ".tflite": TfLite}
 NUM_CANDIDATES = 400  # pairs of a prior and a class that decode_heads looks at
 NUM_DETECTIONS = 100  # that it gives: as many as count in COCO

@@ -9,9 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vision.datasets.layouts.layout import Source
+from vision.engine.metrics import MetricsLog
 from vision.evaluation.coco_boxes import Detections, GroundTruth
-from vision.files.structured_text import read_json, read_json_lines
 from vision.ops.priors import PriorMap
+from vision.runs.run_folder import read_config
 from vision.ssd.ssd import SSD
 from vision.ssd.torchvision_ssd import NamedClasses
 
@@ -151,11 +152,9 @@ def read_history(folder: Path | None) -> RunHistory:
     """Read what a run folder says of its training, as far as it is there.
 
     Raises:
-        ValueError: a file is not JSON.
+        ValueError: a file is not JSON, or not of the form that train_ssd.py writes.
         OSError: a file cannot be read.
     """
     if folder is None or not (folder / "config.json").is_file():
         return RunHistory(folder)
-    metrics = folder / "metrics.jsonl"
-    records = read_json_lines(metrics) if metrics.is_file() else []
-    return RunHistory(folder, read_json(folder / "config.json"), records)
+    return RunHistory(folder, read_config(folder), MetricsLog(folder / "metrics.jsonl").records)

@@ -35,8 +35,9 @@ def load_for_inference(
         image_size: input (height, width), instead of the one trained with.
 
     Returns:
-        The model; its classes as dicts of label, category_id, original_category_id and name; and
-        the run's configuration, empty for a weight file.
+        The model; its classes as dicts of label, category_id, original_category_id and name, and
+        of thresholds where its checkpoint has them; and the run's configuration, empty for a
+        weight file.
 
     Raises:
         ValueError: not a model, or weights of another network or other classes.
@@ -53,7 +54,12 @@ def load_for_inference(
     if problem := _misfit(model, weights):
         raise ValueError(f"{path}: its weights are not those of its network: {problem}")
     model.load_state_dict(weights)
-    return model.eval(), checkpoint["classes"], checkpoint["config"]
+    classes = checkpoint["classes"]
+    if thresholds := checkpoint.get("thresholds"):
+        classes = [
+            item | {"thresholds": scores} for item, scores in zip(classes, thresholds, strict=True)
+        ]
+    return model.eval(), classes, checkpoint["config"]
 
 
 def _build(path: Path, checkpoint: dict, *, image_size: tuple[int, int] | None) -> SSD:

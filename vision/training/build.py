@@ -274,6 +274,7 @@ def build_validator(
         loss_fn=loss_fn,
         device=device,
         every=args.eval_every,
+        min_precision=args.min_precision,
     )
 
 
