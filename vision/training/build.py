@@ -291,7 +291,7 @@ def describe_run(
         "machine": machine(options.device, options.precision),
         "data": {"train": data.train.fingerprint(), "val": data.val.fingerprint()},
         "history": resumed.get("history") or [],
-        "job": distributed.on_main_process(distributed.job_id)(),
+        "job": start.job,
     }
 
 
