@@ -101,15 +101,17 @@ class FileDetector:
                 key: json.loads(self.raw.properties.get(key, default))
                 for key, default in ABOUT.items()
             }
-        except (TypeError, ValueError):
+            classes, default = self.about["classes"], self.about["score_threshold"]
+            scores = [float(item.get("threshold", default)) for item in classes]
+            self.names = ["BACKGROUND", *(item["name"] for item in classes)]
+            self._category_ids = np.array([0, *(item["category_id"] for item in classes)])
+            self.about["image_size"] = tuple(map(int, self.about["image_size"]))
+        except (TypeError, ValueError, KeyError, AttributeError):
             raise ValueError(f"{path}: not a detector that export_ssd.py wrote") from None
-        classes = self.about["classes"]
-        scores = [item.get("threshold", self.about["score_threshold"]) for item in classes]
         if threshold is not None:
             scores = [threshold] * len(classes)
         self._thresholds = np.array([1.0, *scores])  # by label
-        self.names = ["BACKGROUND", *(item["name"] for item in classes)]
-        self._category_ids = np.array([0, *(item["category_id"] for item in classes)])
+        self._path = path
 
     def predict(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
         """Detect objects in one image (a path, or uint8 [H, W, 3] RGB), or in each of a list."""
@@ -121,6 +123,11 @@ class FileDetector:
                 f"an image is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}"
             )
         boxes, scores, labels = self.run(self.resize(image))
+        if labels.max(initial=0) >= len(self.names):
+            raise ValueError(
+                f"{self._path}: names {len(self.names) - 1} classes, and found one of the number "
+                f"{labels.max()}; its description was edited"
+            )
         found = scores >= self._thresholds[labels]
         height, width = image.shape[:2]
         return self.name(
@@ -314,6 +321,7 @@ class OnnxRuntime:
         onnxruntime = _import(self.package, path)
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+        self._refused = errors.InvalidArgument
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # it warns of processors that it does not know
@@ -335,7 +343,10 @@ class OnnxRuntime:
         self.properties = self._session.get_modelmeta().custom_metadata_map
 
     def __call__(self, inputs: np.ndarray) -> list[np.ndarray]:
-        return self._session.run(None, {self._session.get_inputs()[0].name: inputs})
+        try:
+            return self._session.run(None, {self._session.get_inputs()[0].name: inputs})
+        except self._refused as error:  # an input of another size than the file says
+            raise ValueError(" ".join(str(error).split())) from None
 
 
 class OpenVino:
