@@ -70,6 +70,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     args = parser.parse_args(argv)
     if not (args.output_dir or args.json or args.csv):
         parser.error("--output-dir DIR, --json FILE or --csv FILE is needed")
+    for flag in ("score_threshold", "iou_threshold"):
+        value = getattr(args, flag)
+        if value is not None and not 0 <= value <= 1:
+            parser.error(f"--{flag.replace('_', '-')} must be in 0..1")
     return args
 
 

@@ -125,9 +125,14 @@ class FileDetector:
         resized = self.resize(image)
         try:
             boxes, scores, labels = self.run(resized)
-            found = scores >= self._thresholds[labels]
         except Exception as error:  # each runtime has types of its own
             raise ValueError(f"{self.path}: cannot be run: {_in_one_line(error)}") from error
+        if labels.max(initial=0) >= len(self.names):
+            raise ValueError(
+                f"{self.path}: names {len(self.names) - 1} classes, and found one of the number "
+                f"{labels.max()}; its description was edited"
+            )
+        found = scores >= self._thresholds[labels]
         height, width = image.shape[:2]
         return self.name(
             boxes[found] * np.array([width, height, width, height], np.float32),
@@ -205,6 +210,7 @@ def _read_about(properties: dict[str, str]) -> dict:
     height, width = about["image_size"]
     if not (0 < height < 10_000 and 0 < width < 10_000 and about["resize"] in RESIZE):
         raise ValueError("another input")
+    about["image_size"] = (int(height), int(width))
     if not all(isinstance(text, str) for text in _texts_of(about)):
         raise TypeError("no text")
     return about

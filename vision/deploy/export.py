@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from vision.ssd.network import Normalization
 from vision.ssd.ssd import SSD
 
 T = TypeVar("T")
+MOST_TFLITE_CALIBRATION_IMAGES = 60  # its quantizer takes about a second for each
 DETECT_SCRIPT = Path(__file__).with_name("detect.py")
 
 
@@ -272,8 +274,9 @@ def _build_tflite(model: SSD, options: ExportOptions, about: dict) -> Encode:
     example = torch.zeros(1, *model.image_size, 3, dtype=torch.uint8)
     heads = options.shared("heads", lambda: tflite_file.convert(HeadsForm(model), example))
     if is_int8:
-        heads = tflite_file.quantize(heads, options.calibration)
-        about["calibration_images"] = len(options.calibration)
+        step = math.ceil(len(options.calibration) / MOST_TFLITE_CALIBRATION_IMAGES)
+        heads = tflite_file.quantize(heads, options.calibration[::step])
+        about["calibration_images"] = len(options.calibration[::step])
     priors = model.priors_cxcywh[:, [1, 0, 3, 2]].numpy()
     if options.raw_heads:
         content = tflite_file.append_priors(heads, priors)

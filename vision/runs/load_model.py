@@ -142,7 +142,7 @@ def _check_fit(
 ) -> None:
     own = model.state_dict()
     *_, score_bias = score_tensors(model)
-    if score_bias in weights and weights[score_bias].shape != own[score_bias].shape:
+    if weights.keys() == own.keys() and weights[score_bias].shape != own[score_bias].shape:
         in_file = weights[score_bias].shape[0] // model.network.num_priors[-1] - 1
         raise ValueError(f"{path}: has {in_file} classes, {labels} has {num_names}")
     if problem := _misfit(model, weights):
