@@ -5,6 +5,7 @@ import math
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from vision.files.text import open_text
 
@@ -32,11 +33,24 @@ def read_class_names(path: str | Path) -> dict[str, str]:
     """
     names = {}
     with open_text(path) as file:
-        for number, row in enumerate(csv.reader(file), 1):
+        for number, row in enumerate(_rows(file, path), 1):
             if row and len(row) != 2:
                 raise ValueError(f"{path}:{number}: a label and a name are needed, not {row[:3]}")
             names.update([row] if row and row[0] != "LabelName" else [])
     return {label: " ".join(name.split()) for label, name in names.items()}
+
+
+def _rows(file: TextIO, path: str | Path) -> Iterator[list[str]]:
+    """The rows of a CSV.
+
+    Raises:
+        ValueError: it is none; names the line where csv stops, as after a quote without an end.
+    """
+    rows = csv.reader(file)
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise ValueError(f"{path}:{rows.line_num}: not CSV ({error})") from None
 
 
 def read_boxes(
@@ -55,7 +69,7 @@ def read_boxes(
         ValueError: a column is absent, or a row holds no box; file, line and value are named.
     """
     with open_text(path) as file:
-        rows = csv.reader(file)
+        rows = _rows(file, path)
         columns = {name.strip(): i for i, name in enumerate(next(rows, []))}
         absent = [name for name in _NEEDED if name not in columns]
         if "ClassName" not in columns and "LabelName" not in columns:
@@ -83,6 +97,10 @@ def _box_of(row: list[str], columns: dict[str, int], names: dict[str, str] | Non
     name = row[columns["ClassName"]] if "ClassName" in columns else ""
     if not name:
         label = row[columns["LabelName"]]
+        if names is not None and label not in names:
+            raise ValueError(
+                f"no list of classes has its label {label!r}; take that of its release"
+            )
         name = label if names is None else names[label]
     is_group, is_depiction = (
         key in columns and row[columns[key]].strip() == "1" for key in ("IsGroupOf", "IsDepiction")

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TextIO
 
 from vision.files.guarded import read_regular, regular_only
+from vision.files.stand_ins import refuse_stand_in
 
 logger = logging.getLogger(__name__)
 
 GZIP_MAGIC = b"\x1f\x8b"
+_HEAD = 512  # bytes that tell what a file is
 _MOST_UNPACKED = 2 << 30  # bytes of a .gz; COCO's largest annotation file has 0.5 GB
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = {
@@ -47,11 +49,13 @@ def open_text(path: str | Path) -> Iterator[TextIO]:
     with open(path, "rb", opener=regular_only) as file:
         head = file.peek(4)[:4]
         stream = gzip.GzipFile(fileobj=file) if head.startswith(GZIP_MAGIC) else file
-        start = stream.peek(4)[:4]
-        mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
-        stream.read(len(mark))
-        encoding = _MARKS[mark] if mark else _encoding_without_mark(start)
+        encoding = "utf-8"
         try:
+            start = stream.peek(_HEAD)[:_HEAD]
+            refuse_stand_in(start, path)
+            mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
+            stream.read(len(mark))
+            encoding = _MARKS[mark] if mark else _encoding_without_mark(start[:4])
             yield io.TextIOWrapper(stream, encoding=encoding, newline="")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not {encoding.upper()} text ({error.reason})") from None
@@ -62,15 +66,19 @@ def open_text(path: str | Path) -> Iterator[TextIO]:
 def decode_text(data: bytes, path: str | Path) -> str:
     """Turn the bytes of a text file into text, as `read_text`; `path` is for messages."""
     data = unpacked(data, path)
+    refuse_stand_in(data[:_HEAD], path)
     mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
     encoding = _MARKS[mark] if mark else _encoding_without_mark(data)
     try:
-        return data[len(mark) :].decode(encoding)
+        text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8" or mark:
             raise ValueError(f"{path}: not {encoding.upper()} text ({error.reason})") from None
-    if b"\0" in data:
+        text = None
+    if "\0" in text if text is not None else b"\0" in data:
         raise ValueError(f"{path}: holds binary data, no text; is it the right file?")
+    if text is not None:
+        return text
     logger.warning("%s: not UTF-8, read as Windows-1252; save it as UTF-8 to be sure", path)
     return data.decode("cp1252", errors="replace")
 
