@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vision.args import image_size
+from vision.args import TILES, image_size
 from vision.command_line import FamilyParser, run_script
 from vision.datasets.image_files import read_image
 from vision.datasets.layouts.choose import DATASET_TYPES, open_split
@@ -38,6 +38,7 @@ from vision.deploy.torch_detector import TorchDetector
 from vision.engine.machine_limits import explain
 from vision.evaluation.exported import SCORE_THRESHOLD
 from vision.files.atomic_file import write_atomically
+from vision.ops.tiles import num_views, tile_rectangles
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
 from vision.ssd.ssd import SSD
@@ -75,6 +76,9 @@ def build_export_parser(**kwargs) -> argparse.ArgumentParser:
         help="gets the files; default: export/ in the run folder, or beside the file")  # fmt: skip
     add("--image-size", "--resolution", type=image_size, metavar="SIZE",
         help="input in pixels, 300 or HEIGHTxWIDTH; default: as trained")  # fmt: skip
+    add("--tiles", type=int, metavar="N",
+        help="what the files tell detect.py: look at each image whole and in N x N overlapping "
+        "tiles; default: as trained")  # fmt: skip
     add("--score-threshold", type=float, metavar="X",
         help="lowest score that counts in precision and recall, and on the device for each class; "
         f"default: {SCORE_THRESHOLD}, and with --dataset on the device for each class that of its "
@@ -121,6 +125,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     ):
         if value is not None and not 0 <= value <= 1:
             parser.error(f"{flag} must be in 0..1")
+    if args.tiles is not None and not TILES.holds(args.tiles):
+        parser.error(f"--tiles must be {TILES.words}")
     if args.score_threshold is not None and args.min_precision is not None:
         parser.error("--score-threshold and --min-precision both say what the device asks for")
     if args.calibration_images < 1:
@@ -153,8 +159,17 @@ def run(args: argparse.Namespace, *, name: str | None = None) -> int:
     """
     require_packages(args.target)
     model, classes, _ = load_for_inference(
-        args.trained_model, net=args.net, label_file=args.label_file, image_size=args.image_size
+        args.trained_model,
+        net=args.net,
+        label_file=args.label_file,
+        image_size=args.image_size,
+        tiles=args.tiles,
     )
+    if model.network.tiles > 1 and ("jetson" in args.target or args.frigate):
+        logger.warning(
+            "%s the whole image only: the %d x %d tiles are looked at by detect.py and Detector",
+            "Frigate sees" if args.frigate else "detectNet sees", *[model.network.tiles] * 2,
+        )  # fmt: skip
     exports = build_exports(args, model, classes)
     rows = measure_exports(args, model, classes, exports) if args.dataset else []
     folder = output_folder(args)
@@ -273,15 +288,22 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 
 def calibration_images(args: argparse.Namespace, model: SSD) -> list[np.ndarray]:
-    """Read images of the calibration split, evenly spread over it, at the size of the input."""
+    """Read images of the calibration split, evenly spread over it, at the size of the input.
+
+    With tiles the views of an image take turns: of each image one.
+    """
     source = open_split(args.dataset, args.calibration_split, layout=args.dataset_type)
     if not len(source.index):
         raise ValueError(f"{source.index.annotation_file}: it lists no images to calibrate with")
     count = min(args.calibration_images, len(source.index))
     rows = np.linspace(0, len(source.index) - 1, count).astype(int)
     paths = [Path(source.image_folder) / source.index.file_name(row) for row in rows]
-    resize = RESIZE[model.network.resize]
-    return [resize(read_image(path), model.image_size) for path in paths]
+    resize, tiles = RESIZE[model.network.resize], model.network.tiles
+    images = []
+    for i, pixels in enumerate(map(read_image, paths)):
+        x1, y1, x2, y2 = tile_rectangles([pixels.shape[:2]], tiles)[0, i % num_views(tiles)]
+        images.append(resize(pixels[y1:y2, x1:x2], model.image_size))
+    return images
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from vision.engine.signals import Interrupted
 from vision.engine.state import TrainingState
 from vision.engine.train import fit
 from vision.files.printable import printable
+from vision.ops.tiles import num_views
 from vision.report.run_report import RunReport
 from vision.runs.checkpoint import epoch_path, step_path
 from vision.runs.saver import NoSaver, RunSaver
@@ -97,8 +98,9 @@ def train(args: TrainArguments, given: set[str]) -> int:
         validator = build_validator(args, data.val, loss_fn, device=options.device)
         if args.epochs is None:
             seconds = measure_epoch(
-                args, state, loader, loss_fn, options=options, num_val_images=len(data.val)
-            )
+                args, state, loader, loss_fn, options=options,
+                num_val_images=len(data.val) * num_views(args.tiles),
+            )  # fmt: skip
             left = stop_at - time.monotonic()
             args = replace(args, epochs=choose_epochs(args, steps, seconds, seconds_left=left))
             start = replace(start, args=args)

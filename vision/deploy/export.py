@@ -127,6 +127,7 @@ def build_export(
         ],
         "image_size": list(model.image_size),
         "resize": model.network.resize,
+        "tiles": model.network.tiles,
         "score_threshold": options.score_threshold,
         "iou_threshold": settings.iou_threshold,
         "toolkit_version": __version__,

@@ -70,7 +70,7 @@ def _classes(splits, class_names, shift: Shift | None, canvas: Canvas) -> Figure
 def _sizes(splits, network: NetworkFacts, shift: Shift | None, canvas: Canvas) -> Figure:
     shares = network.priors_cxcywh[:, 2:] * np.array(network.image_size)[::-1]
     prior_sizes = np.sqrt(shares[:, 0] * shares[:, 1])
-    coverage = {name: split.coverage(network.priors_cxcywh) for name, split in splits.items()}
+    coverage = {name: split.coverage(network) for name, split in splits.items()}
     with canvas.figure(height=HEIGHT) as (drawing, axes):
         for name, split, color in zip(splits, splits.values(), (BLUE, ORANGE), strict=False):
             weights = np.full(len(split.sizes), 1 / len(split.sizes))

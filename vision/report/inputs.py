@@ -11,6 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from vision.datasets.layouts.layout import Source
 from vision.evaluation.coco_boxes import Detections, GroundTruth
 from vision.files.structured_text import read_json, read_json_lines
+from vision.ops.tiles import num_views, whole_size
+from vision.priors.boxes import seen_in_views
+from vision.priors.coverage import best_prior_iou
 from vision.ssd.network import Network
 from vision.ssd.ssd import SSD
 from vision.ssd.torchvision_ssd import NamedClasses
@@ -55,6 +58,33 @@ class NetworkFacts:
     def image_size(self) -> tuple[int, int]:
         """Input (height, width)."""
         return self.network.image_size
+
+    @property
+    def photo_size(self) -> tuple[int, int]:
+        """(height, width) of a photo of which the network sees each pixel, in tiles if it has."""
+        return whole_size(self.network.image_size, self.network.tiles)
+
+    @property
+    def num_views(self) -> int:
+        """How often it runs for an image."""
+        return num_views(self.network.tiles)
+
+    @property
+    def description(self) -> str:
+        """Name, input and tiles."""
+        tiles = self.network.tiles
+        in_tiles = f", whole and in {tiles}x{tiles} tiles," if tiles > 1 else ""
+        return f"{self.name} at {self.image_size[0]}x{self.image_size[1]}{in_tiles}"
+
+    def prior_ious(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """Return the IoU of boxes [N, 4], in 0..1 of their images, with the best prior: [N].
+
+        With tiles the best of all views.
+        """
+        seen, rows = seen_in_views(boxes_xyxy, self.network.tiles)
+        best = np.zeros(len(boxes_xyxy), np.float32)
+        np.maximum.at(best, rows, best_prior_iou(seen, self.priors_cxcywh))
+        return best
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ def run_sentence(analysis: Analysis, history: RunHistory) -> str:
     network = analysis.given.network
     sentence = (
         f"{network.name} with {network.num_parameters / 1e6:.2f} million parameters and "
-        f"{network.macs / 1e6:.0f} million multiplications an image"
+        f"{network.num_views * network.macs / 1e6:.0f} million multiplications an image"
     )
     if not history.records:
         return f"{sentence}, evaluated from {analysis.given.weights}."
@@ -39,11 +39,16 @@ def run_facts(
     """List settings and sizes by name."""
     given, arguments = analysis.given, history.arguments
     height, width = given.network.image_size
+    tiles = given.network.network.tiles
+    in_tiles = [
+        ("tiles", f"{tiles}x{tiles} and the whole image: {given.network.num_views} passes an image")
+    ] * (tiles > 1)
     facts = [
         ("weights", given.weights),
         ("network", f"{given.network.name}, {height}x{width}, {len(analysis.names)} classes"),
+        *in_tiles,
         ("parameters", f"{given.network.num_parameters:,}"),
-        ("multiplications", f"{given.network.macs:,} for one image"),
+        ("multiplications", f"{given.network.num_views * given.network.macs:,} for one image"),
         ("priors", f"{len(given.network.priors_cxcywh):,}"),
     ]
     for name, split in splits.items():
