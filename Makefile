@@ -7,6 +7,10 @@ DEMO = demo
 RECIPE = --image-size 192x256 --mb2-width-mult 0.5 --augmentation light \
   --lr 0.004 --batch-size 8 --epochs 40 --eval-every 10
 READY = $(VENV)/.ready
+# The tests run in JOBS processes of one torch thread each; those of a file stay in one process,
+# and share what its fixtures have trained.
+JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check docs bench clean-demo
 
@@ -29,12 +33,12 @@ demo: $(READY)
 	@cat docs/next-steps.txt
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # What the documents take from the program.
 docs: $(READY)

@@ -11,7 +11,7 @@ would end a training or make its numbers wrong.
 
 from vision.installed import require
 
-require("torch", "torchvision", "numpy", "cv2", "msgspec", "yaml", "tqdm")
+require("torch", "numpy", "cv2", "msgspec", "yaml", "tqdm")
 
 import argparse
 import functools
@@ -21,11 +21,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vision.args import add_reading_flags, image_size, reading_options
-from vision.command_line import FamilyParser, run_script
-from vision.datasets.layouts.choose import check_options_used, open_folder
+from vision.command_line import FamilyParser, image_size, run_script
+from vision.data_flags import add_data_flags, check_data_flags, data_name, open_dataset
 from vision.doctor.check import CheckedData, as_json, check_folder
-from vision.doctor.page import build_page, finding_lines, text_lines
+from vision.doctor.lines import finding_lines, text_lines
 from vision.doctor.suggest import FINER, Coverage, box_shapes, measure_coverage, suggest_flags
 from vision.files.atomic_file import write_atomically
 from vision.ssd.models import MODELS
@@ -33,7 +32,9 @@ from vision.ssd.models import MODELS
 
 def main(argv: list[str] | None = None) -> int:
     """Check; 0 where nothing is wrong, 1 where something is."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    check_data_flags(parser, args)
     return run_script(functools.partial(check, args))
 
 
@@ -45,8 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--dataset", "--datasets", required=True, metavar="ROOT", help="data set folder")
-    add_reading_flags(parser)
+    add_data_flags(parser, "", pairs=("train", "val"))
     add("--net", choices=tuple(MODELS), default="mb2-ssd-lite",
         help="whose priors are measured")  # fmt: skip
     add("--image-size", "--resolution", type=image_size, metavar="SIZE",
@@ -59,10 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
 def check(args: argparse.Namespace) -> int:
     """Look at everything, print and write it."""
     size = args.image_size or MODELS[args.net].image_size
-    options = reading_options(args)
-    folder = open_folder(args.dataset, split="train", layout=args.dataset_type, options=options)
-    check_options_used(options, folder.takes, where=f"{args.dataset}: {folder.title} layout")
-    data = check_folder(folder, progress=functools.partial(tqdm, unit=" images", disable=None))
+    data = check_folder(
+        open_dataset(args, split="train"),
+        progress=functools.partial(tqdm, unit=" images", disable=None),
+    )
     if not isinstance(data, CheckedData):
         print("\n".join(finding_lines(data)))
         write_json(args.json, {"findings": as_json(data)})
@@ -70,10 +70,12 @@ def check(args: argparse.Namespace) -> int:
     coverage = [measure_coverage(data, name, size) for name in dict.fromkeys((args.net, FINER))]
     flags = suggest_flags(data, coverage, size)
     if args.json != "-":
-        print("\n".join(text_lines(args.dataset, data, coverage, flags, image_size=size)))
+        print("\n".join(text_lines(data_name(args), data, coverage, flags, image_size=size)))
     write_json(args.json, describe(data, coverage, flags, image_size=size))
     if args.html:
-        page = build_page(args.dataset, data, coverage, flags, image_size=size)
+        from vision.doctor.page import build_page  # 80 MB that nothing else needs
+
+        page = build_page(data_name(args), data, coverage, flags, image_size=size)
         write_atomically(Path(args.html), page.encode())
         print(f"{args.html}: written", file=sys.stderr)
     return int(any(finding.is_wrong for finding in data.findings))

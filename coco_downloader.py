@@ -33,12 +33,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from vision.command_line import FamilyParser, run_script
 from vision.download.coco_archives import (
     ARCHIVES,
-    OFFICIAL_URL,
     Archive,
     archives_for,
     read_checksums,
 )
-from vision.download.coco_install import as_on_mirror, install, lock_folder
+from vision.download.coco_install import as_on_mirror, install, lock_folder, on_official_server
 from vision.download.disk_space import check_free_space
 from vision.download.download import Stopped
 from vision.files.printable import printable
@@ -59,7 +58,9 @@ def _download(args: argparse.Namespace, argv: Sequence[str]) -> int:
     digests = read_checksums(Path(args.checksums)) if args.checksums else {}
     with lock_folder(root):
         archives = archives_for(args.splits)
-        if args.base_url != OFFICIAL_URL:
+        if args.base_url is None:
+            args.base_url, archives = on_official_server(archives, root, timeout=args.timeout)
+        else:
             settings = {"base_url": args.base_url, "timeout": args.timeout}
             archives = [as_on_mirror(archive, root, **settings) for archive in archives]
         for archive in archives if args.checksums else ():
@@ -90,9 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--base-url",
-        default=OFFICIAL_URL,
+        metavar="URL",
         help="server or mirror with zips/train2017.zip and so on: http://, https:// or file:///; "
-        "the zips of a mirror may have other sizes (default %(default)s)",
+        "zips of other sizes and digests than COCO's are taken from it, with a warning "
+        "(default: COCO's own server, by https where it answers)",
     )
     add("--workers", type=int, default=4, help="archives at the same time (default %(default)s)")
     add(
@@ -102,7 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="connections for each archive, for servers that limit the speed of one connection "
         "(default %(default)s)",
     )
-    add("--checksums", metavar="FILE", help="SHA-256 digests of the zips, from sha256sum")
+    add(
+        "--checksums",
+        metavar="FILE",
+        help="SHA-256 digests that the zips must have, from sha256sum; default: COCO's own, which "
+        "it knows",
+    )
     add(
         "--timeout",
         type=float,
@@ -125,7 +132,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(argv)
     args.splits = [split.strip() for split in args.splits.split(",") if split.strip()]
-    args.base_url = args.base_url.rstrip("/")
+    args.base_url = args.base_url and args.base_url.rstrip("/")
     unknown = set(args.splits) - set(ARCHIVES)
     if unknown or not args.splits:
         parser.error(f"--splits: choose from {','.join(ARCHIVES)}, not {','.join(unknown)!r}")

@@ -20,20 +20,23 @@ import argparse
 import json
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vision.args import default_workers
 from vision.command_line import FamilyParser, run_script
+from vision.data_flags import add_data_flags, check_data_flags, data_name, open_dataset
 from vision.datasets.join_classes import source_with_classes
-from vision.datasets.layouts.choose import open_split
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.machine_limits import explain
 from vision.engine.precision import choose_device
 from vision.evaluation.bootstrap import NUM_RESAMPLES
-from vision.evaluation.coco_boxes import ground_truth_from_index
+from vision.evaluation.coco_boxes import Detections, ground_truth_from_index
+from vision.evaluation.coco_eval import evaluate_boxes
 from vision.evaluation.evaluate import evaluate
 from vision.files.atomic_file import write_atomically
 from vision.files.printable import printable
@@ -61,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compare; return the exit code."""
     parser = build_compare_parser(description=__doc__)
     args = parser.parse_args(argv)
+    check_data_flags(parser, args, needed=False)
     if len(args.runs) < 2:
         parser.error("name two runs or more")
     if args.batch_size < 1 or args.workers < 0 or args.resamples < 20:
@@ -77,8 +81,7 @@ def build_compare_parser(**kwargs) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="run folders, or checkpoints in them")
-    add("--dataset", metavar="ROOT",
-        help="evaluate on this folder instead of the first run's val split")  # fmt: skip
+    add_data_flags(parser, " to evaluate on, instead of the first run's val split")
     add("--split", default="val", metavar="NAME", help="split of --dataset")
     add("--json", action="store_true", help="print everything as JSON instead of the table")
     add("--html", metavar="FILE", help="also write a page with curves and tables")
@@ -96,10 +99,11 @@ def run(args: argparse.Namespace) -> None:
     configs = [read_config(folder) for folder in folders]
     names = short_names(args.runs)
     val, where = open_val(args, configs[0], args.runs[0])
-    if not args.dataset:
+    if not data_name(args):
         check_val_data(configs, names, val, where)
+    classes = class_names(configs[0])
     runs = [
-        ComparedRun(name, measure(args, path, val, where), read_history(folder))
+        ComparedRun(name, measure(args, path, val, where, classes), read_history(folder))
         for name, path, folder in zip(names, args.runs, folders, strict=True)
     ]
     comparisons = compare_runs(runs, num_resamples=args.resamples)
@@ -128,17 +132,27 @@ def short_names(paths: list[str]) -> list[str]:
 
 def open_val(args: argparse.Namespace, config: dict, run: str) -> tuple[DataSplit, str]:
     """Read the annotations that all runs are evaluated on, and say where they are."""
-    if args.dataset:
-        return DataSplit(args.split, [open_split(args.dataset, args.split)]), args.dataset
+    if data_name(args):
+        source = open_dataset(args, split=args.split).open(args.split)
+        return DataSplit(args.split, [source]), data_name(args)
     data = open_data(read_saved_arguments(config["arguments"]))
     if not data.val.sources:
         raise ValueError(f"{run}: it has no val split; --dataset ROOT names one")
-    return data.val, data.val_flags[1]
+    return data.val, data.val_place
 
 
 def check_val_data(configs: list[dict], names: list[str], val: DataSplit, where: str) -> None:
     """Refuse runs of other val images, and data that have changed since the first run."""
     check_comparable(configs, names)
+    for name, config in list(zip(names, configs, strict=True))[1:]:
+        if class_names(config) == class_names(configs[0]):
+            continue  # in one order: check_comparable has compared them
+        then, now = config.get("data", {}).get("val"), in_order(val, class_names(config))
+        if then and then["sha256"] != now.fingerprint()["sha256"]:
+            raise ValueError(
+                f"{name} was validated on other images or boxes than {names[0]}; their AP cannot "
+                "be compared. With --dataset ROOT all are evaluated on one data set"
+            )
     now, then = val.fingerprint(), configs[0].get("data", {}).get("val")
     if then and then["sha256"] != now["sha256"]:
         raise ValueError(
@@ -148,12 +162,24 @@ def check_val_data(configs: list[dict], names: list[str], val: DataSplit, where:
         )
 
 
-def measure(args: argparse.Namespace, path: str, val: DataSplit, where: str) -> Analysis:
-    """Evaluate a run on the common images."""
+def in_order(split: DataSplit, classes: list[str]) -> DataSplit:
+    """The same images and boxes, with the classes in another order."""
+    return DataSplit(split.name, [source_with_classes(source, classes) for source in split.sources])
+
+
+def class_names(config: dict) -> list[str]:
+    """Names of labels 1..C of a run."""
+    return [item["name"] for item in config["classes"]]
+
+
+def measure(
+    args: argparse.Namespace, path: str, val: DataSplit, where: str, common: list[str]
+) -> Analysis:
+    """Evaluate a run on the common images, and sort the classes as the first run does."""
     device = choose_device(args.device)
     model, classes, _ = load_for_inference(path)
     names = [item["name"] for item in classes]
-    sources = [source_with_classes(source, names) for source in val.sources]
+    sources = in_order(val, names).sources
     loader = evaluation_loader(
         sources,
         image_size=model.image_size,
@@ -172,18 +198,31 @@ def measure(args: argparse.Namespace, path: str, val: DataSplit, where: str) -> 
         class_names=names,
         device=device,
     )
+    metrics, detections = result.metrics, result.detections
+    if names != common:
+        sources = in_order(val, common).sources
+        truth = ground_truth_from_index([index for index, _ in sources])
+        detections = relabelled(detections, names, common)
+        metrics = evaluate_boxes(truth, detections, class_names=common)
     return Analysis(
         Validation(
-            metrics=result.metrics,
-            detections=result.detections,
+            metrics=metrics,
+            detections=detections,
             ground_truth=truth,
-            class_names=names,
+            class_names=common,
             network=network,
             sources=sources,
             weights=path,
             dataset=where,
         )
     )
+
+
+def relabelled(detections: Detections, names: list[str], common: list[str]) -> Detections:
+    """Turn labels of the classes `names` into those of `common`; what is not in it goes."""
+    label_of = {name: label for label, name in enumerate(common, start=1)}
+    labels = np.array([0, *(label_of.get(name, 0) for name in names)])[detections.labels]
+    return replace(detections, labels=labels).take(labels > 0)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,23 @@ their image are left out, and counted; segments are not written.
 
 from vision.installed import require
 
-require("torch", "torchvision", "numpy", "cv2", "msgspec", "yaml")
+require("numpy", "msgspec", "yaml")
 
 import argparse
 import functools
 from pathlib import Path
 
-from vision.args import add_reading_flags, reading_options
 from vision.command_line import FamilyParser, run_script
+from vision.data_flags import add_data_flags, check_data_flags, open_dataset
 from vision.datasets.coco_export import coco_of_index, write_coco_root
-from vision.datasets.layouts.choose import check_options_used, open_folder
 
 
 def main(argv: list[str] | None = None) -> int:
     """Convert; return the exit code."""
-    return run_script(functools.partial(convert, build_parser().parse_args(argv)))
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    check_data_flags(parser, args)
+    return run_script(functools.partial(convert, args))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,8 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dataset", required=True, metavar="ROOT", help="data set folder")
-    add_reading_flags(parser)
+    add_data_flags(parser, "", pairs=("train", "val"))
     parser.add_argument(
         "--output", required=True, type=Path, metavar="ROOT", help="folder to write to"
     )
@@ -45,9 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def convert(args: argparse.Namespace) -> None:
     """Read all splits, then write them."""
-    options = reading_options(args)
-    folder = open_folder(args.dataset, split="train", layout=args.dataset_type, options=options)
-    check_options_used(options, folder.takes, where=f"{args.dataset}: {folder.title} layout")
+    folder = open_dataset(args, split="train")
     sources = {split: folder.open(split) for split in folder.splits}
     content = {
         split: (coco_of_index(source.index), source.image_folder)

@@ -11,23 +11,24 @@ order.txt: the images by how unsure the detector is of them, most unsure first.
 
 from vision.installed import require
 
-require("torch", "torchvision", "numpy", "cv2", "msgspec", "yaml")
+require("numpy", "msgspec", "yaml")
 
 import argparse
 import functools
 from pathlib import Path
 
-from vision.args import add_reading_flags, reading_options
 from vision.command_line import FamilyParser, run_script
-from vision.datasets.layouts.choose import open_split
+from vision.data_flags import add_data_flags, check_data_flags, open_dataset
 from vision.datasets.prelabel import WRITERS, order_by_doubt, read_detections
 from vision.files.atomic_file import write_atomically
+from vision.files.printable import printable
 
 
 def main(argv: list[str] | None = None) -> int:
     """Convert; return the exit code."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    check_data_flags(parser, args)
     if not 0 <= args.score_threshold <= 1:
         parser.error("--score-threshold must be in 0..1")
     return run_script(functools.partial(convert, args))
@@ -42,9 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--detections", required=True, metavar="FILE", help="COCO results, as eval_ssd.py writes")
-    add("--dataset", "--datasets", required=True, metavar="ROOT",
-        help="folder of the images, which the results were made of")  # fmt: skip
-    add_reading_flags(parser)
+    add_data_flags(parser, " that the results were made of")
     add("--split", default="test", metavar="NAME", help="of --dataset; default: test")
     add("--format", choices=tuple(WRITERS), default="yolo", help="of the labels")
     add("--output", required=True, type=Path, metavar="DIR", help="new or empty folder")
@@ -57,15 +56,13 @@ def convert(args: argparse.Namespace) -> None:
     """Read, write and say what came out."""
     if args.output.is_dir() and any(args.output.iterdir()):
         raise ValueError(f"{args.output}: is not empty; give a new folder")
-    index = open_split(
-        args.dataset, args.split, layout=args.dataset_type, options=reading_options(args)
-    ).index
+    index = open_dataset(args, split=args.split).open(args.split).index
     found = read_detections(args.detections, index)
     order = order_by_doubt(found, len(index))
     kept = found.at_least(args.score_threshold)
     args.output.mkdir(parents=True, exist_ok=True)
     WRITERS[args.format](args.output, index, kept)
-    names = "".join(f"{index.file_name(row)}\n" for row in order)
+    names = "".join(f"{printable(index.file_name(row))}\n" for row in order)
     write_atomically(args.output / "order.txt", names.encode())
     print(
         f"{args.output}: {len(kept.labels)} boxes of {len(index)} images, as {args.format}; "

@@ -31,17 +31,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vision.args import (
-    TILES,
-    add_reading_flags,
-    default_workers,
-    image_size,
-    reading_options,
+from vision.args import TILES, default_workers
+from vision.command_line import FamilyParser, image_size, run_script
+from vision.data_flags import (
+    add_data_flags,
+    check_data_flags,
+    data_name,
+    data_words,
+    open_dataset,
 )
-from vision.command_line import FamilyParser, run_script
 from vision.datasets.join_classes import source_with_classes
-from vision.datasets.layouts.choose import open_folder, open_split
-from vision.datasets.layouts.coco import open_pair
 from vision.datasets.layouts.layout import Source
 from vision.deploy import detect
 from vision.deploy.detectnet import CLUSTERING, DetectNet
@@ -55,19 +54,19 @@ from vision.evaluation.coco_boxes import (
 )
 from vision.evaluation.coco_eval import EVALUATORS
 from vision.evaluation.coco_results import detections_json, explain_nothing_found, metrics_table
-from vision.evaluation.evaluate import EvaluationResult, evaluate
+from vision.evaluation.evaluate import evaluate
 from vision.evaluation.exported import SCORE_THRESHOLD, measure, thresholded
 from vision.files.atomic_file import write_atomically
 from vision.files.printable import printable
 from vision.nn.cpu.optimize import optimize_for_inference
 from vision.report.analysis import Analysis
-from vision.report.inputs import Validation, describe_network
+from vision.report.inputs import NetworkFacts, Validation, describe_network
 from vision.report.report import write_report
 from vision.report.summary import summary_lines
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
 from vision.ssd.network import RESIZES
-from vision.training.data import evaluation_loader
+from vision.training.data import DataSplit, check_same_for_all, evaluation_loader
 
 logger = logging.getLogger("eval_ssd")
 RUNTIMES = ("auto", "onnxruntime", "openvino", "ai_edge_litert", "detectnet")
@@ -95,10 +94,7 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
         "its COCO weights of --net, or .onnx, .xml or .tflite file of export_ssd.py")  # fmt: skip
     add("--net", choices=tuple(MODELS), help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
-    add("--dataset", "--datasets", metavar="ROOT", help="data set folder")
-    add("--val-json", metavar="FILE", help="COCO annotations, instead of --dataset")
-    add("--val-images", metavar="DIR", help="the images of --val-json")
-    add_reading_flags(parser)
+    add_data_flags(parser, "")
     add("--split", default="val", metavar="NAME", help="split to evaluate: val, test, train")
     add("--output-dir", "--eval-dir", metavar="DIR",
         help="gets metrics.json, detections.json and report.html")  # fmt: skip
@@ -135,12 +131,9 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse values that cannot work, naming the flag."""
-    if not args.dataset and not args.val_json:
-        parser.error("--dataset ROOT is needed, or --val-json FILE with --val-images DIR")
-    if args.dataset and args.val_json:
-        parser.error("--dataset and --val-json both name what to evaluate on; give one of them")
-    if bool(args.val_json) != bool(args.val_images):
-        parser.error("--val-json FILE and --val-images DIR belong together")
+    check_data_flags(parser, args)
+    if args.val_split and args.split != "val":
+        parser.error("--val-split FILE is the val split; leave --split out")
     if args.batch_size < 1:
         parser.error("--batch-size must be 1 or more")
     if args.tiles is not None and not TILES.holds(args.tiles):
@@ -198,6 +191,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
     index = source.index
     if not len(index):
         raise ValueError(f"{index.annotation_file}: it lists no images")
+    check_same_for_all([DataSplit(args.split, [source])], model)
     tiles = model.network.tiles
     loader = evaluation_loader(
         [source],
@@ -239,16 +233,25 @@ def evaluate_split(args: argparse.Namespace) -> None:
             network=network,
             sources=[source],
             weights=args.trained_model,
-            dataset=args.dataset or args.val_json,
-            dataset_flags=dataset_flags(args),
+            dataset=data_name(args),
+            dataset_flags=[data_words(args)],
             split=args.split,
-            train_sources=find_train_sources(args),
+            train_sources=find_train_sources(args, class_names),
             weights_flags=weights_flags(args),
             command=args.command,
             score_threshold=settings.score_threshold,
             iou_threshold=settings.iou_threshold,
         )
-        report(args, result, validation, [category.category_id for category in index.categories])
+        spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
+        logger.info("%d detections; %s", len(result.detections), spent)
+        trained = Path(args.trained_model)
+        report(
+            args,
+            validation,
+            [category.category_id for category in index.categories],
+            run=trained if trained.is_dir() else trained.parent,
+            top_scores=result.top_scores,
+        )
 
 
 def evaluate_file(args: argparse.Namespace) -> None:
@@ -281,32 +284,33 @@ def evaluate_file(args: argparse.Namespace) -> None:
         "%s: %d images, %d detections, %.1f ms an image",
         runtime, len(source.index), len(result.detections), result.milliseconds,
     )  # fmt: skip
-    print_metrics(args, result.metrics)
-    if args.output_dir:
-        write_results(
-            Path(args.output_dir),
-            result.metrics,
-            result.detections,
-            image_ids=source.index.image_ids,
-            category_ids=result.category_ids,
-        )
+    network = NetworkFacts(
+        detector.about["network"],
+        tuple(detector.about["image_size"]),
+        tiles=1 if runtime == "detectnet" else detector.tiles,
+    )
+    validation = Validation(
+        metrics=result.metrics,
+        detections=result.detections,
+        ground_truth=result.ground_truth,
+        class_names=detector.names[1:],
+        network=network,
+        sources=[result.source],
+        weights=args.trained_model,
+        dataset=data_name(args),
+        dataset_flags=[data_words(args)],
+        split=args.split,
+        train_sources=find_train_sources(args, detector.names[1:]),
+        command=args.command,
+        score_threshold=args.score_threshold or 0.0,
+        iou_threshold=detector.about["iou_threshold"],
+    )
+    report(args, validation, result.category_ids, run=None)
 
 
 def open_source(args: argparse.Namespace) -> Source:
     """Read the images and boxes to evaluate on."""
-    options = reading_options(args)
-    if args.val_json:
-        return open_pair(args.val_json, args.val_images, options=options)
-    return open_split(args.dataset, args.split, layout=args.dataset_type, options=options)
-
-
-def dataset_flags(args: argparse.Namespace) -> list[str]:
-    """Return what a command needs to read the same images and boxes."""
-    if args.val_json:
-        words = ["--val-json", args.val_json, "--val-images", args.val_images]
-    else:
-        words = ["--dataset", args.dataset]
-    return words + reading_options(args).words()
+    return open_dataset(args, split=args.split).open(args.split)
 
 
 def print_metrics(args: argparse.Namespace, metrics: dict) -> None:
@@ -326,42 +330,45 @@ def weights_flags(args: argparse.Namespace) -> list[str]:
     return [word for flag, value in pairs if value for word in (flag, str(value))]
 
 
-def find_train_sources(args: argparse.Namespace) -> list[Source] | None:
+def find_train_sources(args: argparse.Namespace, class_names: list[str]) -> list[Source] | None:
     """Read the training split beside the one that is evaluated, for the report; None without."""
-    if not args.output_dir or args.split == "train" or args.val_json:
+    if not args.output_dir or args.split == "train":
         return None
-    folder = open_folder(
-        args.dataset,
-        split=args.split,
-        layout=args.dataset_type,
-        options=reading_options(args),
-    )
-    return [folder.open("train")] if "train" in folder.splits else None
+    folder = open_dataset(args, split=args.split)
+    if "train" not in folder.splits:
+        return None
+    return [source_with_classes(folder.open("train"), class_names)]
 
 
 def report(
     args: argparse.Namespace,
-    result: EvaluationResult,
     validation: Validation,
     category_ids: list[int],
+    *,
+    run: Path | None,
+    top_scores: dict[str, float] | None = None,
 ) -> None:
-    """Print the measurements and write the files."""
-    spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
-    logger.info("%d detections; %s", len(result.detections), spent)
+    """Print the measurements and write the files.
+
+    Args:
+        args: of the command.
+        validation: what was measured.
+        category_ids: the annotations' ids of labels 1..C.
+        run: the folder that may be that of the training.
+        top_scores: {class: its highest score}, said where nothing was found.
+    """
     metrics = validation.metrics
     print_metrics(args, metrics)
-    if not len(result.detections):
-        lines = explain_nothing_found(result.top_scores, validation.score_threshold)
+    if not len(validation.detections) and top_scores:
+        lines = explain_nothing_found(top_scores, validation.score_threshold)
         print(*map(printable, lines), sep="\n", file=sys.stderr if args.json else sys.stdout)
     analysis, written = Analysis(validation), None
     if args.output_dir:
         folder = Path(args.output_dir)
         image_ids = validation.sources[0].index.image_ids
         write_results(
-            folder, metrics, result.detections, image_ids=image_ids, category_ids=category_ids
+            folder, metrics, validation.detections, image_ids=image_ids, category_ids=category_ids
         )
-        trained = Path(args.trained_model)
-        run = trained if trained.is_dir() else trained.parent
         analysis, written = write_report(folder, validation, run=run)
     if not args.json:
         lines = ["", *summary_lines(analysis, report=written and str(written))]

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vision.args import TILES, image_size
-from vision.command_line import FamilyParser, run_script
+from vision.args import TILES
+from vision.command_line import FamilyParser, image_size, run_script
+from vision.data_flags import add_data_flags, check_data_flags, data_name, open_dataset
 from vision.datasets.image_files import read_image
-from vision.datasets.layouts.choose import DATASET_TYPES, open_split
 from vision.deploy.detect import RESIZE
 from vision.deploy.torch_detector import TorchDetector
 from vision.engine.machine_limits import explain
@@ -98,10 +98,9 @@ def build_export_parser(**kwargs) -> argparse.ArgumentParser:
         help="tflite: scores, box offsets and priors as outputs, without the detection operator, "
         "for compilers that do not know it")  # fmt: skip
     add("--any-batch", action="store_true", help="onnx: take any number of images at once")
-    add("--dataset", "--datasets", metavar="ROOT",
-        help="data set folder: measure the files on it, calibrate int8 with it")  # fmt: skip
-    add("--dataset-type", choices=DATASET_TYPES, default="auto",
-        help="layout of --dataset; auto: as recognised")  # fmt: skip
+    add_data_flags(
+        parser, ": measure the files on it, calibrate int8 with it", pairs=("val", "train")
+    )
     add("--split", default="val", metavar="NAME", help="split to measure on")
     add("--calibration-split", default="train", metavar="NAME",
         help="split whose images int8 takes its ranges from")  # fmt: skip
@@ -131,7 +130,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--score-threshold and --min-precision both say what the device asks for")
     if args.calibration_images < 1:
         parser.error("--calibration-images must be 1 or more")
-    if not args.dataset:
+    check_data_flags(parser, args, needed=False)
+    if not data_name(args):
         for target in INT8_TARGETS.intersection(args.target):
             parser.error(f"--target {target} needs --dataset ROOT: its images give the ranges")
         if args.max_drop is not None or args.min_precision is not None or args.json:
@@ -171,7 +171,7 @@ def run(args: argparse.Namespace, *, name: str | None = None) -> int:
             "Frigate sees" if args.frigate else "detectNet sees", *[model.network.tiles] * 2,
         )  # fmt: skip
     exports = build_exports(args, model, classes)
-    rows = measure_exports(args, model, classes, exports) if args.dataset else []
+    rows = measure_exports(args, model, classes, exports) if data_name(args) else []
     folder = output_folder(args)
     for export in exports:
         path = export.write(folder, name=name)
@@ -227,14 +227,14 @@ def measure_exports(
     """Return the rows of deployment.json, PyTorch's first."""
     from vision.deploy.compare import compare, set_thresholds
 
-    source = open_split(args.dataset, args.split, layout=args.dataset_type)
+    source = open_dataset(args, split=args.split).open(args.split)
     detector = TorchDetector(
         model,
         classes,
         threshold=model.network.postprocessing.score_threshold,
         iou_threshold=args.iou_threshold,
     )
-    where = {"dataset": Path(args.dataset).name, "split": args.split}
+    where = {"dataset": Path(data_name(args)).name, "split": args.split}
     rows, of_network = compare(
         detector, exports, source, score_threshold=threshold_of(args), where=where
     )
@@ -292,7 +292,8 @@ def calibration_images(args: argparse.Namespace, model: SSD) -> list[np.ndarray]
 
     With tiles the views of an image take turns: of each image one.
     """
-    source = open_split(args.dataset, args.calibration_split, layout=args.dataset_type)
+    split = args.calibration_split
+    source = open_dataset(args, split=split).open(split)
     if not len(source.index):
         raise ValueError(f"{source.index.annotation_file}: it lists no images to calibrate with")
     count = min(args.calibration_images, len(source.index))

@@ -13,7 +13,7 @@ is copied or moved, and the data set stays as it is.
 
 from vision.installed import require
 
-require("torch", "torchvision", "numpy", "cv2", "msgspec", "yaml", "tqdm")
+require("numpy", "cv2", "msgspec", "yaml", "tqdm")
 
 import argparse
 import functools
@@ -22,10 +22,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vision.args import add_reading_flags, reading_options
 from vision.command_line import FamilyParser, run_script
+from vision.data_flags import add_data_flags, check_data_flags, open_dataset
 from vision.datasets.coco_export import coco_of_index, write_coco
-from vision.datasets.layouts.choose import check_options_used, open_folder
 from vision.doctor.check import open_all
 from vision.doctor.divide import GROUPS, Division, divide
 from vision.files.atomic_file import write_atomically
@@ -37,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     """Divide; return the exit code."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    check_data_flags(parser, args)
     if len(args.fractions) > 3 or min(args.fractions) <= 0 or sum(args.fractions) > 1.001:
         parser.error("--fractions are two or three shares above 0 that together make at most 1")
     return run_script(functools.partial(run, args))
@@ -50,8 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--dataset", "--datasets", required=True, metavar="ROOT", help="data set folder")
-    add_reading_flags(parser)
+    add_data_flags(parser, "", pairs=("train", "val"))
     add("--output", required=True, type=Path, metavar="DIR", help="new or empty folder")
     add("--fractions", type=float, nargs="+", default=[0.8, 0.1, 0.1], metavar="SHARE",
         help="of train, val and test; default: 0.8 0.1 0.1")  # fmt: skip
@@ -66,10 +65,7 @@ def run(args: argparse.Namespace) -> None:
     """Read, divide, write and say what came out."""
     if args.output.is_dir() and any(args.output.iterdir()):
         raise ValueError(f"{args.output}: is not empty; give a new folder")
-    options = reading_options(args)
-    folder = open_folder(args.dataset, split="train", layout=args.dataset_type, options=options)
-    check_options_used(options, folder.takes, where=f"{args.dataset}: {folder.title} layout")
-    splits, findings = open_all(folder)
+    splits, findings = open_all(open_dataset(args, split="train"))
     broken = [finding.what for finding in findings if finding.is_wrong]
     if broken:
         raise ValueError(broken[0])
@@ -80,6 +76,11 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         progress=functools.partial(tqdm, unit=" images", disable=None),
     )
+    for side in division.sides:
+        if broken := [path for path in side.paths if path.splitlines() != [path]]:
+            raise ValueError(
+                f"{broken[0]!r}: a list cannot hold a name with a line break; rename it"
+            )
     args.output.mkdir(parents=True, exist_ok=True)
     for name, side in zip(SPLITS, division.sides, strict=False):
         lines = "".join(f"{path}\n" for path in side.paths)

@@ -30,7 +30,7 @@ from pathlib import Path
 # Waiting threads of torch's leave their core to decoding after 0.5 ms, not 7. Read with torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from vision.args import TrainArguments, parse_train_args
+from vision.args import TrainArguments, parse_train_args, recipe_flags
 from vision.command_line import run_script
 from vision.engine import distributed
 from vision.engine.cpu_memory import keep_freed_memory
@@ -49,7 +49,6 @@ from vision.training.build import (
     build_network,
     build_report,
     build_saver,
-    build_schedule,
     build_state,
     build_train_loader,
     build_validator,
@@ -58,7 +57,7 @@ from vision.training.build import (
     prepare_machine,
 )
 from vision.training.dry_run import dry_run
-from vision.training.length import choose_epochs, default_epochs, measure_epoch
+from vision.training.length import choose_length, default_epochs
 from vision.training.overfit import TARGET_AP50, overfit
 from vision.training.resume import RunStart, begin, check_same_flags, open_run, restore, return_to
 
@@ -77,6 +76,8 @@ def train(args: TrainArguments, given: set[str]) -> int:
     began = time.monotonic()
     with distributed.process_group(), ExitStack() as locks:
         check_same_flags(args, given)
+        if args.recipe and distributed.is_main_process():
+            print(f"--recipe {args.recipe}: {recipe_flags(args.recipe, given)}")
         start = open_run(args, given, locks)
         if start.is_finished:
             return report_finished(start)
@@ -96,16 +97,11 @@ def train(args: TrainArguments, given: set[str]) -> int:
         epochs = args.epochs or default_epochs(args, steps)
         state = build_state(args, model, steps_per_epoch=steps, total_steps=epochs * steps)
         validator = build_validator(args, data.val, loss_fn, device=options.device)
-        if args.epochs is None:
-            seconds = measure_epoch(
-                args, state, loader, loss_fn, options=options,
-                num_val_images=len(data.val) * num_views(args.tiles),
-            )  # fmt: skip
-            left = stop_at - time.monotonic()
-            args = replace(args, epochs=choose_epochs(args, steps, seconds, seconds_left=left))
-            start = replace(start, args=args)
-            total = args.epochs * steps
-            state.schedule = build_schedule(args, steps_per_epoch=steps, total_steps=total)
+        num_val = len(data.val) * num_views(args.tiles)
+        args = choose_length(
+            args, state, loader, loss_fn, options=options, num_val=num_val, stop_at=stop_at
+        )
+        start = replace(start, args=args)
         config = describe_run(start, data, model.network, options)
         restore(state, start, config=config, steps_per_epoch=steps)
         begin(start, config, locks)

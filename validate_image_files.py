@@ -6,14 +6,14 @@
 
 Unreadable files (empty, truncated, not an image, a decompression bomb) move to <path>_invalid/,
 with a report.json by which --restore moves them back. Sizes and names are compared with the
-annotations of the folder where there are any. No image is ever rewritten. Exit code 0: all is
-sound; 1: something was found. A photo of more than 179 million pixels, where scikit-image stops,
-is reported and stays.
+annotations of the folder, of any layout that train_ssd.py reads, where there are any. No image is
+ever rewritten. Exit code 0: all is sound; 1: something was found. A photo of more than 179 million
+pixels, where scikit-image stops, is reported and stays.
 """
 
 from vision.installed import require
 
-require("PIL", "cv2", "msgspec", "numpy", "skimage", "tqdm")
+require("PIL", "cv2", "msgspec", "numpy", "skimage", "tqdm", "yaml")
 
 import argparse
 import functools
@@ -25,11 +25,12 @@ import msgspec
 from tqdm import tqdm
 
 from vision.command_line import FamilyParser, run_script
+from vision.data_flags import add_reading_flags, reading_options
 from vision.datasets.findings import Findings
 from vision.files.atomic_file import write_atomically
 from vision.files.printable import printable
 from vision.validate.image_check import MACHINE_FAULTS, UNREADABLE
-from vision.validate.image_entries import find_annotation_files
+from vision.validate.image_entries import Annotations, find_annotations
 from vision.validate.quarantine import invalid_folder, move_aside, restore
 from vision.validate.validate_folder import validate_folder
 
@@ -40,7 +41,9 @@ _FEW = 5
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = FamilyParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", type=Path, required=True, help="the folder of images")
+    parser.add_argument(
+        "--path", type=Path, required=True, help="the folder of images, or of the data set"
+    )
     parser.add_argument(
         "--workers", type=int, default=_num_cores(), help="processes; default: all cores"
     )
@@ -54,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="COCO file to compare with (default: those of the folder, if any)",
     )
+    add_reading_flags(parser)
     return parser
 
 
@@ -63,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error("--workers must be at least 1")
+    if args.annotations and args.dataset_type not in ("auto", "coco"):
+        parser.error(f"--dataset-type {args.dataset_type}: --annotations is a file of COCO's")
     work = functools.partial(_restore if args.restore else _validate, args)
     return run_script(work, interrupted="interrupted; a further run continues", warnings_only=True)
 
@@ -76,12 +82,14 @@ def _num_cores() -> int:
 def _validate(args: argparse.Namespace) -> int:
     findings = Findings()
     if args.annotations:
-        annotation_files = [(file, args.path) for file in args.annotations]
+        annotations = Annotations([(file, args.path) for file in args.annotations])
     else:
-        annotation_files = find_annotation_files(args.path)
+        annotations = find_annotations(
+            args.path, layout=args.dataset_type, options=reading_options(args)
+        )
     progress = functools.partial(tqdm, unit=" images", disable=None)
     num_files, unreadable = validate_folder(
-        args.path, annotation_files, workers=args.workers, findings=findings, progress=progress
+        args.path, annotations, workers=args.workers, findings=findings, progress=progress
     )
     if unreadable and not args.dry_run:
         unreadable = move_aside(args.path, unreadable)
@@ -89,25 +97,26 @@ def _validate(args: argparse.Namespace) -> int:
         content = {
             "path": str(args.path),
             "num_files": num_files,
-            "annotation_files": [str(file) for file, _ in annotation_files],
+            "annotation_files": annotations.names,
             "findings": findings.as_report(),
             "unreadable": unreadable,
             "moved": not args.dry_run,
         }
         write_atomically(args.report, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
-    _print_result(args, num_files, len(annotation_files), len(unreadable), findings)
+    has_annotations = bool(annotations.names or annotations.problems)
+    _print_result(args, num_files, has_annotations, len(unreadable), findings)
     return 1 if findings.counts else 0
 
 
 def _print_result(
     args: argparse.Namespace,
     num_files: int,
-    num_annotation_files: int,
+    has_annotations: bool,
     num_unreadable: int,
     findings: Findings,
 ) -> None:
     print(f"{args.path}: {num_files} images decoded, {num_unreadable} unreadable")
-    if not num_annotation_files:
+    if not has_annotations:
         print("no annotation file for this folder, so sizes and names were not compared")
     for kind, number in findings.counts.items():
         print(f"{kind}: {number}")

@@ -21,6 +21,7 @@ from skimage import io as skimage_io
 
 from vision.datasets.findings import Findings
 from vision.datasets.image_list import list_images
+from vision.validate.image_entries import Annotations
 from vision.validate.validate_folder import validate_folder
 
 NUM_COCO = 123_000
@@ -65,7 +66,7 @@ def time_validation(folder: Path, workers: int) -> np.ndarray:
     """Return the wall and processor seconds of the validator, which must find nothing."""
     start = clocks()
     findings = Findings()
-    validate_folder(folder, [], workers=workers, findings=findings)
+    validate_folder(folder, Annotations(), workers=workers, findings=findings)
     assert not findings.counts
     return clocks() - start
 
@@ -87,7 +88,7 @@ def measure_memory(folder: Path, workers: int) -> tuple[int, int]:
                 samples.append(resident_bytes())
             yield check
 
-    validate_folder(folder, [], workers=workers, findings=Findings(), progress=sampled)
+    validate_folder(folder, Annotations(), workers=workers, findings=Findings(), progress=sampled)
     return samples[0], samples[1]
 
 

@@ -25,7 +25,9 @@ def network() -> NetworkFacts:
     """Facts of a network of 96 x 96 pixels."""
     value = MODELS["mb2-ssd-lite"].with_image_size((96, 96))
     priors = build_priors(MAPS, value.image_size, value.priors)
-    return NetworkFacts(value, priors.numpy(), MAPS, 1_234_567, 89_000_000)
+    return NetworkFacts(
+        value.name, value.image_size, priors.numpy(), MAPS, value.priors, 1_234_567, 89_000_000
+    )
 
 
 def write_split(

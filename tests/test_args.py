@@ -6,9 +6,11 @@ import pytest
 
 from vision.args import (
     FLAGS,
+    RECIPES,
     build_train_parser,
     default_workers,
     parse_train_args,
+    recipe_flags,
 )
 from vision.engine.optim import OPTIMIZERS
 from vision.training.saved_args import SAVED, resume_arguments, saved_arguments
@@ -23,6 +25,29 @@ def flags_as_id(value):
 
 def parse(*flags):
     return parse_train_args([*NEEDED, *map(str, flags)])[0]
+
+
+# ---- recipes
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_the_flags_that_it_names(recipe):
+    flags = recipe_flags(recipe, ()).split()
+    assert len(flags) == 2 * len(RECIPES[recipe])
+    assert saved_arguments(parse("--recipe", recipe)) == saved_arguments(parse(*flags))
+    assert parse("--recipe", recipe) != parse()
+
+
+def test_a_flag_beside_a_recipe_wins():
+    args, given = parse_train_args([*NEEDED, "--recipe", "coco", "--lr", "0.1"])
+    assert args.lr == 0.1 and args.optimizer == "sgd"
+    assert "--lr" not in recipe_flags("coco", given)
+
+
+def test_resuming_takes_no_recipe(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_train_args(["--resume", "run", "--recipe", "coco"])
+    assert "--recipe is for a new run" in capsys.readouterr().err
 
 
 # ---- spellings
@@ -80,7 +105,7 @@ def test_names_that_were_given():
     assert given == {"datasets", "checkpoint_folder", "epochs", "lr", "tensorboard"}
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.0002), ("sgd", 0.001)])
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.0004), ("sgd", 0.001)])
 def test_vgg16_has_a_tenth_of_the_rate_unless_given(optimizer, lr):
     flags = ["--net=vgg16-ssd", "--optimizer", optimizer]
     assert parse(*flags).lr == pytest.approx(lr)
@@ -89,7 +114,7 @@ def test_vgg16_has_a_tenth_of_the_rate_unless_given(optimizer, lr):
     assert "0.1 of that for vgg16-ssd" in " ".join(text.split())
 
 
-RATE_AND_DECAY = {"sgd": (0.01, 5e-4), "adam": (0.002, 0.0), "adamw": (0.002, 0.01)}
+RATE_AND_DECAY = {"sgd": (0.01, 5e-4), "adam": (0.002, 0.0), "adamw": (0.004, 0.01)}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -217,7 +242,7 @@ EVERYTHING = [
     "--dataset-type=yolo", "--train-split=a.txt", "--val-split=b.txt", "--strict-labels",
     "--train-json", "a.json", "b.json", "--train-images=c", "--boxes=xyxy", "--label-format=pose",
     "--use-difficult", "--one-based", "--balance-data",
-    "--augmentation=light", "--resize=linear", "--tiles=2", "--cache=disk", "--workers=3",
+    "--augmentation=ssd", "--resize=linear", "--tiles=2", "--cache=disk", "--workers=3",
     "--net=mb2-ssd", "--image-size=256x384",
     "--mb2-width-mult=0.5", "--priors=default",
     "--prior-sizes", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7",

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from fault_server import FaultServer
 
+from vision.download import coco_install
 from vision.download.coco_archives import ARCHIVES, Archive, archives_for, read_checksums
-from vision.download.coco_install import absent_members, as_on_mirror, install
+from vision.download.coco_install import absent_members, as_on_mirror, install, on_official_server
 from vision.download.disk_space import check_free_space
 from vision.download.unzip import DamagedArchive, UnsafeArchive
 
@@ -145,6 +146,35 @@ def test_sha256(server, root):
     server.faults = ["flip"]
     bring(server, root, sha256=digest)
     assert absent_members(ARCHIVE, root) == []
+
+
+def test_a_zip_that_is_not_cocos_is_refused_but_from_a_mirror(server, root, caplog):
+    length = (server.folder / ARCHIVE.path).stat().st_size
+    exact = Archive(ARCHIVE.path, length, length, "0" * 64)
+    with pytest.raises(ValueError, match=r"not 0000.*: delete it .* --base-url that it is of"):
+        bring(server, root, exact)
+    assert list(on_disk(root)) == [ZIP]
+    bring(server, root, as_on_mirror(exact, root, base_url=server.url, timeout=1))
+    assert absent_members(ARCHIVE, root) == []
+    assert "val2017.zip: not COCO's own zip: its SHA-256 is" in caplog.text
+
+
+def test_a_digest_of_the_users_counts_more_than_cocos(server, root):
+    data = (server.folder / ARCHIVE.path).read_bytes()
+    exact = Archive(ARCHIVE.path, len(data), len(data), "0" * 64)
+    bring(server, root, exact, sha256=hashlib.sha256(data).hexdigest())
+    assert absent_members(ARCHIVE, root) == []
+
+
+@pytest.mark.parametrize("https", [True, False])
+def test_the_official_server_is_asked_by_https_first(server, root, monkeypatch, https):
+    monkeypatch.setattr(coco_install, "OFFICIAL_URL", server.url if https else server.url + "/no")
+    monkeypatch.setattr(coco_install, "PLAIN_URL", server.url)
+    length = (server.folder / ARCHIVE.path).stat().st_size
+    exact = Archive(ARCHIVE.path, length, length, "0" * 64)
+    url, archives = on_official_server([exact, ARCHIVE], root, timeout=1)
+    assert url == (coco_install.OFFICIAL_URL if https else coco_install.PLAIN_URL)
+    assert archives[1].is_exact != https  # by http nothing but COCO's own zips is taken
 
 
 def test_files_that_are_gone_are_brought_back_and_only_they_are_written(server, root):

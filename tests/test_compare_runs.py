@@ -108,9 +108,44 @@ def test_other_val_images_are_refused(place, tmp_path):
 
 def test_other_classes_are_refused(place, tmp_path):
     config = json.loads((place / "b" / "config.json").read_text())
-    classes = config["classes"][::-1]
+    classes = [*config["classes"][:-1], {**config["classes"][-1], "name": "moon"}]
     done = call("compare_runs", place / "a", copied(place, tmp_path, "b", classes=classes), *QUICK)
-    assert done.code == 1 and "b has other classes than a: star, " in done.errors[0]
+    assert done.code == 1 and "b has other classes than a: circle, " in done.errors[0]
+
+
+def test_the_order_of_the_classes_does_not_matter(place, tmp_path):
+    """The same data with their categories numbered from the other end."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    for file in (tmp_path / "data" / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        ids = {item["id"]: item for item in content["categories"]}
+        turned = dict(zip(ids, reversed(ids), strict=True))
+        for item in content["categories"]:
+            item["id"] = turned[item["id"]]
+        for item in content["annotations"]:
+            item["category_id"] = turned[item["category_id"]]
+        content["categories"].reverse()
+        file.write_text(json.dumps(content))
+    argv = [*FAST, "--datasets", tmp_path / "data", "--checkpoint-folder", tmp_path / "c"]
+    done = call("train_ssd", *argv, "--seed=1", "--image-size=128")
+    assert done.code == 0, done.err
+    labels = [(run / "labels.txt").read_text().split()[1:] for run in (place / "b", tmp_path / "c")]
+    assert labels[0] == labels[1][::-1]
+    for first, second in ((place / "b", tmp_path / "c"), (tmp_path / "c", place / "b")):
+        done = call("compare_runs", first, second, "--json", *QUICK)
+        assert done.code == 0, done.err
+        result = json.loads(done.out)
+        for run, folder in zip(result["runs"], (first, second), strict=True):
+            recorded = json.loads((folder / "metrics.jsonl").read_text())
+            assert run["AP"] == pytest.approx(recorded["AP"], abs=1e-6)
+        per_class = result["comparisons"][0]["per_class"]
+        assert list(per_class) == (first / "labels.txt").read_text().split()[1:]
+    val = next((tmp_path / "data" / "annotations").glob("*val*.json"))
+    content = json.loads(val.read_text())
+    content["annotations"][0]["bbox"][0] += 5
+    val.write_text(json.dumps(content))
+    done = call("compare_runs", tmp_path / "c", place / "b", *QUICK)
+    assert done.code == 1 and "b was validated on other images or boxes than c" in done.errors[0]
 
 
 def test_data_that_changed_since_are_refused(place, tmp_path):

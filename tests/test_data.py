@@ -110,6 +110,23 @@ def test_yolo_lists_of_the_command_line_replace_the_folders(tmp_path):
     assert data.train.indices[0].file_name(0).endswith("b.jpg") and not len(data.val)
     data = open_sources([root], validation_dataset=root, val_split=tmp_path / "mine.txt")
     assert (len(data.train), len(data.val)) == (2, 1)
+    assert data.val_flags == [["--dataset", str(root), "--val-split", tmp_path / "mine.txt"]]
+
+
+def test_each_val_split_is_named_by_flags_of_eval_ssd(tmp_path):
+    """An option is for the folders whose layout knows it."""
+    roots = [tmp_path / "coco", make_folder(tmp_path / "yolo", {"a.jpg": BOX})]
+    make_folder(roots[1], {"b.jpg": BOX}, split="train")
+    for split in ("train", "val"):
+        write_coco(roots[0], boxes=[[GOOD]], split=split, names=["cat", "dog", "bird"])
+    data = open_sources(roots, options=OpenOptions(boxes="xywh", label_format="box"))
+    assert data.val_flags == [
+        ["--dataset", str(roots[0]), "--boxes", "xywh"],
+        ["--dataset", str(roots[1]), "--label-format", "box"],
+    ]
+    assert data.val_place == f"{roots[0]} and {roots[1]}"
+    one = open_sources(roots[:1], layout="coco")
+    assert one.val_flags == [["--dataset", str(roots[0]), "--dataset-type", "coco"]]
 
 
 def test_bad_yolo_labels_are_counted_or_refused(tmp_path, caplog):

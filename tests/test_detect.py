@@ -1,9 +1,12 @@
 """The one file that goes to devices: alone in a folder, without torch, with OpenCV or Pillow."""
 
 import json
+import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -124,7 +127,70 @@ def test_a_bad_image_is_passed_over_and_a_folder_read(folder, tmp_path, capsys):
     assert detect.main(["--model", model, str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert f"{tmp_path / 'good.png'}: " in out and "notes" not in out + err
-    assert err == f"error: {tmp_path / 'bad.jpg'}: not a readable image\n"
+    assert err.startswith(f"error: {tmp_path / 'bad.jpg'}: not a readable image (")
+
+
+@pytest.mark.parametrize("decoder", ["opencv", "pillow"])
+def test_hostile_images_are_one_line_each(folder, tmp_path, capsys, request, decoder):
+    if decoder == "pillow":
+        request.getfixturevalue("no_opencv")
+    os.mkfifo(tmp_path / "a pipe.jpg")
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    (tmp_path / "evil\x1b[2J\n.jpg").write_bytes(b"")
+    with (tmp_path / "large.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "wide.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    model = str(folder / "mb2-ssd-lite-onnx.onnx")
+    assert detect.main(["--model", model, str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == "" and len(lines) == 5 and "\x1b" not in err
+    assert all(line.startswith(f"error: {tmp_path}") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": 7},
+        {"classes": [{"name": 3, "category_id": 1}]},
+        {"classes": [{"name": "a", "category_id": 10**30}]},
+        {"image_size": [10**9, 10**9]},
+        {"image_size": "300"},
+        {"resize": ["linear"]},
+        {"score_threshold": {}},
+        {"target": None},
+    ],
+    ids=str,
+)
+def test_a_file_that_says_other_than_it_should_is_refused(folder, tmp_path, change):
+    import onnx
+
+    model = onnx.load(folder / "mb2-ssd-lite-onnx.onnx")
+    for entry in model.metadata_props:
+        if entry.key in change:
+            entry.value = json.dumps(change[entry.key])
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(ValueError, match=r"x\.onnx: not a detector that export_ssd\.py wrote"):
+        detect.FileDetector(tmp_path / "x.onnx")
+
+
+def test_labels_that_no_class_has_are_one_line(folder, tmp_path, capsys):
+    """A file with fewer names than its network has classes; those it has move the cursor."""
+    import onnx
+
+    model = onnx.load(folder / "mb2-ssd-lite-onnx.onnx")
+    for names in ([], ["\x1b[31m"] * 3):
+        for entry in model.metadata_props:
+            if entry.key == "classes":
+                entry.value = json.dumps([{"name": n, "category_id": 1} for n in names])
+        onnx.save(model, tmp_path / "x.onnx")
+        argv = ["--model", str(tmp_path / "x.onnx"), str(folder / "photo.png"), "--threshold=0"]
+        assert detect.main(argv) == (0 if names else 1)
+        out, err = capsys.readouterr()
+        assert "\x1b" not in out and err.count("\n") == (0 if names else 1)
+    assert "  \\x1b[31m 0." in out
 
 
 def test_which_model_has_to_be_clear(tmp_path, capsys, monkeypatch):

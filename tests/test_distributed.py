@@ -47,7 +47,7 @@ def torchrun(*arguments, options: tuple) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -179,6 +179,27 @@ def test_eval_ssd_gives_the_same_files(pair, data, trainer, tmp_path):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
+@pytest.mark.parametrize(("flag", "word"), [("--dataset", "val: "), ("--trained-model", "weights")])
+def test_eval_ssd_names_a_process_with_other_files(pair, data, trainer, tmp_path, flag, word):
+    """The flag given twice counts as the second says."""
+    if flag == "--dataset":
+        other = shutil.copytree(data, tmp_path / "other")
+        path = other / "annotations/instances_val2017.json"
+        content = json.loads(path.read_text())
+        edit_boxes(content)
+        path.write_text(json.dumps(content))
+    else:
+        other = sorted(pair.glob("checkpoint_epoch_*.pt"))[0]
+    argv = ("--trained-model", pair, "--dataset", data, "--batch-size=2", "--workers=0")
+    first, second = trainer.run_processes(
+        *argv, count=2, script="eval_ssd", of_second=(flag, other)
+    )
+    assert (first.returncode, second.returncode) == (1, 1)
+    (line,) = [line for line in first.stderr.splitlines() if line.startswith("error: ")]
+    assert f"process 1 has read other data than process 0, {word}" in line
+    assert first.stdout == second.stdout == second.stderr == ""
+
+
 def start_saving_each_step(data: Path, folder: Path, options: tuple = ()) -> subprocess.Popen:
     """Start the recipe in two processes, and return once the first step is done."""
     flags = ("--datasets", data, *FLAGS, "--checkpoint-every-steps=1")
@@ -190,7 +211,7 @@ def start_saving_each_step(data: Path, folder: Path, options: tuple = ()) -> sub
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
     """Wait until something is so while a process runs."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, finish(process)
         time.sleep(0.01)
@@ -341,20 +362,6 @@ def test_what_is_wrong_is_said_once(pair, data, trainer):
     assert (first.stdout, second.stdout, second.stderr) == ("", "", "")
 
 
-COMPARE = """
-import sys
-from vision.engine import distributed
-from vision.training.data import check_same_for_all, open_sources
-
-with distributed.process_group():
-    data = open_sources([sys.argv[1 + distributed.rank()]])
-    try:
-        check_same_for_all(data)
-    except ValueError as error:
-        print(error)
-"""
-
-
 def edit_boxes(content):
     for annotation in content["annotations"]:
         annotation["bbox"] = [1, 1, 20, 20]
@@ -380,7 +387,7 @@ def edit_classes(content):
     ],
     ids=["same", "boxes", "images", "classes"],
 )
-def test_processes_with_other_data_are_named(data, tmp_path, edit, words):
+def test_processes_with_other_data_are_named(data, trainer, tmp_path, edit, words):
     """Machines with disks of their own may have other files under the same path."""
     shutil.copytree(data, tmp_path / "other")
     for split in ("train", "val"):
@@ -389,19 +396,11 @@ def test_processes_with_other_data_are_named(data, tmp_path, edit, words):
         if edit:
             edit(content)
         path.write_text(json.dumps(content))
-    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", COMPARE, data, tmp_path / "other"],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **job, "RANK": rank, "PYTHONPATH": str(ROOT)},
-        )
-        for rank in ("0", "1")
-    ]
-    (out, _), (other, _) = [process.communicate(timeout=60) for process in processes]
-    assert other == "" and out.count("\n") == (1 if edit else 0)
-    assert words in out and ("process 1 has read other data" in out) == bool(edit)
+    folders = (data, tmp_path / "other")
+    first, second = trainer.run_processes(*folders, script="compare_job", count=2)
+    assert second.stdout == "" and first.stdout.count("\n") == (1 if edit else 0), first.stderr
+    assert words in first.stdout
+    assert ("process 1 has read other data" in first.stdout) == bool(edit)
 
 
 def test_processes_with_other_flags_are_named(data, trainer, tmp_path):

@@ -159,6 +159,9 @@ def test_eval_measures_the_file(exported, root, tmp_path, target):
     assert (done.code, done.errors) == (0, []), done.err
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["AP"] == pytest.approx(row["AP"])
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "mb2-ssd-lite, 96x96, 3 classes" in report and "<dt>priors" not in report
+    assert f'id="AP" data-value="{metrics["AP"]}"' in report and "export_ssd.py" not in report
     detections = json.loads((tmp_path / "detections.json").read_text())
     assert len(detections) > 3
     assert {item["category_id"] for item in detections} <= {5, 15, 25}

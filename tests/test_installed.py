@@ -1,6 +1,7 @@
 """What is installed: the list in pyproject.toml, and the line of a script that lacks a package."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def test_the_line_names_what_is_missing_alone():
         require("sys", "no_such_one", "pytest", "no_such_two")
 
 
+@functools.cache
 def imported(path: Path, *, on_start: bool) -> set[str]:
     """The modules that a file imports: on_start, or anywhere in it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -78,6 +80,10 @@ def without_own(packages: set[str]) -> set[str]:
     return packages - sys.stdlib_module_names - {"vision"} - {Path(s).stem for s in SCRIPTS}
 
 
+# What is imported with the first detections only, since it takes memory and a second.
+LATER = {s: {"torchvision"} for s in ("eval_ssd.py", "export_ssd.py", "onnx_export.py")}
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_script_asks_for_what_it_needs(script):
     path = ROOT / script
@@ -88,7 +94,7 @@ def test_each_script_asks_for_what_it_needs(script):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             asked |= {a.value for a in node.args} if node.func.id == "require" else set()
-    assert asked == needed(ROOT / script)
+    assert asked == needed(ROOT / script) | LATER.get(script, set())
 
 
 def test_every_package_that_is_imported_is_in_the_list():

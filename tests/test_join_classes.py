@@ -39,6 +39,8 @@ def test_labels_follow_the_names(tmp_path):
     first, second = data.train.indices
     assert first.labels.tolist() == [1, 2] and second.labels.tolist() == [3, 2]
     assert first.unannotated == {3} and second.unannotated == {1}
+    turned = with_classes(first, ["fox", "cat", "dog"])  # once more, in another order
+    assert turned.labels.tolist() == [2, 3] and turned.unannotated == {1}
     with_order = open_sources([b, a])
     assert with_order.class_names == ["fox", "dog", "cat"]
 

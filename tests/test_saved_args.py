@@ -1,6 +1,9 @@
 """What --resume may change, flag by flag."""
 
+import re
+
 import pytest
+from conftest import ROOT
 
 from vision.args import FLAGS, parse_train_args
 from vision.command_line import flag_of
@@ -16,7 +19,7 @@ START = ["--datasets", "/data", "--checkpoint-folder", "/run", "--image-size", "
 # A value other than the default for every flag.
 OTHER = {
     "dataset_type": "yolo", "datasets": "/b", "validation_dataset": "/v", "train_split": "/t.txt",
-    "val_split": "/v.txt", "strict_labels": True, "augmentation": "light",
+    "val_split": "/v.txt", "strict_labels": True, "augmentation": "ssd",
     "resize": "point", "tiles": 2, "cache": "ram",
     "workers": 7, "train_json": ["/a.json"], "train_images": ["/a"], "val_json": ["/v.json"],
     "val_images": ["/v"], "boxes": "xyxy", "label_format": "pose", "use_difficult": True,
@@ -67,6 +70,14 @@ def _written(name: str) -> list[str]:
     if value is False:
         return [flag_of(f"no_{name}")]
     return [flag_of(name), *map(str, value if isinstance(value, list) else [value])]
+
+
+def test_the_page_names_the_flags_that_may_change():
+    page = (ROOT / "docs/resume.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `--")]
+    named = {flag for row in rows for flag in re.findall("`(--[a-z-]+)`", row.split("|")[1])}
+    not_saved = {"--profile", "--checkpoint-folder", "--dry-run", "--overfit"}
+    assert named == {flag_of(name) for name in MAY_CHANGE} | {"--cache"} | not_saved
 
 
 def test_the_table_covers_every_saved_flag():
@@ -185,4 +196,5 @@ def test_a_checkpoint_of_another_run_is_refused():
 
 def test_every_flag_is_saved_or_says_what_this_call_is_to_do():
     not_saved = {"checkpoint_folder", "resume", "force_override", "profile", "dry_run", "overfit"}
+    not_saved.add("recipe")  # saved as the flags it stands for
     assert FLAGS.keys() - set(SAVED) == not_saved

@@ -55,9 +55,13 @@ def test_metrics_of_another_form_are_named(tmp_path, content):
 
 def test_a_report_says_which_file_of_the_run_is_none(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "metrics.jsonl").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:1: nested too deeply"):
+    with pytest.raises(ValueError, match=r"config\.json: not a configuration written by"):
         read_history(tmp_path)
+    (tmp_path / "config.json").write_text('{"arguments": {}, "classes": [], "history": []}')
+    for content in ("[" * 100_000, "7", '{"loss": 1}', '{"epoch": {}}'):
+        (tmp_path / "metrics.jsonl").write_text(content)
+        with pytest.raises(ValueError, match=r"metrics\.jsonl: not the metrics of a run"):
+            read_history(tmp_path)
 
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))

@@ -369,7 +369,7 @@ def test_a_report_speaks_of_tiles(run, sample, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "whole and in 2x2 tiles" in page and "5 passes an image" in page
     facts = network()
-    tiled = replace(facts, network=replace(facts.network, tiles=2))
+    tiled = replace(facts, tiles=2)
     assert tiled.photo_size == (172, 172) and tiled.num_views == 5 and facts.num_views == 1
     # 5 px of a photo of 96: no prior is so small, in a tile it has 9 px.
     box = np.array([[0.1, 0.1, 0.1 + 5 / 96, 0.1 + 5 / 96]])

@@ -204,5 +204,6 @@ def test_the_body_of_a_redirect_is_not_read(plain, tmp_path):
 
 
 def test_a_certificate_that_nobody_trusts_is_no_reason_to_try_again(secure, tmp_path):
-    problem = refusal(secure.url + "/f.zip", tmp_path, retries=9, first_pause=SECONDS)
+    again = {"retries": 9, "first_pause": SECONDS, "timeout": SECONDS}
+    problem = refusal(secure.url + "/f.zip", tmp_path, **again)
     assert "certificate is refused: self" in problem and "REQUESTS_CA_BUNDLE" in problem

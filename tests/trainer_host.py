@@ -107,7 +107,7 @@ class TrainerHost:
             for rank in range(count)
         ]
         # Processes that wait for each other for ever are a failure, not a test without end.
-        alarm = threading.Timer(120, lambda: [self.kill(pid) for pid in pids])
+        alarm = threading.Timer(300, lambda: [self.kill(pid) for pid in pids])
         alarm.start()
         finished = [self.wait(pid) for pid in pids]
         alarm.cancel()

@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +16,9 @@ from typing import Any
 
 import torch
 
-from vision.command_line import FamilyParser, flag_of
-from vision.datasets.box_forms import BOX_FORMS
+from vision.command_line import FamilyParser, flag_of, image_size
+from vision.data_flags import READING
 from vision.datasets.image_cache import CACHES
-from vision.datasets.layouts.choose import DATASET_TYPES
-from vision.datasets.layouts.layout import OpenOptions
-from vision.datasets.yolo_formats import LABEL_FORMATS
 from vision.engine.distributed import local_world_size
 from vision.engine.loggers import LOGGERS
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
@@ -31,7 +28,7 @@ from vision.ssd.models import MODELS
 from vision.ssd.network import RESIZES, WIDTHS
 from vision.transforms.presets import PRESETS
 
-DEFAULT_LR = {"adamw": 0.002, "adam": 0.002, "sgd": 0.01}
+DEFAULT_LR = {"adamw": 0.004, "adam": 0.002, "sgd": 0.01}
 # Of a run without --epochs: as many as reach so many steps, within limits; see docs/recipes.md.
 DEFAULT_STEPS = 2000
 FEWEST_EPOCHS, MOST_EPOCHS = 30, 300
@@ -41,6 +38,16 @@ _OTHER_RATES = "".join(
     for name, network in MODELS.items()
     if network.lr_scale != 1
 )
+# --recipe: the flags that it stands for; docs/recipes.md says why, and what was measured.
+RECIPES: dict[str, dict[str, Any]] = {
+    "small": {"net": "mb2-ssd-lite-fpn", "ema": 0.99, "cache": "ram", "keep_last": 5},
+    "coco": {
+        "image_size": (320, 320), "augmentation": "ssd", "epochs": 600, "batch_size": 192,
+        "optimizer": "sgd", "lr": 0.015, "weight_decay": 4e-5, "iou_threshold": 0.5,
+        "eval_every": 10, "keep_last": 5,
+    },
+    "small-objects": {"net": "mb2-ssd-lite-fpn", "image_size": (448, 448)},
+}  # fmt: skip
 WORDS_FOR_WEIGHTS = ("none", "imagenet", "torchvision")
 
 # What --resume does about a flag whose value differs from the saved one.
@@ -48,14 +55,6 @@ REFUSED = "refused"  # unless forced: it decides what the run computes
 FREE = "free"  # it decides where and how long training runs, not what it computes
 CHECKED = "checked"  # accepted once the classes have been compared
 NOT_SAVED = "not saved"  # says what this call is to do
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """Read `300` or `HEIGHTxWIDTH` as (height, width)."""
-    sides = [int(side) for side in text.lower().split("x")]
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a size nor HEIGHTxWIDTH")
-    return (sides[0], sides[-1])
 
 
 def absolute_path(text: str) -> str:
@@ -133,9 +132,7 @@ def flag(
 class TrainArguments:
     """What train_ssd.py is told; the fields, in this order, are its flags."""
 
-    dataset_type: str = flag(
-        "auto", "layout of --datasets; auto looks at what lies there",
-        choices=DATASET_TYPES, resume=CHECKED, group="data")  # fmt: skip
+    dataset_type: str = flag(**READING["dataset_type"], resume=CHECKED, group="data")
     datasets: tuple[str, ...] | None = flag(
         None, "data set folders; several are joined", "--dataset", "--data",
         read=absolute_path, nargs="+", metavar="ROOT", resume=CHECKED, group="data")  # fmt: skip
@@ -160,25 +157,19 @@ class TrainArguments:
     val_images: tuple[str, ...] | None = flag(
         None, "the images of --val-json",
         read=absolute_path, nargs="+", metavar="DIR", resume=CHECKED, group="data")  # fmt: skip
-    boxes: str | None = flag(
-        None, "coco: what the numbers of a bbox are; default: xywh, or an error where they look "
-        "like something else", choices=BOX_FORMS, resume=CHECKED, group="data")  # fmt: skip
-    label_format: str = flag(
-        "auto", "yolo: what a label row holds; auto: by its length",
-        choices=LABEL_FORMATS, resume=CHECKED, group="data")  # fmt: skip
-    use_difficult: bool = flag(
-        False, "voc: train on objects marked difficult, too; validation ignores them",
-        read=bool, resume=CHECKED, group="data")  # fmt: skip
-    one_based: bool = flag(
-        False, "voc: pixels are counted from 1, so 1 is subtracted from all coordinates, as "
-        "qfgaohao's pytorch-ssd does", read=bool, resume=CHECKED, group="data")  # fmt: skip
+    boxes: str | None = flag(**READING["boxes"], resume=CHECKED, group="data")
+    label_format: str = flag(**READING["label_format"], resume=CHECKED, group="data")
+    use_difficult: bool = flag(**READING["use_difficult"], resume=CHECKED, group="data")
+    one_based: bool = flag(**READING["one_based"], resume=CHECKED, group="data")
     balance_data: bool = flag(
         False, "train on about as many images of each class as the rarest has",
         read=bool, group="data")  # fmt: skip
     strict_labels: bool = flag(
         False, "yolo: a bad label line or an unknown class id is an error",
         read=bool, group="data")  # fmt: skip
-    augmentation: str = flag("ssd", "training transforms", choices=tuple(PRESETS), group="data")
+    augmentation: str = flag(
+        "light", "training transforms; ssd: the paper's, for long training on many images",
+        choices=tuple(PRESETS), group="data")  # fmt: skip
     resize: str = flag(
         "linear", "of images to the network's input; point: one pixel each, as NVIDIA's detectNet "
         "does on a Jetson",
@@ -219,6 +210,10 @@ class TrainArguments:
     freeze_base_net: bool = flag(False, "do not train the backbone", read=bool, group="network")
     freeze_net: bool = flag(False, "train the prediction heads only", read=bool, group="network")
 
+    recipe: str | None = flag(
+        None, "set the flags that suit such data, and save them as if they had been given; flags "
+        "beside it win: docs/recipes.md",
+        choices=tuple(RECIPES), resume=NOT_SAVED, group="recipe")  # fmt: skip
     epochs: int | None = flag(
         None, f"epochs in all; default: as many as reach {DEFAULT_STEPS} steps, {FEWEST_EPOCHS} to "
         f"{MOST_EPOCHS}, fewer if --max-hours has no time for them", "--num-epochs",
@@ -235,7 +230,8 @@ class TrainArguments:
         read=int, metavar="N", limits=BATCHES, group="recipe")  # fmt: skip
     optimizer: str = flag("adamw", "optimizer", choices=OPTIMIZERS, group="recipe")
     lr: float | None = flag(
-        None, f"learning rate; default: 0.002, with sgd 0.01{_OTHER_RATES}", "--learning-rate",
+        None, f"learning rate; default: adamw 0.004, adam 0.002, sgd 0.01{_OTHER_RATES}",
+        "--learning-rate",
         read=float, metavar="X", limits=RATES, group="recipe")  # fmt: skip
     base_net_lr: float | None = flag(
         None, "of the backbone; default --lr",
@@ -357,26 +353,19 @@ def default_workers() -> int:
     return max(1, min(8, cores // 2))
 
 
+def recipe_flags(recipe: str, given: Collection[str]) -> str:
+    """Write the flags that a recipe sets; not those that were `given` beside it."""
+    set_here = {name: x for name, x in RECIPES[recipe].items() if name not in given}
+    return " ".join(
+        f"{flag_of(name)} {'x'.join(map(str, x)) if isinstance(x, tuple) else x}"
+        for name, x in set_here.items()
+    )
+
+
 def pairs_of(files: Sequence[str] | None, folders: Sequence[str] | None) -> list[tuple[str, str]]:
     """Put annotation files and image folders together; one folder may be for all."""
     files, folders = files or (), folders or ()
     return list(zip(files, folders * len(files) if len(folders) == 1 else folders, strict=True))
-
-
-def reading_options(args: Any) -> OpenOptions:
-    """What the flags say about reading data: of TrainArguments, or of `add_reading_flags`."""
-    names = ("strict_labels", "label_format", "boxes", "use_difficult", "one_based")
-    return OpenOptions(**{name: getattr(args, name) for name in names if hasattr(args, name)})
-
-
-def add_reading_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how a data set is read, as train_ssd.py has them."""
-    for name in ("dataset_type", "boxes", "label_format", "one_based"):
-        about = FLAGS[name].metadata
-        options: dict[str, Any] = {"default": FLAGS[name].default, "help": about["help"]}
-        options |= {"action": "store_true"} if about["read"] is bool else {}
-        options |= {"choices": about["choices"]} if about["choices"] else {}
-        parser.add_argument(flag_of(name), **options)
 
 
 def build_train_parser(**kwargs) -> FamilyParser:
@@ -411,9 +400,8 @@ def parse_train_args(argv: Sequence[str] | None, **kwargs) -> tuple[TrainArgumen
     namespace = argparse.Namespace(**dict.fromkeys(FLAGS, absent))
     values = vars(parser.parse_args(argv, namespace))
     given = {name: value for name, value in values.items() if value is not absent}
-    args = TrainArguments(
-        **{name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
-    )
+    values = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+    args = TrainArguments(**RECIPES.get(given.get("recipe"), {}) | values)
     if not args.resume:
         args = args.resolved()
     problem = find_problem(args)
@@ -430,6 +418,8 @@ def find_problem(args: TrainArguments) -> str | None:
         if limits and not all(limits.holds(number) for number in numbers if number is not None):
             return f"{flag_of(name)} must be {limits.words}"
     if args.resume:
+        if args.recipe:
+            return "--recipe is for a new run; give single flags with --resume RUN"
         if args.dry_run or args.overfit:
             return "--dry-run and --overfit look at a new run; leave out --resume"
         path = Path(args.resume)

@@ -39,6 +39,14 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Read `300` or `HEIGHTxWIDTH` as (height, width)."""
+    sides = [int(side) for side in text.lower().split("x")]
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a size nor HEIGHTxWIDTH")
+    return (sides[0], sides[-1])
+
+
 def run_script(
     work: Callable[[], int | None],
     *,
@@ -60,7 +68,10 @@ def run_script(
         when nobody reads the standard output that the work is done for.
     """
     with lasting_streams():
-        _set_up_logging(warnings_only)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_OneLine(("%(levelname)s: " if warnings_only else "") + "%(message)s"))
+        level = logging.WARNING if warnings_only else logging.INFO
+        logging.basicConfig(level=level, handlers=[handler], force=True)
         try:
             code = work() or 0
             with contextlib.suppress(ReaderGone):  # the work is done
@@ -103,14 +114,6 @@ def _shortened(line: str) -> str:
         return line
     left_out = len(line) - MOST_LETTERS
     return f"{line[: MOST_LETTERS // 2]} [{left_out:,} letters] {line[-(MOST_LETTERS // 2) :]}"
-
-
-def _set_up_logging(warnings_only: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine("%(levelname)s: %(message)s" if warnings_only else "%(message)s"))
-    logging.basicConfig(
-        level=logging.WARNING if warnings_only else logging.INFO, handlers=[handler], force=True
-    )
 
 
 class _OneLine(logging.Formatter):

@@ -75,9 +75,18 @@ def find_all(names: list[str], folder: str | Path) -> tuple[list[str], int, str]
     Returns:
         The names of the files, where one was found, otherwise the names as they are; how many
         were found under another spelling; the first of these, as "a\\b.jpg is b.jpg".
+
+    Raises:
+        ValueError: no file was found for a name, and it leads out of the folder.
     """
     finder = ImageFinder(folder)
-    found = [finder.find(name) or name for name in names]
-    changed = [(old, new) for old, new in zip(names, found, strict=True) if old != new]
+    files = [finder.find(name) for name in names]
+    pairs = list(zip(names, files, strict=True))
+    if outside := [name for name, file in pairs if file is None and not is_inside(name)]:
+        raise ValueError(
+            f"{folder}: {len(outside)} names of images lead out of it, the first is "
+            f"{outside[0]!r}; write names relative to this folder"
+        )
+    changed = [(name, file) for name, file in pairs if file not in (name, None)]
     example = f"{changed[0][0]!r} is {changed[0][1]!r}" if changed else ""
-    return found, len(changed), example
+    return [file or name for name, file in pairs], len(changed), example

@@ -45,6 +45,8 @@ def with_classes(index: AnnotationIndex, class_names: Sequence[str]) -> Annotati
     for label, (name, key) in enumerate(zip(class_names, wanted, strict=True), 1):
         if key in own:
             new_label[own[key].label] = label
+            if own[key].label in index.unannotated:
+                unannotated.add(label)
             categories.append(replace(own[key], label=label, name=name))
         else:
             unannotated.add(label)

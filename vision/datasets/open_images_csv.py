@@ -3,10 +3,11 @@
 import csv
 import math
 from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vision.files.text import open_text
+from vision.files.text import open_lines
 
 _NEEDED = ("ImageID", "XMin", "XMax", "YMin", "YMax")
 # 1 where it is so, 0 where it is not, -1 where nobody looked.
@@ -31,8 +32,8 @@ def read_class_names(path: str | Path) -> dict[str, str]:
         OSError, ValueError: it cannot be read, or a row has not two columns; the line is named.
     """
     names = {}
-    with open_text(path) as file:
-        for number, row in enumerate(csv.reader(file), 1):
+    with _open_rows(path) as rows:
+        for number, row in enumerate(rows, 1):
             if row and len(row) != 2:
                 raise ValueError(f"{path}:{number}: a label and a name are needed, not {row[:3]}")
             names.update([row] if row and row[0] != "LabelName" else [])
@@ -54,8 +55,7 @@ def read_boxes(
         OSError: it cannot be read.
         ValueError: a column is absent, or a row holds no box; file, line and value are named.
     """
-    with open_text(path) as file:
-        rows = csv.reader(file)
+    with _open_rows(path) as rows:
         columns = {name.strip(): i for i, name in enumerate(next(rows, []))}
         absent = [name for name in _NEEDED if name not in columns]
         if "ClassName" not in columns and "LabelName" not in columns:
@@ -74,6 +74,16 @@ def read_boxes(
                 raise ValueError(f"{path}:{number}: not a row of a box ({error})") from None
 
 
+@contextmanager
+def _open_rows(path: str | Path) -> Iterator[Iterator[list[str]]]:
+    with open_lines(path) as lines:
+        rows = csv.reader(lines)
+        try:
+            yield rows
+        except csv.Error as error:
+            raise ValueError(f"{path}:{rows.line_num}: not CSV ({error})") from None
+
+
 def _box_of(row: list[str], columns: dict[str, int], names: dict[str, str] | None) -> OpenImagesBox:
     left, right, top, bottom = (
         float(row[columns[key]]) for key in ("XMin", "XMax", "YMin", "YMax")
@@ -88,4 +98,5 @@ def _box_of(row: list[str], columns: dict[str, int], names: dict[str, str] | Non
         key in columns and row[columns[key]].strip() == "1" for key in ("IsGroupOf", "IsDepiction")
     )
     corners = (left, top, right, bottom)
-    return OpenImagesBox(row[columns["ImageID"]], name.strip(), corners, is_group, is_depiction)
+    name = " ".join(name.split())
+    return OpenImagesBox(row[columns["ImageID"]], name, corners, is_group, is_depiction)

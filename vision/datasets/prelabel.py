@@ -1,5 +1,6 @@
 """Detections as labels to be corrected: COCO, YOLO and Pascal VOC, and which images come first."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,15 +141,23 @@ def _images(index: AnnotationIndex, found: Found) -> Iterator[tuple[str, int, np
     """(name without suffix, position, its detections) of each image.
 
     Raises:
-        ValueError: a name leads out of the folder.
+        ValueError: a name leads out of the folder, or two images would have one label file.
     """
     order = np.argsort(found.rows, kind="stable")
     ends = np.searchsorted(found.rows[order], np.arange(len(index) + 1))
-    for row in range(len(index)):
-        name = index.file_name(row)
+    names = [index.file_name(row) for row in range(len(index))]
+    name_of: dict[str, str] = {}
+    for name in names:
         if not is_inside(name):
             raise ValueError(f"{index.annotation_file}: {name!r} leads out of the folder")
-        yield str(Path(name).with_suffix("")), row, order[ends[row] : ends[row + 1]]
+        other = name_of.setdefault(os.path.splitext(name)[0], name)
+        if other is not name:
+            raise ValueError(
+                f"{index.annotation_file}: {other!r} and {name!r} would have one label file; "
+                "rename one of the images, or use --format coco"
+            )
+    for row, stem in enumerate(name_of):
+        yield stem, row, order[ends[row] : ends[row + 1]]
 
 
 def _write(path: Path, text: str) -> None:

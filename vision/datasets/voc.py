@@ -12,7 +12,7 @@ from vision.datasets.image_headers import image_size
 from vision.datasets.voc_folder import VocSplit, find_class_file, find_voc_splits, image_stems
 from vision.datasets.voc_xml import VocFile, read_voc_xml
 from vision.files.guarded import is_inside
-from vision.files.text import read_text
+from vision.files.text import SHORT_TEXT, read_text
 
 _NUM_THREADS = 8  # they wait for the disk side by side
 
@@ -153,7 +153,7 @@ class VocReader:
 
 def _read_classes(file: Path) -> list[str]:
     """The names in labels.txt: a line each, or with commas as in the family's files."""
-    lines = read_text(file).replace(",", "\n").splitlines()
+    lines = read_text(file, most_bytes=SHORT_TEXT).replace(",", "\n").splitlines()
     names = [" ".join(line.split()) for line in lines if line.strip()]
     names = [name for name in names if name.upper() != "BACKGROUND"]
     if not names:

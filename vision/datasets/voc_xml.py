@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from vision.files.guarded import read_regular
-from vision.files.text import decode_text, unpacked
+from vision.files.text import SMALL_TEXT, decode_text, unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ def read_voc_xml(path: str | Path) -> VocFile:
 
 
 def _parse(path: str | Path) -> ElementTree.Element:
-    data = unpacked(read_regular(path), path)
+    data = read_regular(path, most_bytes=SMALL_TEXT)
+    data = unpacked(data, path, most_bytes=SMALL_TEXT)
     try:
         return ElementTree.fromstring(data)  # by its own declaration, or mark
     except ElementTree.ParseError as error:

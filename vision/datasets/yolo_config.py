@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vision.files.limited_yaml import parse_yaml
-from vision.files.text import read_text
+from vision.files.text import SHORT_TEXT, read_text
 
-_MOST_BYTES = 1 << 20  # of a list of classes
 _SPLIT_KEYS = {"train": ["train"], "val": ["validation", "valid", "val"], "test": ["test"]}
 
 
@@ -27,7 +26,8 @@ def read_class_file(path: Path) -> dict[int, str]:
     Raises:
         ValueError: no names, a name twice, or an empty line among them.
     """
-    names = [line.strip() for line in read_text(path).splitlines()]
+    lines = read_text(path, most_bytes=SHORT_TEXT).splitlines()
+    names = [line.strip() for line in lines]
     while names and not names[-1]:
         names.pop()
     return _checked_names(path, dict(enumerate(names)))
@@ -55,9 +55,7 @@ def data_yamls(root: Path) -> list[Path]:
 
 def _names_classes(file: Path) -> bool:
     try:
-        if file.stat().st_size > _MOST_BYTES:
-            return False
-        entries = parse_yaml(read_text(file), where=file)
+        entries = parse_yaml(read_text(file, most_bytes=SHORT_TEXT), where=file)
     except (OSError, ValueError):
         return False
     return isinstance(entries, dict) and "names" in entries
@@ -69,7 +67,7 @@ def read_data_yaml(path: Path) -> DataYaml:
     Raises:
         ValueError: it is not YAML, or these entries have another form.
     """
-    entries = parse_yaml(read_text(path), where=path)
+    entries = parse_yaml(read_text(path, most_bytes=SHORT_TEXT), where=path)
     if not isinstance(entries, dict):
         raise ValueError(f"{path}: expected lines such as 'train: images/train' and 'names:'")
     splits = {

@@ -12,8 +12,8 @@ import numpy as np
 from vision.datasets.image_headers import image_size
 from vision.datasets.yolo_folder import label_candidates
 from vision.datasets.yolo_rows import LabelRows, read_rows
-from vision.files.guarded import regular_only
-from vision.files.text import decode_text
+from vision.files.guarded import read_regular, regular_only
+from vision.files.text import SMALL_TEXT, decode_text
 
 # Threads wait for the disk side by side: 30,000 images that are not in the page cache take 4.4 s,
 # in one thread 14.7 s. Processes gain nothing more.
@@ -77,20 +77,20 @@ def _read_labels(root: Path, image: str) -> tuple[str, bytes | None]:
     for place in label_candidates(root, image):
         try:
             with open(place, "rb", buffering=0, opener=regular_only) as stream:
-                return place, _plain(_read_whole(stream), place)
+                return place, _plain(_read_whole(stream, place), place)
         except FileNotFoundError:
             continue
     return next(label_candidates(root, image)), None
 
 
-def _read_whole(stream: io.RawIOBase) -> bytes:
+def _read_whole(stream: io.RawIOBase, place: str) -> bytes:
     # A read to the end asks for the size and then once more: twice the time of a short one.
     content = stream.read(_USUAL_BYTES)
-    return content if len(content) < _USUAL_BYTES else content + stream.read()
+    return content if len(content) < _USUAL_BYTES else read_regular(place, most_bytes=SMALL_TEXT)
 
 
 def _plain(content: bytes, place: str) -> bytes:
     """The text of a label file as UTF-8; nearly all are ASCII, which is seen at once."""
     if content.isascii() and b"\0" not in content:
         return content
-    return decode_text(content, place).encode()
+    return decode_text(content, place, most_bytes=SMALL_TEXT).encode()

@@ -16,6 +16,7 @@ file. Without --model it takes the one model in its own folder. In a program of 
 import argparse
 import json
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from pathlib import Path
 import numpy as np
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+MOST_BYTES = 1 << 28  # of a file
+MOST_PIXELS = 1 << 28  # of an image; it takes 0.8 GB
 Image = np.ndarray | str | os.PathLike
 
 
@@ -103,24 +106,23 @@ class FileDetector:
         suffix = Path(path).suffix.lower()
         if suffix not in RUNTIMES:
             raise ValueError(f"{path}: not one of {', '.join(RUNTIMES)}")
-        self.raw = RUNTIMES[suffix](Path(path), threads=threads)
+        self.path = path
+        self.raw = RUNTIMES[suffix](check_file(path), threads=threads)
         try:
-            self.about = {
-                key: json.loads(self.raw.properties.get(key, default))
-                for key, default in ABOUT.items()
-            }
-        except (TypeError, ValueError):
+            self.about = _read_about(self.raw.properties)
+            classes = self.about["classes"]
+            scores = [item.get("threshold", self.about["score_threshold"]) for item in classes]
+            if threshold is not None:
+                scores = [threshold] * len(classes)
+            self._thresholds = np.array([1.0, *scores], float)  # by label
+            self.names = ["BACKGROUND", *(item["name"] for item in classes)]
+            ids = [item["category_id"] for item in classes]
+            self._category_ids = np.array([0, *ids], np.int64)
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError):
             raise ValueError(f"{path}: not a detector that export_ssd.py wrote") from None
         self.tiles = self.about["tiles"] if tiles is None else tiles
-        if self.tiles not in range(1, MAX_TILES + 1):
+        if not isinstance(self.tiles, int) or not 1 <= self.tiles <= MAX_TILES:
             raise ValueError(f"{path}: tiles {self.tiles}; 1 to {MAX_TILES} are possible")
-        classes = self.about["classes"]
-        scores = [item.get("threshold", self.about["score_threshold"]) for item in classes]
-        if threshold is not None:
-            scores = [threshold] * len(classes)
-        self._thresholds = np.array([1.0, *scores])  # by label
-        self.names = ["BACKGROUND", *(item["name"] for item in classes)]
-        self._category_ids = np.array([0, *(item["category_id"] for item in classes)])
 
     def predict(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
         """Detect objects in one image (a path, or uint8 [H, W, 3] RGB), or in each of a list."""
@@ -139,8 +141,12 @@ class FileDetector:
 
     def _find(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run the network on an image or a tile; returns boxes in its pixels, scores, labels."""
-        boxes, scores, labels = self.run(self.resize(image))
-        found = scores >= self._thresholds[labels]
+        resized = self.resize(image)
+        try:
+            boxes, scores, labels = self.run(resized)
+            found = scores >= self._thresholds[labels]
+        except Exception as error:  # each runtime has types of its own
+            raise ValueError(f"{self.path}: cannot be run: {_in_one_line(error)}") from error
         height, width = image.shape[:2]
         sides = np.array([width, height, width, height], np.float32)
         return boxes[found] * sides, scores[found], labels[found]
@@ -198,6 +204,7 @@ class FileDetector:
 # What a file says of itself, and what is read where it does not say so; None: it has to.
 ABOUT = {
     "target": None,
+    "network": '"exported file"',
     "classes": None,
     "image_size": None,
     "score_threshold": None,
@@ -209,30 +216,65 @@ ABOUT = {
 }
 
 
+def _read_about(properties: dict[str, str]) -> dict:
+    """Decode what a file says of itself; what is not said or of another type raises any error."""
+    about = {key: json.loads(properties.get(key, default)) for key, default in ABOUT.items()}
+    height, width = about["image_size"]
+    if not (0 < height < 10_000 and 0 < width < 10_000 and about["resize"] in RESIZE):
+        raise ValueError("another input")
+    if not all(isinstance(text, str) for text in _texts_of(about)):
+        raise TypeError("no text")
+    return about
+
+
+def _texts_of(about: dict) -> list:
+    return [about["target"], *(item["name"] for item in about["classes"])]
+
+
 def detectnet_input(image: np.ndarray) -> np.ndarray:
     """Normalise uint8 [H, W, 3] to what the target jetson takes, float32 [1, 3, H, W] in -1..1."""
     scaled = image.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
 
 
+def check_file(path: str | os.PathLike) -> Path:
+    """Refuse a pipe, which would be waited for, a device, and a file that fills the memory."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: not a regular file")
+    if status.st_size > MOST_BYTES:
+        raise ValueError(
+            f"{path}: it has {status.st_size:,} bytes, at most {MOST_BYTES:,} are read"
+        )
+    return Path(path)
+
+
 def read_image(path: str | os.PathLike) -> np.ndarray:
     """Decode an image file to uint8 [H, W, 3] RGB, turned upright by its EXIF orientation."""
-    data = Path(path).read_bytes()
-    if find_spec("cv2"):
-        import cv2
+    data = check_file(path).read_bytes()
+    try:
+        return _decode_with_opencv(data) if find_spec("cv2") else _decode_with_pillow(data)
+    except Exception as error:  # damaged bytes make a decoder raise any type
+        raise ValueError(f"{path}: not a readable image ({_in_one_line(error)})") from error
 
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-        if pixels is None:
-            raise ValueError(f"{path}: not a readable image")
-        return np.ascontiguousarray(pixels[:, :, ::-1])
+
+def _decode_with_opencv(data: bytes) -> np.ndarray:
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
+    import cv2
+
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError("its format is unknown, or it is damaged")
+    return np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def _decode_with_pillow(data: bytes) -> np.ndarray:
     import io
 
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    try:
-        return np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
-    except (UnidentifiedImageError, OSError):
-        raise ValueError(f"{path}: not a readable image") from None
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # it refuses those of twice as many
+    return np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
 
 
 def resize_linear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -373,8 +415,6 @@ class OnnxRuntime:
 
     def __init__(self, path: Path, *, threads: int):
         onnxruntime = _import(self.package, path)
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # it warns of processors that it does not know
@@ -382,17 +422,11 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]
             )
-        except (
-            errors.Fail,
-            errors.InvalidArgument,
-            errors.InvalidGraph,
-            errors.InvalidProtobuf,
-            errors.NotImplemented,
-        ) as error:
-            line = " ".join(str(error).split())
+        except Exception as error:  # of one of a dozen types
+            line = _in_one_line(error)
             raise ValueError(
                 f"{path}: onnxruntime {onnxruntime.__version__} says: {line}"
-            ) from None
+            ) from error
         self.properties = self._session.get_modelmeta().custom_metadata_map
 
     def __call__(self, inputs: np.ndarray) -> list[np.ndarray]:
@@ -406,8 +440,7 @@ class OpenVino:
 
     def __init__(self, path: Path, *, threads: int):
         openvino = _import(self.package, path)
-        for file in (path, path.with_suffix(".bin")):
-            file.open("rb").close()  # its own error for an absent file is a page long
+        check_file(path.with_suffix(".bin"))  # its own error for an absent file is a page long
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
@@ -418,7 +451,7 @@ class OpenVino:
             model = openvino.Core().read_model(path)
             self._run = openvino.compile_model(model, "CPU", options)
         except RuntimeError as error:
-            line = " ".join(str(error).split())
+            line = _in_one_line(error)
             raise ValueError(f"{path}: openvino {openvino.__version__} says: {line}") from None
         has_properties = model.has_rt_info(PROPERTIES_IN_XML)
         self.properties = model.get_rt_info(PROPERTIES_IN_XML).value if has_properties else {}
@@ -442,10 +475,9 @@ class TfLite:
                 model_content=content, num_threads=threads or os.cpu_count()
             )
             self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            line = " ".join(str(error).split())
-            raise ValueError(f"{path}: {self.package} says: {line}") from None
-        self.properties = _tflite_properties(content)
+            self.properties = _tflite_properties(content)
+        except Exception as error:  # damaged bytes make its reader raise any type
+            raise ValueError(f"{path}: {self.package} says: {_in_one_line(error)}") from error
 
     def __call__(self, inputs: np.ndarray) -> list[np.ndarray]:
         (entry,) = self._interpreter.get_input_details()
@@ -474,6 +506,15 @@ MAX_TILES = 16  # along each side
 TILE_EDGE = 0.01  # of a tile's side: how near to an edge a box counts as cut by it
 NUM_DETECTIONS = 100  # that it gives: as many as count in COCO
 PROPERTIES_IN_XML = "ssd_training_toolkit"
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _printable(text: object) -> str:
+    """Escape what a terminal would take for a command: names in files may have it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def _import(package: str, path: Path):
@@ -505,7 +546,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return _detect(detector, _find_images(args.images), as_json=args.json)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_printable(f"error: {error}"), file=sys.stderr)
         return 1
 
 
@@ -515,7 +556,7 @@ def _detect(detector: FileDetector, paths: list[Path], *, as_json: bool) -> int:
         try:
             found = detector.predict(path)
         except (ValueError, OSError) as error:  # the other images are none the worse for it
-            print(f"error: {error}", file=sys.stderr)
+            print(_printable(f"error: {error}"), file=sys.stderr)
             code = 1
             continue
         rows = zip(found.names, found.confidence.tolist(), found.xyxy.tolist(), strict=True)
@@ -525,9 +566,9 @@ def _detect(detector: FileDetector, paths: list[Path], *, as_json: bool) -> int:
         if as_json:
             print(json.dumps({"image": str(path), "detections": rows}))
             continue
-        print(f"{path}: {len(rows)} found")
+        print(_printable(f"{path}: {len(rows)} found"))
         for row in rows:
-            print(f"  {row['name']} {row['score']:.2f} {row['xyxy']}")
+            print(_printable(f"  {row['name']} {row['score']:.2f} {row['xyxy']}"))
     return code
 
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -87,8 +86,10 @@ def check_folder(
     splits, findings = open_all(folder)
     if not splits:
         return findings
-    missing = [f for name, source in splits.items() for f in _missing(name, source)]
-    splits = {name: _present(source) for name, source in splits.items()}
+    missing = []
+    for name, source in splits.items():
+        splits[name], found = _present(name, source)
+        missing += found
     starts, paths = {}, []
     for name, (index, image_folder) in splits.items():
         starts[name] = len(paths)
@@ -139,21 +140,17 @@ def open_all(folder: Layout) -> tuple[dict[str, Source], list[Finding]]:
     return splits, findings
 
 
-def _missing(name: str, source: Source) -> list[Finding]:
-    finder = ImageFinder(source.image_folder)
-    names = [source.index.file_name(i) for i in range(len(source.index))]
-    absent = [file for file in names if finder.find(file) != file]
-    what = f"images of {name} that are not in {source.image_folder}"
-    return _found("missing_image", absent, what, "restore them, or remove their entries")
-
-
-def _present(source: Source) -> Source:
-    """The source without the images whose file is not there."""
+def _present(name: str, source: Source) -> tuple[Source, list[Finding]]:
+    """The source without the images whose file is not there, and those as a finding."""
     index, folder = source
-    there = [i for i in range(len(index)) if os.path.isfile(Path(folder, index.file_name(i)))]
-    return (
-        source if len(there) == len(index) else source._replace(index=index.take(np.array(there)))
-    )
+    finder = ImageFinder(folder)
+    names = [index.file_name(i) for i in range(len(index))]
+    is_there = np.array([finder.find(file) == file for file in names], dtype=bool)
+    absent = [names[i] for i in np.flatnonzero(~is_there)]
+    if absent:
+        source = source._replace(index=index.take(np.flatnonzero(is_there)))
+    what = f"images of {name} that are not in {folder}"
+    return source, _found("missing_image", absent, what, "restore them, or remove their entries")
 
 
 def _unreadable(data: CheckedData) -> list[Finding]:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from vision.files.text import read_text
 
-OFFICIAL_URL = "http://images.cocodataset.org"
+# COCO's bucket under Amazon's name, which its certificate is for: images.cocodataset.org has none
+# (mlcommons/inference, pull request 2572).
+OFFICIAL_URL = "https://s3.amazonaws.com/images.cocodataset.org"
+PLAIN_URL = "http://images.cocodataset.org"
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,14 @@ class Archive:
         path: under the base URL.
         num_bytes: size of the zip.
         content_bytes: total size of the files in it, to compute the disk space needed.
-        is_exact: whether a zip of another size is wrong.
+        sha256: digest of COCO's own zip; None: not known.
+        is_exact: whether a zip of another size or digest is wrong.
     """
 
     path: str
     num_bytes: int
     content_bytes: int
+    sha256: str | None = None
     is_exact: bool = True
 
     @property
@@ -31,16 +36,52 @@ class Archive:
         return self.path.rsplit("/", 1)[-1]
 
 
+# Sizes and digests are those of tensorflow/datasets (tensorflow_datasets/url_checksums/coco.txt).
+# pytorch/vision (torchvision/prototype/datasets/_builtin/coco.py) has the same ones for train, val
+# and annotations, facebookresearch/ParlAI (parlai/tasks/coco_caption/build_2017.py) for all but
+# train.
 # JPEGs cannot be compressed further, so a zip of images is as large as its content. For
 # image_info_test2017.zip public sources give two sizes (1,133,069 and 1,144,034 bytes).
 ARCHIVES = {
-    "train": (Archive("zips/train2017.zip", 19_336_861_798, 19_400_000_000),),
-    "val": (Archive("zips/val2017.zip", 815_585_330, 820_000_000),),
-    "test": (
-        Archive("zips/test2017.zip", 6_646_970_404, 6_700_000_000),
-        Archive("annotations/image_info_test2017.zip", 1_144_034, 12_000_000, is_exact=False),
+    "train": (
+        Archive(
+            "zips/train2017.zip",
+            19_336_861_798,
+            19_400_000_000,
+            "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+        ),
     ),
-    "annotations": (Archive("annotations/annotations_trainval2017.zip", 252_907_541, 834_416_290),),
+    "val": (
+        Archive(
+            "zips/val2017.zip",
+            815_585_330,
+            820_000_000,
+            "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+        ),
+    ),
+    "test": (
+        Archive(
+            "zips/test2017.zip",
+            6_646_970_404,
+            6_700_000_000,
+            "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba",
+        ),
+        Archive(
+            "annotations/image_info_test2017.zip",
+            1_144_034,
+            12_000_000,
+            "e52f412dd7195ac8f98d782b44c6dd30ea10241e9f42521f67610fbe055a74f8",
+            is_exact=False,
+        ),
+    ),
+    "annotations": (
+        Archive(
+            "annotations/annotations_trainval2017.zip",
+            252_907_541,
+            834_416_290,
+            "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+        ),
+    ),
 }
 
 

@@ -4,12 +4,12 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
 
-from vision.download.coco_archives import OFFICIAL_URL, Archive
+from vision.download.coco_archives import OFFICIAL_URL, PLAIN_URL, Archive
 from vision.download.download import fetch
 from vision.download.http_range import remote_length
 from vision.download.unzip import DamagedArchive, Member, UnsafeArchive, check_contents, extract
@@ -45,6 +45,26 @@ def lock_folder(root: Path) -> Iterator[None]:
         yield
 
 
+def on_official_server(
+    archives: Sequence[Archive], root: Path, *, timeout: float
+) -> tuple[str, list[Archive]]:
+    """Return COCO's address, by https if it answers there, else by http, and the archives.
+
+    What comes by http must be exactly COCO's: then it is as safe, as its digests are known.
+    """
+    for archive in archives:
+        if archive.is_exact and absent_members(archive, root) != []:
+            by_https, by_http = (
+                remote_length(f"{url}/{archive.path}", timeout=timeout)
+                for url in (OFFICIAL_URL, PLAIN_URL)
+            )
+            if by_https is None and by_http is not None:
+                logger.warning("%s: no answer there; fetching from %s", OFFICIAL_URL, PLAIN_URL)
+                return PLAIN_URL, [replace(archive, is_exact=True) for archive in archives]
+            break
+    return OFFICIAL_URL, list(archives)
+
+
 def as_on_mirror(archive: Archive, root: Path, *, base_url: str, timeout: float) -> Archive:
     """Return the archive with the size it has on a mirror, if it is not yet complete in `root`."""
     if absent_members(archive, root) == []:
@@ -75,7 +95,8 @@ def install(
 
     Args:
         base_url, connections, timeout, retries, first_pause, stop: as for `fetch`.
-        sha256: digest that the zip must have; None: not checked.
+        sha256: digest that the zip must have; None: COCO's own, where it is known, and another one
+            of an archive that is not exact is a warning.
         keep_zip: leave the zip in `root`.
         progress: called with "fetch" or "unpack", bytes done, bytes in all.
 
@@ -131,8 +152,8 @@ def _unpack(
     stop: threading.Event | None,
 ) -> list[Member]:
     zip_path = root / archive.name
-    if sha256:
-        _check_digest(zip_path, sha256)
+    if sha256 or archive.sha256:
+        _check_digest(zip_path, archive, sha256)
     return extract(
         zip_path,
         root,
@@ -190,17 +211,23 @@ def _record_path(archive: Archive, root: Path) -> Path:
     return root / f"{archive.name}.done.json"
 
 
-def _check_digest(zip_path: Path, sha256: str) -> None:
+def _check_digest(zip_path: Path, archive: Archive, sha256: str | None) -> None:
     digest = hashlib.sha256()
     with open(zip_path, "rb", opener=regular_only) as file:
         while data := file.read(1 << 20):
             digest.update(data)
-    if digest.hexdigest() != sha256:
-        check_contents(zip_path)  # raises DamagedArchive: then it is fetched again
-        raise ValueError(
-            f"{zip_path}: a whole zip, but its SHA-256 is {digest.hexdigest()}, not {sha256}: "
-            "correct --checksums, or delete the zip to fetch it again"
-        )
+    found, expected = digest.hexdigest(), sha256 or archive.sha256
+    if found == expected:
+        return
+    if not (sha256 or archive.is_exact):
+        text = "%s: not COCO's own zip: its SHA-256 is %s, not %s; --checksums FILE checks yours"
+        logger.warning(text, zip_path, found, expected)
+        return
+    check_contents(zip_path)  # raises DamagedArchive: then it is fetched again
+    fix = "correct --checksums, or delete the zip to fetch it again"
+    if not sha256:
+        fix = "delete it to fetch it again, or say with --base-url that it is of another server"
+    raise ValueError(f"{zip_path}: a whole zip, but its SHA-256 is {found}, not {expected}: {fix}")
 
 
 def _set_aside(zip_path: Path, was_here: bool) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,13 @@ from vision.datasets.open_images_csv import OpenImagesBox, read_boxes, read_clas
 from vision.download.download import fetch
 from vision.download.http_answer import DownloadError
 from vision.files.atomic_file import write_atomically
-from vision.files.guarded import is_inside
 
 ANNOTATIONS_URL = "https://storage.googleapis.com/openimages/2018_04"
 IMAGES_URL = "https://open-images-dataset.s3.amazonaws.com"
 SPLITS = ("train", "validation", "test")
 _CLASSES = "class-descriptions-boxable.csv"
 _HEADER = ("ImageID", "ClassName", "XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction")
+_IMAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 Boxes = list[OpenImagesBox]
 
 
@@ -211,7 +212,7 @@ def _fetch_image(server: Server, folder: Path, image_id: str) -> str | None:
     """None when the image is there, otherwise why it is not."""
     path = folder / f"{image_id}.jpg"
     url = f"{server.images}/{folder.name}/{image_id}.jpg"
-    if not is_inside(image_id) or "/" in image_id:
+    if not _IMAGE_ID.fullmatch(image_id):
         return f"{image_id!r}: not an image id"
     was_there = path.is_file()
     try:

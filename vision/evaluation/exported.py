@@ -41,6 +41,7 @@ class Measurement:
         ap_at_threshold: AP of the boxes from `score_threshold` on.
         detections: of all images.
         ground_truth: what they are compared with.
+        source: the split, with the detector's classes.
         category_ids: the annotations' ids of labels 1..C.
         milliseconds: median time of an image, without reading it.
     """
@@ -49,6 +50,7 @@ class Measurement:
     ap_at_threshold: float | None
     detections: Detections
     ground_truth: GroundTruth
+    source: Source
     category_ids: list[int]
     milliseconds: float
 
@@ -96,6 +98,7 @@ def measure(
         ap_at_threshold=evaluate_boxes(truth, remaining, class_names=class_names)["AP"],
         detections=detections,
         ground_truth=truth,
+        source=source,
         category_ids=[category.category_id for category in index.categories],
         milliseconds=float(np.median(seconds)) * 1e3,
     )

@@ -59,9 +59,9 @@ def read_regular(path: str | Path, *, most_bytes: int = MOST_BYTES) -> bytes:
 def is_inside(name: str) -> bool:
     """Tell whether a name from a file stays in the folder that it is joined to.
 
-    It does not if it is absolute, on any system, or has a `..` in it. Links are not looked at: a
-    user may have linked folders of a data set.
+    It does not if it is absolute, on any system, or has a `..` or a NUL in it. Links are not looked
+    at: a user may have linked folders of a data set.
     """
     windows = PureWindowsPath(name)
     is_relative = not (PurePosixPath(name).is_absolute() or windows.drive or windows.root)
-    return is_relative and ".." not in windows.parts and bool(name)
+    return is_relative and ".." not in windows.parts and "\0" not in name and bool(name)

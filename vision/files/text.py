@@ -7,15 +7,18 @@ import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TextIO
 
-from vision.files.guarded import read_regular, regular_only
+from vision.files.guarded import MOST_BYTES, read_regular, regular_only
 
 logger = logging.getLogger(__name__)
 
 GZIP_MAGIC = b"\x1f\x8b"
-_MOST_UNPACKED = 2 << 30  # bytes of a .gz; COCO's largest annotation file has 0.5 GB
+MOST_UNPACKED = 2 << 30  # bytes of a .gz; COCO's largest annotation file has 0.5 GB
+SHORT_TEXT = 1 << 20  # bytes of a list of classes or a data.yaml
+SMALL_TEXT = 1 << 23  # bytes of one image's boxes or polygons
+_MOST_LETTERS = 1 << 17  # of a line; Python's csv takes no longer field
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -26,19 +29,21 @@ _MARKS = {
 }
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, *, most_bytes: int = MOST_BYTES) -> str:
     """Read a text file: UTF-8, UTF-16, UTF-32 or Windows-1252, gzip-compressed or not.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no text; the file is named.
+        OSError: it cannot be read, or has more than `most_bytes`.
+        ValueError: it is no text, or unpacks to more; the file is named.
     """
-    return decode_text(read_regular(path), path)
+    return decode_text(read_regular(path, most_bytes=most_bytes), path, most_bytes=most_bytes)
 
 
 @contextmanager
-def open_text(path: str | Path) -> Iterator[TextIO]:
+def open_lines(path: str | Path) -> Iterator[Iterator[str]]:
     """Open a text file that may be too large to be read whole: UTF-8 or UTF-16, gzip or not.
+
+    Its lines end as they do in the file. One that would fill the memory comes in parts.
 
     Raises:
         OSError: it cannot be read.
@@ -52,16 +57,17 @@ def open_text(path: str | Path) -> Iterator[TextIO]:
         stream.read(len(mark))
         encoding = _MARKS[mark] if mark else _encoding_without_mark(start)
         try:
-            yield io.TextIOWrapper(stream, encoding=encoding, newline="")
+            text = io.TextIOWrapper(stream, encoding=encoding, newline="")
+            yield iter(partial(text.readline, _MOST_LETTERS), "")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not {encoding.upper()} text ({error.reason})") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path}: a damaged gzip file ({error})") from None
 
 
-def decode_text(data: bytes, path: str | Path) -> str:
+def decode_text(data: bytes, path: str | Path, *, most_bytes: int = MOST_UNPACKED) -> str:
     """Turn the bytes of a text file into text, as `read_text`; `path` is for messages."""
-    data = unpacked(data, path)
+    data = unpacked(data, path, most_bytes=most_bytes)
     mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
     encoding = _MARKS[mark] if mark else _encoding_without_mark(data)
     try:
@@ -75,11 +81,11 @@ def decode_text(data: bytes, path: str | Path) -> str:
     return data.decode("cp1252", errors="replace")
 
 
-def unpacked(data: bytes, path: str | Path) -> bytes:
+def unpacked(data: bytes, path: str | Path, *, most_bytes: int = MOST_UNPACKED) -> bytes:
     """The content of a gzip file, of one part or several; other bytes as they are.
 
     Raises:
-        ValueError: it is damaged, or far larger than any annotation file.
+        ValueError: it is damaged, or has more than `most_bytes`.
     """
     parts, size = [], 0
     if not data.startswith(GZIP_MAGIC):
@@ -87,12 +93,12 @@ def unpacked(data: bytes, path: str | Path) -> bytes:
     while data:
         decompressor = zlib.decompressobj(wbits=31)
         try:
-            part = decompressor.decompress(data, _MOST_UNPACKED - size + 1)
+            part = decompressor.decompress(data, most_bytes - size + 1)
         except zlib.error as error:
             raise ValueError(f"{path}: a damaged gzip file ({error})") from None
         size += len(part)
-        if size > _MOST_UNPACKED:
-            raise ValueError(f"{path}: unpacks to more than {_MOST_UNPACKED >> 30} GB")
+        if size > most_bytes:
+            raise ValueError(f"{path}: unpacks to more than {most_bytes:,} bytes")
         if not decompressor.eof:
             raise ValueError(f"{path}: a damaged gzip file (cut off)")
         parts.append(part)

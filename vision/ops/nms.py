@@ -1,7 +1,6 @@
 """Exact non-maximum suppression (NMS) for a batch, separately for each class of each image."""
 
 from torch import Tensor
-from torchvision.ops import nms
 
 PADDING = float("-inf")
 
@@ -27,6 +26,8 @@ def batched_nms(
     Returns:
         bool [B, K]: the boxes that are kept; with `enough`, perhaps only the best of them.
     """
+    from torchvision.ops import nms  # 170 MB and a second: only where it is needed
+
     keep = scores > PADDING
     if not keep.any():
         return keep

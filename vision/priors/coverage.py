@@ -3,7 +3,7 @@
 import numpy as np
 
 MATCHED_FROM = 0.5  # IoU
-_PAIRS_AT_ONCE = 4_000_000
+_PAIRS_AT_ONCE = 250_000
 
 
 def best_prior_iou(boxes_xyxy: np.ndarray, priors_cxcywh: np.ndarray) -> np.ndarray:

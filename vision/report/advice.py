@@ -1,6 +1,7 @@
 """What to try next: rules on the numbers of a run, each with a flag and what it may win."""
 
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,27 +36,34 @@ class Advice:
     """Something to try.
 
     Attributes:
-        gain: AP50 that could be won at most; 0 for what wins time.
+        gain: what could be won at most; 0 for what wins time.
         statement: what was found, with its numbers.
         remedy: what to do, a command or its flags.
+        measure: what is won: AP50, or of what the epochs say, AP.
     """
 
     gain: float
     statement: str
     remedy: str
+    measure: str = "AP50"
 
 
 def find_advice(analysis: Analysis, history: RunHistory, train: SplitFacts | None) -> list[Advice]:
     """Apply the rules; return at most LIMIT, by what they could win."""
     rules = [
         *_small_boxes(analysis, train),
+        *_small_classes(analysis),
         *_overfitting(history),
         *_unfinished(history),
         *_rare_classes(analysis, train),
         *_errors(analysis, history),
         *_slow_data(history),
     ]
-    return sorted(rules, key=lambda advice: -advice.gain)[:LIMIT]
+    rules.sort(key=lambda advice: -advice.gain)
+    by_remedy = {
+        advice.remedy: advice for advice in reversed(rules)
+    }  # of two, the one that wins more
+    return [advice for advice in rules if by_remedy[advice.remedy] is advice][:LIMIT]
 
 
 def _small_boxes(analysis: Analysis, train: SplitFacts | None) -> Iterator[Advice]:
@@ -63,9 +71,9 @@ def _small_boxes(analysis: Analysis, train: SplitFacts | None) -> Iterator[Advic
     missed = analysis.errors.is_missed
     if not missed.any():
         return
-    hopeless = missed & ~analysis.is_covered()
-    share = hopeless.sum() / missed.sum()
     network = analysis.given.network
+    hopeless = missed & ~analysis.is_covered() if analysis.has_priors else np.zeros_like(missed)
+    share = hopeless.sum() / missed.sum()
     if share > 0.2 and train is not None:
         before, after = coverage_by_fitting(train, network)
         gain = gain_if_found(analysis.matches, hopeless)
@@ -81,28 +89,70 @@ def _small_boxes(analysis: Analysis, train: SplitFacts | None) -> Iterator[Advic
     small_share = (missed & is_small).sum() / missed.sum()
     gain = gain_if_found(analysis.matches, missed & is_small)
     if small_share > 0.25 and gain >= MIN_GAIN:
-        height, width = network.image_size
-        larger = [math.ceil(1.5 * side / 32) * 32 for side in (height, width)]
-        times = larger[0] / height
+        effect, remedy = _larger_input(network)
         yield Advice(
             gain,
             f"{percent(small_share)} of {missed.sum()} missed boxes are under {SMALL} px at the "
-            f"input of {height}x{width}. At {larger[0]}x{larger[1]} they would be {times:.2g} "
-            f"times as large, for about {times**2:.2g} times the work.",
-            "train_ssd.py --image-size " + "x".join(map(str, dict.fromkeys(larger))),
+            f"input. {effect}",
+            remedy,
         )
+
+
+def _small_classes(analysis: Analysis) -> Iterator[Advice]:
+    """Classes of small boxes that are below the others: a larger input."""
+    labels = analysis.matches.ground_truth.labels[analysis.is_box]
+    found = _ap50_of_classes(analysis)
+    medians = np.array([
+        np.median(analysis.box_sizes[analysis.is_box][labels == k + 1]) if ap50 >= 0 else np.nan
+        for k, ap50 in enumerate(found)
+    ])  # fmt: skip
+    small, large = np.flatnonzero(medians < SMALL), np.flatnonzero(medians >= SMALL)
+    if not len(small) or not len(large):
+        return
+    usual = found[large].mean()
+    gain = float((usual - found[small].mean()) * len(small) / (len(small) + len(large)))
+    if gain < MIN_GAIN:
+        return
+    worst = small[np.argsort(found[small], kind="stable")]
+    shown = ", ".join(f"{analysis.names[k]} {medians[k]:.0f} px" for k in worst[:3])
+    effect, remedy = _larger_input(analysis.given.network)
+    yield Advice(
+        gain,
+        f"In {len(small)} of {len(small) + len(large)} classes half of the boxes or more are under "
+        f"{SMALL} px at the input (median: {shown}{', ...' if len(small) > 3 else ''}). Their AP50 "
+        f"is {found[small].mean():.3f}, that of the others {usual:.3f}. {effect}",
+        remedy,
+    )
+
+
+def _larger_input(network: NetworkFacts) -> tuple[str, str]:
+    """Say what an input about 1.5 times as large does, and its flag."""
+    height, width = network.image_size
+    larger = [math.ceil(1.5 * side / 32) * 32 for side in (height, width)]
+    times = larger[0] / height
+    effect = (
+        f"At {larger[0]}x{larger[1]} instead of {height}x{width} they would be {times:.2g} times "
+        f"as large, for about {times**2:.2g} times the work."
+    )
+    return effect, "train_ssd.py --image-size " + "x".join(map(str, dict.fromkeys(larger)))
+
+
+def _ap50_of_classes(analysis: Analysis) -> np.ndarray:
+    """AP50 of labels 1..C; NaN for one without boxes."""
+    rows = analysis.given.metrics["per_class"].values()
+    return np.array([np.nan if row["AP50"] is None else row["AP50"] for row in rows])
 
 
 def coverage_by_fitting(train: SplitFacts, facts: NetworkFacts) -> tuple[float, float]:
     """Return the share of the training boxes that some prior fits: now, and with fitted priors."""
     step = max(1, -(-len(train.labels) // _FIT_BOXES))
-    boxes, rows = seen_in_views(train.relative[::step], facts.network.tiles)
+    boxes, rows = seen_in_views(train.relative[::step], facts.tiles)
     labels = train.labels[::step][rows]
     sample = BoxSample(boxes, labels, class_weights(labels))
     fitted = build_priors(
         facts.feature_map_sizes,
         facts.image_size,
-        fit_priors(facts.network.priors, facts.feature_map_sizes, facts.image_size, sample),
+        fit_priors(facts.prior_maps, facts.feature_map_sizes, facts.image_size, sample),
     )
     now, then = (
         float((best_prior_iou(sample.boxes, priors) >= MATCHED_FROM).mean())
@@ -121,19 +171,20 @@ def _overfitting(history: RunHistory) -> Iterator[Advice]:
     later = rows[rows > lowest]
     if len(later) < 2 or val[rows[-1]] < 1.03 * val[lowest] or train[rows[-1]] > train[lowest]:
         return
-    lost = np.nanmax(ap) - ap[rows[-1]] if (~np.isnan(ap)).any() else 0.0
+    lost = float(np.nanmax(ap) - ap[rows[-1]]) if (~np.isnan(ap)).any() else 0.0
     remedy = "train_ssd.py --augmentation ssd"
     if history.arguments.get("augmentation") == "ssd":
         remedy = f"train_ssd.py --epochs {history.epochs[lowest]} --weight-decay " + (
             f"{3 * (history.arguments.get('weight_decay') or 0.003):g}"
         )
     yield Advice(
-        float(lost),
+        lost,
         f"val loss rises from epoch {history.epochs[lowest]} on, from {val[lowest]:.3f} to "
         f"{val[rows[-1]]:.3f}, while the training loss falls from {train[lowest]:.3f} to "
-        f"{train[rows[-1]]:.3f}: the network learns the images by heart. AP is {lost:.3f} below "
-        "its best.",
+        f"{train[rows[-1]]:.3f}: the network learns the images by heart. AP is {lost:.3f} "
+        "below its best.",
         remedy,
+        "AP",
     )
 
 
@@ -154,7 +205,9 @@ def _unfinished(history: RunHistory) -> Iterator[Advice]:
             rise,
             f"AP still rises: by {rise:.3f} since epoch {history.epochs[since]}, and the last "
             f"epoch, {last}, is the best.",
-            f"train_ssd.py --resume {history.folder} --epochs {last + max(5, last // 2)}",
+            f"./train_ssd.py --resume {shlex.quote(str(history.folder))} "
+            f"--epochs {last + max(5, last // 2)}",
+            "AP",
         )
 
 
@@ -163,8 +216,7 @@ def _rare_classes(analysis: Analysis, train: SplitFacts | None) -> Iterator[Advi
     if train is None or len(analysis.names) < 2:
         return
     counts = train.class_counts(len(analysis.names))
-    rows = analysis.given.metrics["per_class"]
-    found = np.array([np.nan if r["AP50"] is None else r["AP50"] for r in rows.values()])
+    found = _ap50_of_classes(analysis)
     rare = np.flatnonzero((counts < FEW_BOXES) & ~np.isnan(found))
     common = np.flatnonzero((counts >= FEW_BOXES) & ~np.isnan(found))
     if not len(rare) or not len(common):
@@ -215,11 +267,14 @@ def _errors(analysis: Analysis, history: RunHistory) -> Iterator[Advice]:
         )
     if gains[BACKGROUND] >= 0.02:
         ratio = arguments.get("neg_pos_ratio", 3.0)
+        is_sure = analysis.matches.detections.scores > analysis.threshold
+        sure = int(((errors.kinds == BACKGROUND) & is_sure).sum())
         yield Advice(
             float(gains[BACKGROUND]),
-            f"{counts[BACKGROUND]} detections are far from every box. First look at the likely "
-            f"label errors: what is not labelled counts as wrong. Training sees {ratio:g} "
-            "negatives for each positive.",
+            f"{counts[BACKGROUND]} detections are far from every box, {sure} of them above the "
+            f"threshold of {analysis.threshold:.2f}. First look at the likely label errors below: "
+            f"what is not labelled counts as wrong. Training sees {ratio:g} negatives for each "
+            "positive.",
             f"train_ssd.py --neg-pos-ratio {ratio + 2:g}",
         )
 

@@ -65,6 +65,12 @@ class Analysis:
         return best.threshold if best else 0.5
 
     @cached_property
+    def class_thresholds(self) -> np.ndarray:
+        """[C], each class's own best, or `threshold` where nothing of it was found."""
+        best = [curve.best_f1() for curve in self.class_curves]
+        return np.array([choice.threshold if choice else self.threshold for choice in best])
+
+    @cached_property
     def calibration(self) -> Calibration:
         """Score against hit rate."""
         return calibrate(self.matches)
@@ -105,9 +111,14 @@ class Analysis:
         gt = self.matches.ground_truth
         return input_sizes(gt.boxes_xywh, self.input_scale[gt.image_index])
 
+    @property
+    def has_priors(self) -> bool:
+        """Whether the network's priors are known; those of an exported file are not."""
+        return self.given.network.priors_cxcywh is not None
+
     @cached_property
     def prior_ious(self) -> np.ndarray:
-        """IoU of each box with its best prior, [G]."""
+        """IoU of each box with its best prior, [G]; only where `has_priors`."""
         gt = self.matches.ground_truth
         shares = relative_boxes(gt.boxes_xywh, self.image_sizes[gt.image_index])
         return self.given.network.prior_ious(shares)

@@ -9,7 +9,7 @@ from vision.evaluation.coco_eval import PRECISIONS, RECALLS
 from vision.report.analysis import Analysis
 from vision.report.inputs import RunHistory
 from vision.report.page import render_page
-from vision.report.svg import COLORS, Canvas, Figure, epoch_axis, label, legend
+from vision.report.svg import COLORS, Canvas, Figure, epoch_axis, from_zero, label, legend
 from vision.report.words import count_of, interval_text
 
 MAX_CLASS_LINES = 20
@@ -51,13 +51,14 @@ def check_comparable(configs: list[dict], names: list[str]) -> None:
     classes = [[item["name"] for item in config["classes"]] for config in configs]
     data = [config.get("data", {}).get("val") or {} for config in configs]
     for name, own, now in zip(names[1:], classes[1:], data[1:], strict=True):
-        if own != classes[0]:
+        if sorted(own) != sorted(classes[0]):
             raise ValueError(
                 f"{name} has other classes than {names[0]}: {', '.join(own)} instead of "
                 f"{', '.join(classes[0])}"
             )
         before = data[0]
-        if now.get("sha256") != before.get("sha256"):
+        what = ("images", "boxes") if own != classes[0] else ("sha256",)  # the order counts in it
+        if any(now.get(key) != before.get(key) for key in what):
             raise ValueError(
                 f"{name} was validated on other images or boxes than {names[0]} "
                 f"({now.get('images')} images with {now.get('boxes')} boxes, "
@@ -175,7 +176,7 @@ def text_lines(runs: list[ComparedRun], comparisons: list[Comparison]) -> list[s
             f"{run.name:{width}} {_number(metrics['AP'])}  {between:16}  "
             f"{_number(metrics['AP50'])}  {network.name} "
             f"{network.image_size[0]}x{network.image_size[1]}"
-            + (f" tiles {network.network.tiles}" if network.network.tiles > 1 else "")
+            + (f" tiles {network.tiles}" if network.tiles > 1 else "")
         )
     settings = different_settings(runs)
     lines += ["", "what differs:" if settings else "no setting differs"]
@@ -237,7 +238,7 @@ def _together(runs: list[ComparedRun], name: str, title: str, canvas: Canvas) ->
             )  # fmt: skip
             parts.append(f"{run.name} {column[seen][-1]:.3f}")
         epoch_axis(axes)
-        axes.set_ylim(bottom=0)
+        from_zero(axes)
         legend(drawing)
         return canvas.finish(drawing, title, f"After the last epoch: {', '.join(parts)}.")
 

@@ -1,5 +1,7 @@
 """The drawings of the data: classes, sizes, shapes and places, of train and of val."""
 
+from functools import cached_property
+
 import numpy as np
 
 from vision.report.dataset import (
@@ -9,14 +11,54 @@ from vision.report.dataset import (
     SIZE_STEPS,
     Shift,
     SplitFacts,
+    describe_split,
     find_shifts,
 )
-from vision.report.inputs import NetworkFacts
+from vision.report.inputs import NetworkFacts, Validation
 from vision.report.svg import BLUE, GREEN, ORANGE, Canvas, Figure, label, legend
 from vision.report.words import percent
 
 MAX_BARS = 20
 HEIGHT = 2.3
+
+
+class DataSection:
+    """The data that a validation was made on: the same for every validation of a run.
+
+    Args:
+        given: one of the validations.
+    """
+
+    def __init__(self, given: Validation):
+        self._given = given
+
+    @cached_property
+    def val(self) -> SplitFacts:
+        """The split that was measured."""
+        given = self._given
+        return describe_split(given.sources, given.class_names, given.network)
+
+    @cached_property
+    def train(self) -> SplitFacts | None:
+        """The training split, where it is known."""
+        given = self._given
+        if not given.train_sources:
+            return None
+        return describe_split(given.train_sources, given.class_names, given.network)
+
+    @property
+    def splits(self) -> dict[str, SplitFacts]:
+        """Both by name, the one that was measured last."""
+        train = {"train": self.train} if self.train else {}
+        return {**train, self._given.split: self.val}
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """The drawings; none where a split has no boxes."""
+        if not all(len(split.labels) for split in self.splits.values()):
+            return []
+        given = self._given
+        return data_figures(self.splits, given.class_names, given.network, Canvas("d"))
 
 
 def data_figures(
@@ -68,9 +110,10 @@ def _classes(splits, class_names, shift: Shift | None, canvas: Canvas) -> Figure
 
 
 def _sizes(splits, network: NetworkFacts, shift: Shift | None, canvas: Canvas) -> Figure:
-    shares = network.priors_cxcywh[:, 2:] * np.array(network.image_size)[::-1]
-    prior_sizes = np.sqrt(shares[:, 0] * shares[:, 1])
-    coverage = {name: split.coverage(network) for name, split in splits.items()}
+    priors = network.priors_cxcywh
+    prior_sizes = np.zeros(0)
+    if priors is not None:
+        prior_sizes = np.sqrt((priors[:, 2:] * np.array(network.image_size)[::-1]).prod(axis=1))
     with canvas.figure(height=HEIGHT) as (drawing, axes):
         for name, split, color in zip(splits, splits.values(), (BLUE, ORANGE), strict=False):
             weights = np.full(len(split.sizes), 1 / len(split.sizes))
@@ -86,13 +129,12 @@ def _sizes(splits, network: NetworkFacts, shift: Shift | None, canvas: Canvas) -
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set(xlabel="square root of the area, pixels of the input", ylabel="share of the boxes")
         legend(drawing)
-        parts = [f"{percent(share)} of {name}" for name, share in coverage.items()]
         medians = [f"{np.median(s.sizes):.0f} px ({name})" for name, s in splits.items()]
-        caption = (
-            f"Half of the boxes are under {' and '.join(medians)}. A prior with IoU 0.5 or more "
-            f"fits {' and '.join(parts)}"
-        )
-        if max(len(split.sizes) for split in splits.values()) > MAX_BOXES:
+        caption = f"Half of the boxes are under {' and '.join(medians)}"
+        if priors is not None:
+            fits = [f"{percent(s.coverage(network))} of {name}" for name, s in splits.items()]
+            caption += f". A prior with IoU 0.5 or more fits {' and '.join(fits)}"
+        if priors is not None and max(len(split.sizes) for split in splits.values()) > MAX_BOXES:
             caption += f" (of at most {MAX_BOXES} evenly chosen boxes)"
         return canvas.finish(drawing, "Box sizes", f"{caption}. {shift_text(shift)}")
 

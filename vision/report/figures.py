@@ -12,6 +12,7 @@ from vision.report.words import percent
 
 MAX_LINES = 6  # classes in one drawing of curves
 MAX_BARS = 24
+MIN_IN_BIN = 20  # detections, for a statement on their hit rate
 SIZE_NAMES = [
     f"{low}-{high:.0f}" if np.isfinite(high) else f"over {low}"
     for low, high in pairwise(SIZE_EDGES)
@@ -126,16 +127,19 @@ def calibration(analysis: Analysis, canvas: Canvas) -> Figure | None:
             axes.text(x, min(rate + 0.02, 0.94), text, ha="center", fontsize=6.5)
         _unit_square(axes, "score", "share that is right")
         legend(drawing)
-        top = np.flatnonzero(seen)[-1]
-        mean, rate = result.mean_scores[top], result.hit_rates[top]
-        verdict = (
-            "too sure" if mean > rate + 0.05 else "too modest" if mean < rate - 0.05 else "right"
-        )
+        gaps = np.where(result.counts >= MIN_IN_BIN, result.mean_scores - result.hit_rates, 0)
+        worst = int(np.argmax(np.abs(gaps)))
         caption = (
-            f"Detections that score {result.edges[top]:.1f} to {result.edges[top + 1]:.1f} are "
-            f"right {percent(rate)} of the time, their mean score is {mean:.2f}: {verdict}. Mean "
-            f"distance over all detections {result.error:.3f}. Numbers are detections."
+            f"Mean distance of score and hit rate over all detections {result.error:.3f}. Numbers "
+            "are detections."
         )
+        if gaps[worst]:
+            caption = (
+                f"Furthest off, the detections that score {result.edges[worst]:.1f} to "
+                f"{result.edges[worst + 1]:.1f} are right {percent(result.hit_rates[worst])} of "
+                f"the time, their mean score is {result.mean_scores[worst]:.2f}: too "
+                f"{'high' if gaps[worst] > 0 else 'low'}. {caption}"
+            )
         return canvas.finish(drawing, "Calibration", caption)
 
 
@@ -165,7 +169,7 @@ def error_bars(analysis: Analysis, canvas: Canvas) -> Figure | None:
 
 def coverage_by_size(analysis: Analysis, canvas: Canvas) -> Figure | None:
     """Draw which boxes of each size some prior fits, and which are missed."""
-    if not analysis.num_boxes:
+    if not analysis.num_boxes or not analysis.has_priors:
         return None
     bins, is_box, covered = analysis.size_bins(), analysis.is_box, analysis.is_covered()
     totals, fitted, missed = (

@@ -44,9 +44,9 @@ class Example:
     found: np.ndarray
 
     @property
-    def key(self) -> tuple[int, bytes]:
-        """What tells a detection's case from another's."""
-        return self.image, self.found.tobytes()
+    def key(self) -> tuple[int, bytes, bytes]:
+        """What tells a detection's case from another's, or a box's where nothing was found."""
+        return self.image, self.found.tobytes(), b"" if len(self.found) else self.truth.tobytes()
 
 
 @dataclass(frozen=True)
@@ -63,37 +63,46 @@ class Picture:
 def likely_label_errors(analysis: Analysis, limit: int = NUM_SUSPECTS) -> list[Example]:
     """Find detections and boxes that speak against the labels, the likeliest first.
 
-    A detection where no box is, or on a box of another class, is believed as much as its class's
-    detections of that score and more are right. Two boxes of the labels that share a place are
-    believed to be one by their IoU.
+    A detection where no box is, or on a box of another class, with a score above its class's best
+    threshold, is believed as much as its class's detections of that score and more are right, or
+    of a lower score where that is more: one wrong label at the top of the list lowers the share
+    there most, and belief must not fall as the score rises. Two boxes of the labels that share a
+    place are believed to be one by their IoU.
     """
     errors, names = analysis.errors, analysis.names
     gt, dt = analysis.matches.ground_truth, analysis.matches.detections
     rows = np.flatnonzero(np.isin(errors.kinds, (BACKGROUND, CLASSIFICATION)))
-    rows = rows[dt.scores[rows] > analysis.threshold]
-    beliefs = _share_right(analysis, rows)
+    rows = rows[dt.scores[rows] > analysis.class_thresholds[dt.labels[rows] - 1]]
+    beliefs, scores = _beliefs(analysis, rows)
     best = np.lexsort((-dt.scores[rows], -beliefs))[:limit]
     best = best[beliefs[best] >= MIN_BELIEF]
     examples = []
-    for row, belief in zip(rows[best].tolist(), beliefs[best].tolist(), strict=True):
+    for row, belief, score in zip(rows[best], beliefs[best], scores[best], strict=True):
         image, target = int(dt.image_index[row]), errors.targets[row]
-        reason = f"{names[dt.labels[row] - 1]} {dt.scores[row]:.2f}, "
+        name = names[dt.labels[row] - 1]
+        reason = f"{name} {dt.scores[row]:.2f}, "
         reason += "no label here" if target == NONE else f"labelled {names[gt.labels[target] - 1]}"
-        reason += f"; {percent(belief)} of such are right"
+        reason += f"; {percent(belief)} of {name} from {score:.2f} on are right"
         boxes = gt.boxes_xywh[(gt.image_index == image) & analysis.is_box]
         examples.append(Example(image, belief, reason, boxes, dt.boxes_xywh[[row]]))
     examples += _shared_boxes(analysis)
     return sorted(examples, key=lambda example: -example.score)[:limit]
 
 
-def _share_right(analysis: Analysis, rows: np.ndarray) -> np.ndarray:
-    """Return the precision of each detection's class at its score, [N]."""
-    dt, found = analysis.matches.detections, np.zeros(len(rows))
+def _beliefs(analysis: Analysis, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best precision of each detection's class at its score or below, and at which.
+
+    Both [N].
+    """
+    dt, beliefs, scores = analysis.matches.detections, np.zeros(len(rows)), np.zeros(len(rows))
     for k, curve in enumerate(analysis.class_curves):
         chosen = np.flatnonzero(dt.labels[rows] == k + 1)
         places = np.searchsorted(-curve.scores, -dt.scores[rows[chosen]])
-        found[chosen] = curve.precision[places]
-    return found
+        best = np.maximum.accumulate(curve.precision[::-1])[::-1]
+        beliefs[chosen] = best[places]
+        is_best = np.flatnonzero(curve.precision == best)
+        scores[chosen] = curve.scores[is_best[np.searchsorted(is_best, places)]]
+    return beliefs, scores
 
 
 def _shared_boxes(analysis: Analysis) -> list[Example]:
@@ -163,8 +172,8 @@ def misses(analysis: Analysis) -> list[Example]:
         Example(
             int(gt.image_index[row]),
             float(analysis.box_sizes[row]),
-            f"{analysis.names[gt.labels[row] - 1]}, {analysis.box_sizes[row]:.0f} px at the input, "
-            f"best prior IoU {analysis.prior_ious[row]:.2f}",
+            f"{analysis.names[gt.labels[row] - 1]}, {analysis.box_sizes[row]:.0f} px at the input"
+            + (f", best prior IoU {analysis.prior_ious[row]:.2f}" if analysis.has_priors else ""),
             gt.boxes_xywh[[row]],
             np.zeros((0, 4)),
         )

@@ -3,7 +3,17 @@
 import numpy as np
 
 from vision.report.inputs import RunHistory
-from vision.report.svg import BLUE, GREEN, ORANGE, RED, Canvas, Figure, epoch_axis, legend
+from vision.report.svg import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    RED,
+    Canvas,
+    Figure,
+    epoch_axis,
+    from_zero,
+    legend,
+)
 from vision.report.words import percent
 
 HEIGHT = 2.2  # inches
@@ -51,7 +61,7 @@ def _losses(history: RunHistory, canvas: Canvas) -> Figure:
                     color=color, marker=".",
                 )  # fmt: skip
         _finish_axes(history, axes)
-        axes.set_ylim(bottom=0)
+        from_zero(axes)
         legend(drawing, title="train; val dashed")
         train, val = history.column("loss"), history.column("val_loss")
         caption = f"The training loss went {_from_to(train)}"
@@ -76,7 +86,7 @@ def _precision(history: RunHistory, canvas: Canvas) -> Figure:
                 marker=".",
             )  # fmt: skip
         _finish_axes(history, axes)
-        axes.set_ylim(bottom=0)
+        from_zero(axes)
         legend(drawing)
         best = int(np.nanargmax(ap))
         caption = f"The best AP is {ap[best]:.3f}, in epoch {history.epochs[best]}."
@@ -108,15 +118,15 @@ def _line(history: RunHistory, canvas: Canvas, name: str, title: str, caption: s
     with canvas.figure(height=HEIGHT) as (drawing, axes):
         axes.plot(history.epochs, history.column(name), marker=".")
         _finish_axes(history, axes)
-        axes.set_ylim(bottom=0)
+        from_zero(axes)
         return canvas.finish(drawing, title, caption)
 
 
 def _finish_axes(history: RunHistory, axes) -> None:
-    """Label the epochs, and mark where the run was resumed with changes."""
+    """Label the epochs, and mark where the run was resumed."""
     epoch_axis(axes)
-    for number, entry in enumerate(history.config.get("history", []), start=1):
-        place = entry.get("epoch", 0) + 0.5
+    for number, entry in enumerate(history.resumes, start=1):
+        place = (entry.get("epoch") or 0) + 0.5
         axes.axvline(place, color=RED, linestyle=":", linewidth=1)
         axes.text(
             place, 1, f" {number}", transform=axes.get_xaxis_transform(), fontsize=7, va="top"

@@ -9,12 +9,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vision.datasets.layouts.layout import Source
+from vision.engine.metrics import MetricsLog
 from vision.evaluation.coco_boxes import Detections, GroundTruth
-from vision.files.structured_text import read_json, read_json_lines
+from vision.ops.priors import PriorMap
 from vision.ops.tiles import num_views, whole_size
 from vision.priors.boxes import seen_in_views
 from vision.priors.coverage import best_prior_iou
-from vision.ssd.network import Network
+from vision.runs.run_folder import read_config
 from vision.ssd.ssd import SSD
 from vision.ssd.torchvision_ssd import NamedClasses
 
@@ -36,44 +37,40 @@ class NetworkFacts:
     """What the report says of a network.
 
     Attributes:
-        network: as it was built.
-        priors_cxcywh: float32 [P, 4] in 0..1.
+        name: such as mb2-ssd-lite.
+        image_size: input (height, width).
+        priors_cxcywh: float32 [P, 4] in 0..1; None and the following, too: an exported file, which
+            does not say.
         feature_map_sizes: (height, width) of each map, largest first.
+        prior_maps: from which the priors were made, one of each map.
         num_parameters: trained numbers.
-        macs: multiplications with an addition, for one image.
+        macs: multiplications with an addition, for one pass.
+        tiles: along each side of an image, which is then looked at whole and in tiles.
     """
 
-    network: Network
-    priors_cxcywh: np.ndarray
-    feature_map_sizes: list[tuple[int, int]]
-    num_parameters: int
-    macs: int
-
-    @property
-    def name(self) -> str:
-        """Such as mb2-ssd-lite."""
-        return self.network.name
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Input (height, width)."""
-        return self.network.image_size
+    name: str
+    image_size: tuple[int, int]
+    priors_cxcywh: np.ndarray | None = None
+    feature_map_sizes: Sequence[tuple[int, int]] = ()
+    prior_maps: Sequence[PriorMap] = ()
+    num_parameters: int | None = None
+    macs: int | None = None
+    tiles: int = 1
 
     @property
     def photo_size(self) -> tuple[int, int]:
         """(height, width) of a photo of which the network sees each pixel, in tiles if it has."""
-        return whole_size(self.network.image_size, self.network.tiles)
+        return whole_size(self.image_size, self.tiles)
 
     @property
     def num_views(self) -> int:
         """How often it runs for an image."""
-        return num_views(self.network.tiles)
+        return num_views(self.tiles)
 
     @property
     def description(self) -> str:
         """Name, input and tiles."""
-        tiles = self.network.tiles
-        in_tiles = f", whole and in {tiles}x{tiles} tiles," if tiles > 1 else ""
+        in_tiles = f", whole and in {self.tiles}x{self.tiles} tiles," if self.tiles > 1 else ""
         return f"{self.name} at {self.image_size[0]}x{self.image_size[1]}{in_tiles}"
 
     def prior_ious(self, boxes_xyxy: np.ndarray) -> np.ndarray:
@@ -81,7 +78,7 @@ class NetworkFacts:
 
         With tiles the best of all views.
         """
-        seen, rows = seen_in_views(boxes_xyxy, self.network.tiles)
+        seen, rows = seen_in_views(boxes_xyxy, self.tiles)
         best = np.zeros(len(boxes_xyxy), np.float32)
         np.maximum.at(best, rows, best_prior_iou(seen, self.priors_cxcywh))
         return best
@@ -97,11 +94,14 @@ def describe_network(model: SSD | NamedClasses) -> NetworkFacts:
         model(torch.zeros(1, 3, *model.network.image_size, device=device))
     model.train(was_training)
     return NetworkFacts(
-        network=model.network,
+        name=model.network.name,
+        image_size=model.network.image_size,
         priors_cxcywh=model.priors_cxcywh.cpu().numpy(),
         feature_map_sizes=detector.feature_map_sizes(),
+        prior_maps=model.network.priors,
         num_parameters=sum(p.numel() for p in model.parameters()),
         macs=counter.get_total_flops() // 2,
+        tiles=model.network.tiles,
     )
 
 
@@ -119,7 +119,7 @@ class Validation:
         weights: what was evaluated: a run folder or a file.
         weights_flags: what else a command needs to load it.
         dataset: folder of the data, for messages.
-        dataset_flags: what eval_ssd.py needs to read it; empty: --dataset and `dataset`.
+        dataset_flags: what eval_ssd.py needs to read each source; empty: --dataset and `dataset`.
         split: such as val.
         train_sources: the training split, where it is known.
         command: the words of the command that this came from.
@@ -139,7 +139,7 @@ class Validation:
     split: str = "val"
     train_sources: Sources | None = None
     weights_flags: Sequence[str] = ()
-    dataset_flags: Sequence[str] = ()
+    dataset_flags: Sequence[Sequence[str]] = ()
     command: Sequence[str] = ()
     score_threshold: float = 0.01
     iou_threshold: float = 0.45
@@ -165,6 +165,16 @@ class RunHistory:
         return np.array([np.nan if value is None else value for value in values], float)
 
     @property
+    def resumes(self) -> list[dict]:
+        """Where the run was resumed: `epoch`, `step` and `changes`, {name: [before, now]}."""
+        changed = self.config.get("history") or []
+        places = {(entry.get("epoch"), entry.get("step")) for entry in changed}
+        resumes = self.config.get("resumes") or []
+        others = {(entry.get("epoch"), entry.get("step")) for entry in resumes} - places
+        plain = [{"epoch": epoch, "step": step, "changes": {}} for epoch, step in others]
+        return sorted([*changed, *plain], key=lambda entry: entry.get("step") or 0)
+
+    @property
     def epochs(self) -> np.ndarray:
         """int64 [E], from 1."""
         return np.array([record["epoch"] for record in self.records], int)
@@ -174,11 +184,9 @@ def read_history(folder: Path | None) -> RunHistory:
     """Read what a run folder says of its training, as far as it is there.
 
     Raises:
-        ValueError: a file is not JSON.
+        ValueError: a file is not JSON, or not of the form that train_ssd.py writes.
         OSError: a file cannot be read.
     """
     if folder is None or not (folder / "config.json").is_file():
         return RunHistory(folder)
-    metrics = folder / "metrics.jsonl"
-    records = read_json_lines(metrics) if metrics.is_file() else []
-    return RunHistory(folder, read_json(folder / "config.json"), records)
+    return RunHistory(folder, read_config(folder), MetricsLog(folder / "metrics.jsonl").records)

@@ -4,11 +4,15 @@ import base64
 import hashlib
 from pathlib import Path
 
+from vision.files.printable import printable
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_page(template: str, **context: object) -> str:
     """Fill a template of this package; every value is escaped unless it is marked as safe.
+
+    Characters that are not shown, but change what is, are escaped too.
 
     The page's own security policy allows the one script that sorts tables and no request at all.
     """
@@ -23,9 +27,10 @@ def render_page(template: str, **context: object) -> str:
         keep_trailing_newline=True,
     )
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
-    return environment.get_template(template).render(
+    page = environment.get_template(template).render(
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **context,
     )
+    return "\n".join(map(printable, page.split("\n")))  # names in files may have control characters

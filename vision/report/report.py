@@ -12,8 +12,7 @@ from vision.files.atomic_file import write_atomically
 from vision.report import figures, tables
 from vision.report.advice import find_advice
 from vision.report.analysis import Analysis
-from vision.report.data_figures import data_figures
-from vision.report.dataset import describe_split
+from vision.report.data_figures import DataSection
 from vision.report.gallery import (
     GALLERIES,
     NUM_PICTURES,
@@ -32,7 +31,11 @@ REPORT = "report.html"
 
 
 def write_report(
-    folder: Path, validation: Validation, *, run: Path | None = None
+    folder: Path,
+    validation: Validation,
+    *,
+    run: Path | None = None,
+    data: DataSection | None = None,
 ) -> tuple[Analysis, Path | None]:
     """Write `folder`/report.html. A failure is a warning of one line, never an exception.
 
@@ -40,6 +43,7 @@ def write_report(
         folder: gets the file, which is replaced whole.
         validation: what was measured.
         run: the run folder whose config.json and metrics.jsonl belong to it, if there is one.
+        data: of an earlier validation on the same data, whose drawings are used again.
 
     Returns:
         The analysis, for `summary_lines`, and the file, or None where it could not be written.
@@ -49,7 +53,7 @@ def write_report(
     start = time.perf_counter()
     try:
         history = read_history(run)
-        write_atomically(path, build_report(analysis, history).encode())
+        write_atomically(path, build_report(analysis, history, data).encode())
     # A run of days must not end because a picture could not be drawn, whatever the reason.
     except Exception as error:  # noqa: BLE001
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -59,25 +63,18 @@ def write_report(
     return analysis, path
 
 
-def build_report(analysis: Analysis, history: RunHistory) -> str:
+def build_report(analysis: Analysis, history: RunHistory, data: DataSection | None = None) -> str:
     """Put the page together."""
     given, canvas = analysis.given, Canvas()
-    val = describe_split(given.sources, analysis.names, given.network)
-    train = None
-    if given.train_sources:
-        train = describe_split(given.train_sources, analysis.names, given.network)
-    splits = {"train": train, given.split: val} if train else {given.split: val}
-    advice = find_advice(analysis, history, train)
+    data = data or DataSection(given)
+    advice = find_advice(analysis, history, data.train)
     drawn_history = history_figures(history, canvas)
-    drawn_data = []
-    if all(len(split.labels) for split in splits.values()):
-        drawn_data = data_figures(splits, analysis.names, given.network, canvas)
     sections = [
         ("next", "What to try next"), ("run", "The run"),
         *([("training", "Training")] if drawn_history else []),
         ("precision", "How good it is"), ("curves", "Curves"),
         ("confusion", "What is taken for what"), ("errors", "Where AP is lost"),
-        ("pictures", "Pictures"), *([("data", "The data")] if drawn_data else []),
+        ("pictures", "Pictures"), *([("data", "The data")] if data.figures else []),
     ]  # fmt: skip
     return render_page(
         "report.html",
@@ -88,7 +85,7 @@ def build_report(analysis: Analysis, history: RunHistory) -> str:
         advice=advice,
         advice_sentence=_advice_sentence(advice),
         run_sentence=run_sentence(analysis, history),
-        facts=run_facts(analysis, history, splits),
+        facts=run_facts(analysis, history, data.splits),
         commands=run_commands(analysis, history),
         history_figures=drawn_history,
         history_sentence=_history_sentence(history),
@@ -97,7 +94,7 @@ def build_report(analysis: Analysis, history: RunHistory) -> str:
         twelve=tables.twelve_rows(analysis),
         bars=figures.class_bars(analysis, canvas),
         class_sentence=_class_sentence(analysis),
-        classes=tables.class_rows(analysis, train),
+        classes=tables.class_rows(analysis, data.train),
         curves=[
             drawing(analysis, canvas)
             for drawing in (
@@ -122,8 +119,8 @@ def build_report(analysis: Analysis, history: RunHistory) -> str:
         errors_by_size=tables.errors_by_size(analysis),
         errors_by_class=tables.errors_by_class(analysis),
         galleries=_galleries(analysis),
-        data_figures=drawn_data,
-        data_sentence=_data_sentence(splits),
+        data_figures=data.figures,
+        data_sentence=_data_sentence(analysis, data.splits),
         footer=f"Made from {given.dataset}, split {given.split}, by {_program()}.",
     )
 
@@ -164,10 +161,10 @@ def _tiles(analysis: Analysis) -> list[dict]:
 
 def _advice_sentence(advice: list) -> str:
     if not advice:
-        return "No rule found anything that could win 0.005 AP50 or more."
+        return "No rule found anything that could win 0.005 AP50 or AP or more."
     return (
-        f"{count_of(len(advice), 'rule')} found something, ordered by the AP50 that could be "
-        "won at most if what they name were put right alone."
+        f"{count_of(len(advice), 'rule')} found something, ordered by the AP50, or the AP of "
+        "the epochs, that could be won at most if what they name were put right alone."
     )
 
 
@@ -175,11 +172,15 @@ def _history_sentence(history: RunHistory) -> str:
     if not history.records:
         return ""
     seconds = np.nansum(history.column("seconds")) + np.nansum(history.column("eval_seconds"))
-    changes = len(history.config.get("history", []))
+    resumes = history.resumes
+    changed = sum(bool(entry["changes"]) for entry in resumes)
     epochs = count_of(len(history.records), "epoch")
     sentence = f"{epochs} in {duration(seconds)} of training and validation."
-    if changes:
-        sentence += f" {count_of(changes, 'resume')} changed something; dotted lines mark where."
+    if resumes:
+        sentence += (
+            f" {count_of(len(resumes), 'resume')}, {changed or 'none'} with changes; dotted lines "
+            "mark where."
+        )
     return sentence
 
 
@@ -226,6 +227,19 @@ def _confusion_sentence(analysis: Analysis) -> str:
     )
     if pair:
         sentence += f" Most often confused: {pair[0]} taken for {pair[1]}, {pair[2]} times."
+    boxes = table[:-1].sum(axis=1)
+    silent = np.flatnonzero((boxes > 0) & (table[:-1, :-1].diagonal() == 0))
+    own = [k for k in silent if analysis.class_thresholds[k] < analysis.threshold]
+    if own:
+        parts = [
+            f"{boxes[k]} of {analysis.names[k]} ({analysis.class_thresholds[k]:.2f})"
+            for k in own[:3]
+        ]
+        more = f" and {count_of(len(own) - 3, 'other class', 'other classes')}" * (len(own) > 3)
+        sentence += (
+            f" At this threshold none is found of the {', '.join(parts)}{more}; in brackets the "
+            "class's own best threshold."
+        )
     return sentence
 
 
@@ -244,11 +258,16 @@ def _size_sentence(analysis: Analysis) -> str:
     missed = analysis.errors.is_missed
     if not missed.any():
         return "No box is missed."
-    sizes, covered = analysis.box_sizes[missed], analysis.is_covered()[missed]
+    sentence = (
+        f"Half of the {missed.sum()} missed boxes are under "
+        f"{np.median(analysis.box_sizes[missed]):.0f} px at the input"
+    )
+    if not analysis.has_priors:
+        return f"{sentence}."
+    covered = analysis.is_covered()[missed]
     return (
-        f"Half of the {missed.sum()} missed boxes are under {np.median(sizes):.0f} px at the "
-        f"input; for {covered.sum()} of them ({percent(covered.mean())}) some prior had an IoU of "
-        "0.5 or more, so the network could have learned them."
+        f"{sentence}; for {covered.sum()} of all missed ones ({percent(covered.mean())}) some "
+        "prior had an IoU of 0.5 or more, so the network could have learned them."
     )
 
 
@@ -271,10 +290,20 @@ def _galleries(analysis: Analysis) -> list[dict]:
     return galleries
 
 
-def _data_sentence(splits: dict) -> str:
+def _data_sentence(analysis: Analysis, splits: dict) -> str:
     parts = [
         f"{name}: {split.num_images} images ({split.num_empty} without boxes), "
         f"{len(split.labels)} boxes"
         for name, split in splits.items()
     ]
-    return "; ".join(parts) + ". Sizes are at the network's input. Crowds are left out."
+    sentence = "; ".join(parts) + ". Sizes are at the network's input. Crowds are left out."
+    unannotated = analysis.given.ground_truth.unannotated
+    if unannotated is None:
+        return sentence
+    counts = unannotated[:, 1:].sum(axis=0)
+    absent = np.argsort(-counts, kind="stable")[: (counts > 0).sum()]
+    shown = ", ".join(f"{analysis.names[k]} in {count_of(counts[k], 'image')}" for k in absent[:5])
+    return (
+        f"{sentence} Nobody marked {shown}{', ...' if len(absent) > 5 else ''}: what is detected "
+        "of a class there counts neither as right nor as wrong, in every number of this page."
+    )

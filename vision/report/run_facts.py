@@ -5,22 +5,21 @@ from pathlib import Path
 
 import numpy as np
 
-import vision
 from vision.report.analysis import Analysis
 from vision.report.dataset import SplitFacts
 from vision.report.inputs import RunHistory
-from vision.report.words import count_of
-
-_ROOT = Path(vision.__file__).parent.parent
+from vision.report.words import count_of, duration
 
 
 def run_sentence(analysis: Analysis, history: RunHistory) -> str:
     """Say what was evaluated."""
     network = analysis.given.network
-    sentence = (
-        f"{network.name} with {network.num_parameters / 1e6:.2f} million parameters and "
-        f"{network.num_views * network.macs / 1e6:.0f} million multiplications an image"
-    )
+    sentence = network.name
+    if network.num_parameters is not None:
+        sentence += (
+            f" with {network.num_parameters / 1e6:.2f} million parameters and "
+            f"{network.num_views * network.macs / 1e6:.0f} million multiplications an image"
+        )
     if not history.records:
         return f"{sentence}, evaluated from {analysis.given.weights}."
     ap = history.column("AP")
@@ -39,7 +38,7 @@ def run_facts(
     """List settings and sizes by name."""
     given, arguments = analysis.given, history.arguments
     height, width = given.network.image_size
-    tiles = given.network.network.tiles
+    tiles = given.network.tiles
     in_tiles = [
         ("tiles", f"{tiles}x{tiles} and the whole image: {given.network.num_views} passes an image")
     ] * (tiles > 1)
@@ -47,14 +46,24 @@ def run_facts(
         ("weights", given.weights),
         ("network", f"{given.network.name}, {height}x{width}, {len(analysis.names)} classes"),
         *in_tiles,
-        ("parameters", f"{given.network.num_parameters:,}"),
-        ("multiplications", f"{given.network.num_views * given.network.macs:,} for one image"),
-        ("priors", f"{len(given.network.priors_cxcywh):,}"),
     ]
+    if given.network.num_parameters is not None:
+        macs = given.network.num_views * given.network.macs
+        facts += [
+            ("parameters", f"{given.network.num_parameters:,}"),
+            ("MACs", f"{macs:,} multiplications with an addition for one image"),
+        ]
+    if analysis.has_priors:
+        facts.append(("priors", f"{len(given.network.priors_cxcywh):,}"))
     for name, split in splits.items():
         facts.append((name, f"{split.num_images:,} images, {len(split.labels):,} boxes"))
     facts.append(("detections", f"{len(given.detections):,}, scores above "
                   f"{given.score_threshold:g}, overlap up to {given.iou_threshold:g}"))  # fmt: skip
+    if history.records:
+        training, validation = (
+            np.nansum(history.column(name)) for name in ("seconds", "eval_seconds")
+        )
+        facts.append(("time", f"{duration(training)} training, {duration(validation)} validation"))
     if arguments:
         shown = ("epochs", "batch_size", "optimizer", "lr", "scheduler", "augmentation", "base_net",
                  "pretrained_ssd", "ema", "seed")  # fmt: skip
@@ -82,21 +91,36 @@ def run_commands(analysis: Analysis, history: RunHistory) -> list[tuple[str, str
         more = "" if done < epochs else f" --epochs {epochs + 10}"
         commands.append(("Go on with the training", f"./train_ssd.py --resume {run}{more}"))
     weights = shlex.join([given.weights, *given.weights_flags])
+    data = [list(map(str, flags)) for flags in given.dataset_flags]
+    data = data or [["--dataset", given.dataset]]
     if "eval_ssd" not in "".join(given.command[:1]):
-        output = shlex.quote(str(Path(given.weights) / "eval"))
-        data = shlex.join(given.dataset_flags or ["--dataset", given.dataset])
-        commands.append((
-            "Evaluate it",
-            f"./eval_ssd.py --trained-model {weights} {data} "
-            f"--split {given.split} --output-dir {output}",
-        ))  # fmt: skip
-    if (_ROOT / "export_ssd.py").is_file():
-        commands.append(("Export it", f"./export_ssd.py --trained-model {weights} --target onnx"))
+        title = "Evaluate it"
+        if len(data) > 1:
+            title += f", on one of the {len(data)} data sets at a time"
+        folders = [Path(given.weights) / f"eval{i if len(data) > 1 else ''}"
+                   for i in range(1, len(data) + 1)]  # fmt: skip
+        commands.append((title, "\n".join(
+            f"./eval_ssd.py --trained-model {weights} {shlex.join(flags)} --split {given.split} "
+            f"--output-dir {shlex.quote(str(folder))}"
+            for flags, folder in zip(data, folders, strict=True)
+        )))  # fmt: skip
+    if given.network.num_parameters is not None:  # else it is an exported file
+        measured = f" {shlex.join(data[0])} --split {given.split}" if _can_export_on(data) else ""
+        commands.append(
+            ("Export it", f"./export_ssd.py --trained-model {weights} --target onnx{measured}")
+        )
     commands.append(
         ("Use it", f"./run_ssd_example.py IMAGES --trained-model {weights} --score-threshold "
          f"{analysis.threshold:.2f} --output-dir pictures")
     )  # fmt: skip
     return commands
+
+
+def _can_export_on(data: list[list[str]]) -> bool:
+    """Whether export_ssd.py can read the data: it takes one folder, and its type."""
+    return len(data) == 1 and {w for w in data[0] if w[:2] == "--"} <= {
+        "--dataset", "--dataset-type",
+    }  # fmt: skip
 
 
 def training_command(history: RunHistory) -> str:
@@ -118,12 +142,13 @@ def training_command(history: RunHistory) -> str:
 def change_lines(history: RunHistory) -> list[str]:
     """Say what each resume changed."""
     lines = []
-    for entry in history.config.get("history", []):
+    for entry in history.resumes:
         changes = ", ".join(
             f"{name} {_short(before)} to {_short(now)}"
             for name, (before, now) in entry["changes"].items()
         )
-        lines.append(f"after epoch {entry.get('epoch')}, step {entry.get('step')}: {changes}")
+        what = changes or "nothing changed"
+        lines.append(f"after epoch {entry.get('epoch')}, step {entry.get('step')}: {what}")
     return lines
 
 

@@ -1,20 +1,18 @@
-"""The report of a run in training: written after validations, and of the best one at the end."""
+"""The report of a run in training: written after each validation, of the best one at the end."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vision.engine.loggers import Loggers
 from vision.evaluation.coco_boxes import GroundTruth
 from vision.evaluation.evaluate import EvaluationResult
 from vision.report.analysis import Analysis
+from vision.report.data_figures import DataSection
 from vision.report.inputs import NetworkFacts, Sources, Validation
 from vision.report.report import write_report
 from vision.report.summary import summary_lines
 from vision.report.val_pictures import log_validation
-
-MAX_SHARE = 0.05  # of the run's time, besides the first report and the last
 
 
 @dataclass
@@ -28,8 +26,8 @@ class RunReport:
         class_names: of labels 1..C.
         sources: of the val split.
         train_sources: of the training split.
-        dataset: the val data's folder.
-        dataset_flags: what eval_ssd.py needs to read it.
+        dataset: where the val data are, for messages.
+        dataset_flags: what eval_ssd.py needs to read each of `sources`.
         command: the words of the command that trains.
         loggers: get pictures and curves.
     """
@@ -41,19 +39,15 @@ class RunReport:
     sources: Sources
     train_sources: Sources
     dataset: str
-    dataset_flags: Sequence[str] = ()
+    dataset_flags: Sequence[Sequence[str]] = ()
     command: Sequence[str] = ()
     loggers: Loggers | None = None
     _best: Validation | None = None
-    _newest: Analysis | None = None
-    _written: float = field(default=float("-inf"))
-    _cost: float = 0.0
+    _newest: tuple[Analysis, Path | None] | None = None
+    _data: DataSection | None = None
 
     def after_epoch(self, epoch: int, result: EvaluationResult | None) -> Analysis | None:
-        """Keep a validation and, where that is due, write its report.
-
-        A report of every epoch of a quick run would cost more than the training: it is due when
-        its last cost is under MAX_SHARE of the time since.
+        """Keep a validation and write its report.
 
         Returns:
             The analysis, for loggers; None in an epoch without a validation.
@@ -63,12 +57,10 @@ class RunReport:
         validation = self._validation(epoch, result)
         if self._best is None or _ap(validation) >= _ap(self._best):
             self._best = validation
-        self._newest = Analysis(validation)
+        self._newest = self._write(validation)
         if self.loggers:
-            log_validation(self.loggers, self._newest, epoch)
-        if self._cost <= MAX_SHARE * (time.monotonic() - self._written):
-            self._write(validation)
-        return self._newest
+            log_validation(self.loggers, self._newest[0], epoch)
+        return self._newest[0]
 
     def finish(self, best_ap: float | None) -> list[str]:
         """Write the report of the best epoch, and return the summary for the terminal.
@@ -80,8 +72,10 @@ class RunReport:
         if self._best is None:
             return []
         is_best = best_ap is None or _ap(self._best) >= best_ap
-        validation = self._best if is_best else self._newest.given
-        analysis, path = self._write(validation)
+        analysis, path = self._newest
+        if is_best and self._best is not analysis.given:
+            analysis, path = self._write(self._best)
+        validation = analysis.given
         epoch = f"epoch {validation.epoch}{', the best' if is_best else ''}: "
         first, *others = summary_lines(analysis, report=path and str(path))
         return [epoch + first, *others]
@@ -103,11 +97,8 @@ class RunReport:
         )
 
     def _write(self, validation: Validation) -> tuple[Analysis, Path | None]:
-        start = time.monotonic()
-        written = write_report(self.run, validation, run=self.run)
-        self._written = time.monotonic()
-        self._cost = self._written - start
-        return written
+        self._data = self._data or DataSection(validation)
+        return write_report(self.run, validation, run=self.run, data=self._data)
 
 
 def _ap(validation: Validation) -> float:

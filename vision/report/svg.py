@@ -39,10 +39,14 @@ class Figure:
 
 
 class Canvas:
-    """Makes figures of one page; numbers them, so that no two elements have one id."""
+    """Makes figures of one page; numbers them, so that no two elements have one id.
 
-    def __init__(self):
-        self._count = 0
+    Args:
+        name: a letter that no other canvas of the page has.
+    """
+
+    def __init__(self, name: str = "f"):
+        self._name, self._count = name, 0
 
     @contextmanager
     def figure(self, *, width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple]:
@@ -85,8 +89,13 @@ class Canvas:
         """Turn a drawing into markup; call it inside `figure`."""
         self._count += 1
         stream = io.StringIO()
+        # Laid out here: savefig would draw everything once more for it.
+        drawing.get_layout_engine().execute(drawing)
+        drawing.set_layout_engine("none")
         drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-        return Figure(title, caption, _inline(stream.getvalue(), title, f"f{self._count}-"))
+        return Figure(
+            title, caption, _inline(stream.getvalue(), title, f"{self._name}{self._count}-")
+        )
 
 
 def epoch_axis(axes: "Axes") -> None:
@@ -95,6 +104,11 @@ def epoch_axis(axes: "Axes") -> None:
 
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def from_zero(axes: "Axes") -> None:
+    """Begin at 0 and leave room above the highest point."""
+    axes.set_ylim(0, 1.06 * max(axes.dataLim.y1, 1e-9))
 
 
 def legend(drawing: "MatplotlibFigure", *, columns: int = 3, title: str | None = None) -> None:

@@ -29,6 +29,7 @@ class RunConfig(msgspec.Struct):
     arguments: dict[str, Any]  # vision/training/saved_args.py knows the flags
     classes: list[SavedClass]
     history: list[Resumption]
+    resumes: list[dict[str, int | None]] | None = None
     versions: dict[str, str | None] = {}
     machine: dict[str, str | int | float | None] = {}
     data: dict[str, dict | None] = {}

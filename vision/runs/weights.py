@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.hub import get_dir
 
-from vision.files.text import read_text
+from vision.files.text import SHORT_TEXT, read_text
 from vision.ops.priors import PriorMap
 from vision.runs.checkpoint import FORMAT, read_checkpoint
 from vision.runs.tensor_files import load_tensors
@@ -141,7 +141,8 @@ def read_labels(path: str | Path) -> list[str]:
     Raises:
         ValueError: a name stands there twice, there is none, or it is no text.
     """
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    lines = read_text(path, most_bytes=SHORT_TEXT).splitlines()
+    names = [line.strip() for line in lines if line.strip()]
     if names and names[0].upper() == "BACKGROUND":
         names = names[1:]
     twice = sorted({name for name in names if names.count(name) > 1})

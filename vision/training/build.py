@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from vision.args import TrainArguments, pairs_of, reading_options
+from vision.args import TrainArguments, pairs_of
+from vision.data_flags import reading_options
 from vision.datasets.choose_views import choose_views
 from vision.datasets.coco import CocoDetection
 from vision.datasets.image_cache import build_image_cache
@@ -101,7 +102,7 @@ def open_data(args: TrainArguments, *, classes: list[dict] | None = None) -> Tra
     )
     if classes is not None:
         check_classes(classes, data.train.categories, where="--datasets")
-    check_same_for_all(data)
+    check_same_for_all([data.train, data.val])
     return data
 
 
@@ -328,7 +329,7 @@ def build_report(
         class_names=data.class_names,
         sources=data.val.sources,
         train_sources=data.train.sources,
-        dataset=data.val_flags[1],
+        dataset=data.val_place,
         dataset_flags=data.val_flags,
         command=["./train_ssd.py", *sys.argv[1:]],
         loggers=saver.metrics.loggers,

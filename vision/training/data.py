@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import nn
 
 from vision.datasets.annotation_index import AnnotationIndex, Category
 from vision.datasets.choose_images import balanced, shared_images
@@ -14,7 +16,7 @@ from vision.datasets.coco import CocoDetection, TiledImages
 from vision.datasets.join_classes import joined_names, source_with_classes
 from vision.datasets.layouts.choose import check_options_used, open_folder
 from vision.datasets.layouts.coco import CocoLayout, Pair, open_pair
-from vision.datasets.layouts.layout import NO_OPTIONS, OpenOptions, Source
+from vision.datasets.layouts.layout import NO_OPTIONS, Layout, OpenOptions, Source
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.ops.tiles import num_views
@@ -109,12 +111,17 @@ class TrainingData:
     """What a run trains on, and what it is validated on; `val` may be empty.
 
     Attributes:
-        val_flags: what eval_ssd.py needs to read the val split.
+        val_flags: for each source of `val`, what eval_ssd.py needs to read it.
     """
 
     train: DataSplit
     val: DataSplit
-    val_flags: list[str]
+    val_flags: list[list[str]]
+
+    @property
+    def val_place(self) -> str:
+        """Where the val split is, for messages."""
+        return " and ".join(str(flags[1]) for flags in self.val_flags)
 
     @property
     def class_names(self) -> list[str]:
@@ -153,11 +160,14 @@ def open_sources(
         OSError: a file cannot be read.
         ValueError: no train split, nothing to learn in it, or an option that means nothing here.
     """
-    train, val, used = [], [], set()
+    train, val, val_flags, used = [], [], [], set()
     for pairs, sources in ((train_pairs, train), (val_pairs, val)):
         for annotation_file, image_folder in pairs:
             sources.append(open_pair(annotation_file, image_folder, options=options))
             used |= CocoLayout.takes
+    for annotation_file, image_folder in val_pairs:
+        flags = ["--val-json", annotation_file, "--val-images", image_folder]
+        val_flags.append(flags + options.only(CocoLayout.takes).words())
     lists = {"train": train_split, "val": None if validation_dataset else val_split}
     with_lists = replace(options, split_files={k: file for k, file in lists.items() if file})
     for root in datasets:
@@ -168,6 +178,7 @@ def open_sources(
             continue
         if "val" in folder.splits:
             val.append(folder.open("val"))
+            val_flags.append(_flags_of(folder, root, layout, lists["val"]))
         else:
             logger.warning("%s: no val split; it has %s", root, ", ".join(folder.splits))
     if validation_dataset:
@@ -175,11 +186,16 @@ def open_sources(
         folder = open_folder(validation_dataset, split="val", layout=layout, options=val_options)
         used |= folder.takes
         val.append(folder.open("val"))
+        val_flags.append(_flags_of(folder, validation_dataset, layout, val_split))
     check_options_used(with_lists, used, where=" ".join(map(str, datasets)))
-    data = _joined(train, val, balance_seed=balance_seed)
-    val_root = validation_dataset or (datasets[0] if datasets else "")
-    flags = ["--val-json", val_pairs[0][0], "--val-images", val_pairs[0][1]] if val_pairs else []
-    return TrainingData(*data, val_flags=(flags or ["--dataset", val_root]) + options.words())
+    return TrainingData(*_joined(train, val, balance_seed=balance_seed), val_flags)
+
+
+def _flags_of(folder: Layout, root: str, layout: str, val_split: str | None) -> list[str]:
+    """Return what eval_ssd.py needs to read the val split of a folder."""
+    words = ["--dataset", str(root), *folder.options.words()]
+    words += [] if layout == "auto" else ["--dataset-type", layout]
+    return words + (["--val-split", val_split] if val_split else [])
 
 
 def _joined(
@@ -314,16 +330,25 @@ def check_classes(expected: list[dict], categories: list[Category], *, where: st
     )
 
 
-def check_same_for_all(data: TrainingData) -> None:
-    """Compare the data of all processes, which may have read them from different disks.
+def check_same_for_all(splits: Sequence[DataSplit], model: nn.Module | None = None) -> None:
+    """Compare what all processes have read, which may be from different disks.
+
+    Args:
+        splits: their images and boxes; the first has classes.
+        model: with weights that each process has read; None where the main process's count.
 
     Raises:
         ValueError: in the main process; names the other process, and what it has.
         MainProcessStopped: in the others.
     """
     if distributed.world_size() > 1:
-        facts = {"classes": data.class_names}
-        facts |= {split.name: split.fingerprint() for split in (data.train, data.val)}
+        facts: dict = {"classes": splits[0].class_names}
+        if model is not None:
+            digest = hashlib.sha256()
+            for tensor in model.state_dict().values():
+                digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            facts["weights"] = digest.hexdigest()
+        facts |= {split.name: split.fingerprint() for split in splits}
         _refuse_differences(distributed.gather(facts))
 
 
@@ -340,7 +365,9 @@ def _refuse_differences(of_processes: list[dict]) -> None:
                 )
 
 
-def _in_short(facts: dict | list) -> str:
+def _in_short(facts: dict | list | str) -> str:
+    if isinstance(facts, str):
+        return f"SHA-256 {facts[:8]}"
     if isinstance(facts, list):
         return f"{len(facts)} ({', '.join(facts[:5])})"
-    return f"{facts['images']} images, {facts['boxes']} boxes (SHA-256 {facts['sha256'][:8]})"
+    return f"{facts['images']} images, {facts['boxes']} boxes ({_in_short(facts['sha256'])})"

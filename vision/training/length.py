@@ -4,6 +4,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.report.words import duration
 from vision.ssd.loss import MultiBoxLoss
+from vision.training.build import build_schedule
 
 logger = logging.getLogger(__name__)
 PROBE_SECONDS = 5.0
@@ -24,6 +26,39 @@ VALIDATION_COST = 0.5
 # The rest of --max-hours is for checkpoints, the report, and steps that take longer later on: a
 # schedule cut off before its end loses more than a shorter one.
 PLANNED_SHARE = 0.85
+
+
+def choose_length(
+    args: TrainArguments,
+    state: TrainingState,
+    loader: DetectionLoader,
+    loss_fn: MultiBoxLoss,
+    *,
+    options: StepOptions,
+    num_val: int,
+    stop_at: float,
+) -> TrainArguments:
+    """Return the arguments with --epochs; where it was left out, time a few steps and choose it.
+
+    Args:
+        args: of the run.
+        state: gets the schedule of the chosen length; else it is what it was, bit for bit.
+        loader: the training batches.
+        loss_fn: of the run.
+        options: of each step.
+        num_val: images of the val split; an epoch takes its share of the validations too.
+        stop_at: when --max-hours are over, by `time.monotonic`.
+    """
+    if args.epochs is not None:
+        return args
+    steps, images = loader.num_batches, len(loader.dataset)
+    validated = num_val / args.eval_every if args.eval_every else 0.0
+    seconds = measure_step(state, loader, loss_fn, options=options)
+    epoch_seconds = seconds * steps * (images + VALIDATION_COST * validated) / images
+    left = stop_at - time.monotonic()
+    args = replace(args, epochs=choose_epochs(args, steps, epoch_seconds, seconds_left=left))
+    state.schedule = build_schedule(args, steps_per_epoch=steps, total_steps=args.epochs * steps)
+    return args
 
 
 def default_epochs(args: TrainArguments, steps_per_epoch: int) -> int:
@@ -55,22 +90,6 @@ def choose_epochs(
     if epoch_seconds > seconds_left:
         logger.warning("--max-hours %g ends inside the first epoch", args.max_hours)
     return epochs
-
-
-def measure_epoch(
-    args: TrainArguments,
-    state: TrainingState,
-    loader: DetectionLoader,
-    loss_fn: MultiBoxLoss,
-    *,
-    options: StepOptions,
-    num_val_images: int,
-) -> float:
-    """Return about how many seconds an epoch takes, with its share of validation."""
-    validated = num_val_images / args.eval_every if args.eval_every else 0.0
-    images = len(loader.dataset)
-    step_seconds = measure_step(state, loader, loss_fn, options=options)
-    return step_seconds * loader.num_batches * (images + VALIDATION_COST * validated) / images
 
 
 def measure_step(

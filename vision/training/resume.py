@@ -130,13 +130,15 @@ def open_run(args: TrainArguments, given: set[str], locks: ExitStack) -> RunStar
     Raises:
         ValueError: there is no run to resume, or one already where a new one is wanted.
     """
-    if not args.resume and _began_in_this_job(args.checkpoint_folder):
-        # torchrun has started its processes again
-        args = dataclasses.replace(args, resume=args.checkpoint_folder)
     if args.resume:
         return _open_resumed(args, given, locks)
-    refuse_used_folder(Path(args.checkpoint_folder))
-    return RunStart(Path(args.checkpoint_folder), args)
+    folder, job = Path(args.checkpoint_folder), distributed.job_id()
+    if job and (folder / CONFIG).is_file() and read_config(folder).get("job") == job:
+        # torchrun has started its processes again
+        args = dataclasses.replace(args, resume=args.checkpoint_folder)
+        return _open_resumed(args, given, locks)
+    refuse_used_folder(folder)
+    return RunStart(folder, args)
 
 
 def _open_resumed(args: TrainArguments, given: set[str], locks: ExitStack) -> RunStart:
@@ -147,14 +149,6 @@ def _open_resumed(args: TrainArguments, given: set[str], locks: ExitStack) -> Ru
     if args.epochs is None:
         raise ValueError(f"{folder / CONFIG}: it has lost --epochs; give --epochs N")
     return RunStart(folder, args, config, path, checkpoint, named is not None, changes)
-
-
-def _began_in_this_job(folder: str) -> bool:
-    """Tell whether a folder holds a run of this very torchrun, which then has restarted."""
-    job = distributed.job_id()
-    if job is None or not (Path(folder) / CONFIG).is_file():
-        return False
-    return read_config(Path(folder)).get("job") == job
 
 
 def refuse_used_folder(folder: Path) -> None:
@@ -279,16 +273,17 @@ def restore(state: TrainingState, start: RunStart, *, config: dict, steps_per_ep
     Args:
         state: fresh, built from `config`; changed in place.
         start: where the run goes on; a new run is left as it is.
-        config: of the run from now on; what differs is added to its history.
+        config: of the run from now on; its resumes get one more, its history what differs.
         steps_per_epoch: of the data now.
     """
     if start.checkpoint is not None:
         _load_checkpoint(state, start, config=config)
     if start.config is not None:
+        place = {"epoch": start.epoch, "step": start.step}
+        config["resumes"] = [*(start.config.get("resumes") or []), place]
         changes = _log_changes(start, config)
         if changes:
-            entry = {"epoch": start.epoch, "step": start.step, "changes": changes}
-            config["history"] = [*config["history"], entry]
+            config["history"] = [*config["history"], {**place, "changes": changes}]
     if start.checkpoint is not None:
         _log_rate_change(state, start, steps_per_epoch=steps_per_epoch)
 

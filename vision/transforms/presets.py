@@ -29,9 +29,10 @@ class Augmentation:
 
 
 PRESETS: dict[str, Augmentation] = {
-    # As in the SSD paper.
+    # As in the SSD paper, for long training on many images.
     "ssd": Augmentation(PhotometricDistort(), RandomExpand(), RandomIouCrop(), 0.5),
-    # For small data sets: the size of an object varies by a factor of 2.5 instead of 13.
+    # For short training: the size of an object varies by a factor of 2.5 instead of 13, so that the
+    # network sees sizes like those of the val images more often (docs/recipes.md has the figures).
     "light": Augmentation(
         PhotometricDistort(16.0, (0.8, 1.2), (0.8, 1.2), 6.0),
         RandomExpand(max_ratio=1.5),

@@ -8,7 +8,7 @@ from pathlib import Path
 from vision.datasets.findings import Findings, no_progress
 from vision.datasets.image_list import scan_images
 from vision.validate.image_check import UNREADABLE, check_images
-from vision.validate.image_entries import ImageEntries, compare_size
+from vision.validate.image_entries import Annotations, ImageEntries, compare_size
 from vision.validate.quarantine import MovedImage, invalid_folder
 
 logger = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 def validate_folder(
     image_folder: Path,
-    annotation_files: list[tuple[Path, Path]],
+    annotations: Annotations,
     *,
     workers: int,
     findings: Findings,
@@ -26,7 +26,7 @@ def validate_folder(
 
     Args:
         image_folder: searched with its subfolders.
-        annotation_files: pairs of a COCO file and the folder that its file names are relative to.
+        annotations: what its images are compared with.
         workers: number of processes.
         findings: collects everything that is wrong.
         progress: wraps the iterator over the images; called with `total=`, as tqdm is.
@@ -48,7 +48,7 @@ def validate_folder(
             found.others[0], len(found.others) - 1,
         )  # fmt: skip
     names = [file[len(prefix) :] for file in found.images]
-    entries = ImageEntries(image_folder, annotation_files, findings)
+    entries = ImageEntries(image_folder, annotations, findings)
     names += _find_missing(image_folder, entries, set(names), findings)
     if not names:
         raise ValueError(f"{image_folder}: no image files in it; give the folder that holds them")

@@ -1,5 +1,6 @@
 """COCO's layout: annotations/instances_<split>.json and folders of images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from vision.datasets.coco_folder import annotated_splits, find_annotation_file, split_files
@@ -42,6 +43,32 @@ class CocoLayout(Layout):
         annotation_file, image_folder = split_files(self.root, split)
         index = load_coco_index(annotation_file, image_folder, box_form=self.options.boxes)
         return Source(index, image_folder)
+
+
+class CocoPairs(CocoLayout):
+    """Annotation files that were named, each with its folder of images, instead of a folder.
+
+    Args:
+        pairs: {split: (annotation file, image folder)}.
+        options: how to read them.
+    """
+
+    def __init__(self, pairs: Mapping[str, Pair], options: OpenOptions) -> None:
+        super().__init__(Path(), options)
+        self._pairs = pairs
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self._pairs)
+
+    def open(self, split: str) -> Source:
+        if split not in self._pairs:
+            given = " ".join(file for file, _ in self._pairs.values())
+            raise ValueError(
+                f"{given}: given as the {' and '.join(self._pairs)} split, and the split asked for "
+                f"is {split}; give its file and images too, or ask for another split"
+            )
+        return open_pair(*self._pairs[split], options=self.options)
 
 
 def open_pair(

@@ -78,6 +78,7 @@ class Layout(ABC):
     title: ClassVar[str]  # in messages
     needs: ClassVar[str]  # what a folder has to hold
     takes: ClassVar[frozenset[str]] = frozenset()  # the OpenOptions that it follows
+    lists_all: ClassVar[bool] = True  # an image that no split has is a mistake
 
     def __init__(self, root: Path, options: OpenOptions) -> None:
         """Raises: ValueError where the folder is incomplete."""

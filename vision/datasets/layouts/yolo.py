@@ -17,6 +17,7 @@ class YoloLayout(Layout):
     title = "YOLO"
     needs = "labels/, images/ and class names in classes.txt or data.yaml"
     takes = frozenset({"split_files", "strict_labels", "label_format"})
+    lists_all = False  # training images without a label are left out
 
     def __init__(self, root: Path, options: OpenOptions) -> None:
         super().__init__(root, options)

@@ -1,0 +1,276 @@
+"""Data sets of strangers: one line, bounded time and memory, and nothing changed beside the output.
+
+Each reader is called through a script, as its users do.
+"""
+
+import gzip
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from script_runs import Run, call, tree
+from voc_factory import CAT, make_voc, voc_xml
+from yolo_factory import BOX, make_folder, write_image
+
+from vision.datasets.image_names import find_all
+from vision.download.part_file import PartFile
+from vision.report.page import render_page
+
+TERABYTE = 1 << 40
+SOME = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+NAMES = st.text(max_size=12) | st.sampled_from(
+    [
+        "../x.jpg",
+        "/x.jpg",
+        "C:\\x.jpg",
+        "a\nb.jpg",
+        "\x1b[2J.jpg",
+        "a\0.jpg",
+        ".",
+        "x" * 300 + ".jpg",
+    ]
+)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder beside others, which must stay as they are."""
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside/labels.txt").write_text("mine")
+    write_image(tmp_path / "beside/private.jpg")
+    (tmp_path / "data").mkdir()
+    return tmp_path
+
+
+def convert(place: Path, script: str = "convert_to_coco", *flags: object) -> Run:
+    """Run a script on data/ into out/; check what holds whatever the data are."""
+    shutil.rmtree(place / "out", ignore_errors=True)
+    before = tree(place / "beside")
+    flags = ("--dataset", place / "data", "--output", place / "out", *flags)
+    done = call(script, *flags)
+    lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert done.code in (0, 1) and len(lines) == done.code, done
+    assert "\x1b" not in done.out + done.err and "Traceback" not in done.err
+    assert tree(place / "beside") == before
+    assert {path.name for path in place.iterdir()} <= {"beside", "data", "out", "found.json"}
+    return done
+
+
+def coco_content(name: str = "a.jpg", class_name: object = "cat") -> dict:
+    return {
+        "images": [{"id": 1, "file_name": name, "width": 100, "height": 50}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20]}],
+        "categories": [{"id": 1, "name": class_name}],
+    }
+
+
+def write_coco(root: Path, content: object) -> None:
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations/instances_train.json").write_text(json.dumps(content))
+    write_image(root / "images/a.jpg")
+
+
+def write_open_images(root: Path, rows: bytes) -> Path:
+    write_image(root / "train/a.jpg")
+    path = root / "sub-train-annotations-bbox.csv"
+    path.write_bytes(b"ImageID,ClassName,XMin,XMax,YMin,YMax\n" + rows)
+    return path
+
+
+def large_label(root):
+    os.truncate(make_folder(root, {"a.jpg": BOX}, split="train") / "labels/a.txt", TERABYTE)
+
+
+def packed_label(root):
+    label = make_folder(root, {"a.jpg": BOX}, split="train") / "labels/a.txt"
+    label.write_bytes(gzip.compress(bytes(f"{BOX}\n", "ascii") * 1_000_000, 1))
+
+
+def many_classes(root):
+    root = make_folder(root, {"a.jpg": BOX}, split="train")
+    (root / "classes.txt").write_text("\n".join(map(str, range(200_000))))
+
+
+def large_xml(root):
+    os.truncate(make_voc(root, {"a": voc_xml(CAT)}) / "Annotations/a.xml", TERABYTE)
+
+
+def packed_xml(root):
+    xml = make_voc(root, {"a": voc_xml(CAT)}) / "Annotations/a.xml"
+    xml.write_bytes(gzip.compress(b"<annotation>" + b"<a/>" * 10_000_000, 1))
+
+
+def large_csv(root):
+    os.truncate(write_open_images(root, b"a,cat,0,1,0,1\n"), TERABYTE)
+
+
+def open_quote(root):
+    write_open_images(root, b'a,"' + b"cat,\n" * 100_000)
+
+
+def long_class(root):
+    write_open_images(root, b"a,cat,0,1,0,1\n")
+    (root / "class-descriptions-boxable.csv").write_text("/m/1," + "y" * 300_000 + "\n")
+
+
+def pipe_as_csv(root):
+    path = write_open_images(root, b"")
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (large_label, "a.txt"),
+        (packed_label, "a.txt: unpacks to more than 8,388,608 bytes"),
+        (many_classes, "classes.txt"),
+        (large_xml, "a.xml"),
+        (packed_xml, "a.xml: unpacks to more than 8,388,608 bytes"),
+        (large_csv, "bbox.csv:3: not a row of a box"),
+        (open_quote, "not CSV (field larger than field limit"),
+        (long_class, "boxable.csv:2: a label and a name are needed"),
+        (pipe_as_csv, "no data set of a known layout"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_files_that_would_fill_the_memory_or_never_end(place, prepare, words):
+    prepare(place / "data")
+    done = convert(place)
+    assert done.code == 1 and words in done.err
+
+
+def test_names_of_classes_are_on_one_line(place):
+    write_open_images(place / "data", b'a,"c\nat \x1b[31m",0,1,0,1\n')
+    assert convert(place).code == 0
+    content = json.loads((place / "out/annotations/instances_train.json").read_bytes())
+    assert content["categories"] == [{"id": 1, "name": "c at \x1b[31m"}]
+
+
+@pytest.mark.parametrize("name", ["../../beside/private.jpg", "{}/beside/private.jpg", "a\0.jpg"])
+def test_images_outside_the_folder_are_not_read(place, name):
+    write_coco(place / "data", coco_content(name.format(place)))
+    done = convert(place)
+    assert done.code == 1 and "1 names of images lead out of it" in done.err
+
+
+def test_a_name_that_leads_out_is_found_inside_by_its_end(place):
+    write_image(place / "data/a.jpg")
+    found = find_all(["../elsewhere/a.jpg", "/mnt/disk/a.jpg"], place / "data")
+    assert found[:2] == (["a.jpg", "a.jpg"], 2)
+
+
+def test_two_images_do_not_share_a_label_file(place):
+    content = coco_content()
+    content["images"].append({**content["images"][0], "id": 2, "file_name": "a.png"})
+    write_coco(place / "data", content)
+    write_image(place / "data/images/a.png")
+    (place / "found.json").write_text("[]")
+    flags = ("--detections", place / "found.json", "--split", "train")
+    for kind, code in (("yolo", 1), ("voc", 1), ("coco", 0)):
+        done = convert(place, "detections_to_labels", "--format", kind, *flags)
+        assert done.code == code, done
+        assert code == 0 or "'a.jpg' and 'a.png' would have one label file" in done.err
+
+
+def test_a_line_break_in_a_name_makes_no_line_of_a_list(place):
+    content = coco_content("a\n.jpg")
+    content["images"] += [{**content["images"][0], "id": 2, "file_name": "a.jpg"}]
+    write_coco(place / "data", content)
+    write_image(place / "data/images/a\n.jpg", width=90)
+    done = convert(place, "split_dataset", "--fractions", "0.5", "0.5", "--group-by", "none")
+    assert done.code == 1 and "a list cannot hold a name with a line break" in done.err
+    (place / "found.json").write_text("[]")
+    flags = ("--detections", place / "found.json", "--split", "train", "--format", "coco")
+    assert convert(place, "detections_to_labels", *flags).code == 0
+    assert (place / "out/order.txt").read_text() == "a\\n.jpg\na.jpg\n"
+
+
+def test_pages_show_no_control_characters():
+    page = render_page(
+        "doctor.html", **PAGE | {"image_size": (1, 1), "headline": "\x1b[2J\u202egpj.exe & <b>"}
+    )
+    assert "\\x1b[2J\\u202egpj.exe &amp; &lt;b&gt;" in page
+    assert "\x1b" not in page and "\u202e" not in page
+
+
+PAGE = dict.fromkeys(
+    (
+        "findings",
+        "flags",
+        "coverage",
+        "image_size",
+        "classes",
+        "split_names",
+        "figures",
+        "pictures",
+    ),
+    (),
+) | {"title": "", "footer": ""}
+
+
+@SOME
+@given(name=NAMES, class_name=NAMES)
+def test_any_names_stay_in_their_folder(place, name, class_name):
+    shutil.rmtree(place / "data")
+    (place / "data").mkdir()
+    write_coco(place / "data", coco_content(name, class_name))
+    convert(place)
+    found = [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]
+    (place / "found.json").write_text(json.dumps(found))
+    for kind in ("yolo", "voc"):
+        flags = ("--detections", place / "found.json", "--split", "train", "--format", kind)
+        convert(place, "detections_to_labels", *flags)
+
+
+@SOME
+@given(data=st.data())
+def test_coco_of_other_types_is_taken_or_refused(place, data):
+    content = coco_content()
+    key = data.draw(st.sampled_from([*content, None]))
+    if key is None:
+        content = data.draw(VALUES)
+    else:
+        entry = content[key][0]
+        entry[data.draw(st.sampled_from(list(entry)))] = data.draw(VALUES)
+    write_coco(place / "data", content)
+    convert(place)
+
+
+@SOME
+@given(data=st.data())
+def test_a_data_yaml_of_other_types_is_taken_or_refused(place, data):
+    entries: dict = {"path": "", "train": "images", "names": ["cat"], "nc": 1}
+    for key in data.draw(st.sets(st.sampled_from(list(entries)), min_size=1)):
+        entries[key] = data.draw(VALUES)
+    make_folder(place / "data", {"a.jpg": BOX}, split="train")
+    (place / "data/data.yaml").write_text(json.dumps(entries))  # JSON is YAML
+    convert(place)
+
+
+@SOME
+@given(entry=st.dictionaries(st.sampled_from(["image_id", "category_id", "bbox", "score"]), VALUES))
+def test_detections_of_other_types_are_taken_or_refused(place, entry):
+    write_coco(place / "data", coco_content())
+    whole = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+    (place / "found.json").write_text(json.dumps([whole | entry]))
+    convert(place, "detections_to_labels", "--detections", place / "found.json", "--split", "train")
+
+
+@SOME
+@given(record=st.fixed_dictionaries({"url": VALUES, "remote": VALUES, "done": VALUES}) | VALUES)
+def test_a_record_of_a_download_of_other_types_is_started_again(tmp_path, record):
+    (tmp_path / "a.zip.part").write_bytes(b"1234")
+    (tmp_path / "a.zip.part.json").write_text(json.dumps(record))
+    PartFile(tmp_path / "a.zip", "http://localhost/a.zip").close()
