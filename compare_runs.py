@@ -30,7 +30,6 @@ import torch
 from vision.args import default_workers
 from vision.command_line import FamilyParser, run_script
 from vision.data_flags import add_data_flags, check_data_flags, data_name, open_dataset
-from vision.datasets.coco import CocoDetection
 from vision.datasets.join_classes import source_with_classes
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.machine_limits import explain
@@ -56,9 +55,8 @@ from vision.report.page import as_utf8
 from vision.runs.load_model import load_for_inference
 from vision.runs.run_folder import read_config
 from vision.training.build import open_data
-from vision.training.data import DataSplit, shared_loader
+from vision.training.data import DataSplit, evaluation_loader
 from vision.training.saved_args import read_saved_arguments
-from vision.transforms.presets import build_eval_transform
 
 logger = logging.getLogger("compare_runs")
 
@@ -183,12 +181,15 @@ def measure(
     model, classes, _ = load_for_inference(path)
     names = [item["name"] for item in classes]
     sources = in_order(val, names).sources
-    transform = build_eval_transform(model.image_size, resize=model.network.resize)
-    dataset = CocoDetection(sources, transform=transform)
-    loader = shared_loader(
-        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
+    loader = evaluation_loader(
+        sources,
+        image_size=model.image_size,
+        resize=model.network.resize,
+        tiles=model.network.tiles,
+        batch_size=args.batch_size,
+        num_workers=args.workers,
     )
-    logger.info("%s: %d images at %dx%d", path, len(dataset), *model.image_size)
+    logger.info("%s: %d images at %dx%d", path, len(loader.dataset), *model.image_size)
     truth = ground_truth_from_index([index for index, _ in sources])
     network = describe_network(model)
     result = evaluate(

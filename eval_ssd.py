@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vision.args import default_workers
+from vision.args import TILES, default_workers
 from vision.command_line import FamilyParser, image_size, run_script
 from vision.data_flags import (
     add_data_flags,
@@ -40,7 +40,6 @@ from vision.data_flags import (
     data_words,
     open_dataset,
 )
-from vision.datasets.coco import CocoDetection
 from vision.datasets.join_classes import source_with_classes
 from vision.datasets.layouts.layout import Source
 from vision.deploy import detect
@@ -67,8 +66,7 @@ from vision.report.summary import summary_lines
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
 from vision.ssd.network import RESIZES
-from vision.training.data import DataSplit, check_same_for_all, shared_loader
-from vision.transforms.presets import build_eval_transform
+from vision.training.data import DataSplit, check_same_for_all, evaluation_loader
 
 logger = logging.getLogger("eval_ssd")
 RUNTIMES = ("auto", "onnxruntime", "openvino", "ai_edge_litert", "detectnet")
@@ -105,6 +103,9 @@ def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
     add("--resize", choices=RESIZES,
         help="of images to the input; point: one pixel each, as NVIDIA's detectNet does; default: "
         "as trained")  # fmt: skip
+    add("--tiles", type=int, metavar="N",
+        help="look at each image whole and in N x N overlapping tiles; default: as trained, of an "
+        "exported file as exported")  # fmt: skip
     add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
     add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
         help="processes that load images; 0 loads in this one")  # fmt: skip
@@ -135,6 +136,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--val-split FILE is the val split; leave --split out")
     if args.batch_size < 1:
         parser.error("--batch-size must be 1 or more")
+    if args.tiles is not None and not TILES.holds(args.tiles):
+        parser.error(f"--tiles must be {TILES.words}")
     if args.workers < 0:
         parser.error("--workers must be 0 or more")
     for flag, value in (
@@ -177,7 +180,11 @@ def evaluate_split(args: argparse.Namespace) -> None:
     device = choose_device(args.device, local_rank=distributed.local_rank())
     precision = choose_precision(args.precision, device)
     model, classes, _ = load_for_inference(
-        args.trained_model, net=args.net, label_file=args.label_file, image_size=args.image_size
+        args.trained_model,
+        net=args.net,
+        label_file=args.label_file,
+        image_size=args.image_size,
+        tiles=args.tiles,
     )
     class_names = [item["name"] for item in classes]
     source = source_with_classes(open_source(args), class_names)
@@ -185,15 +192,19 @@ def evaluate_split(args: argparse.Namespace) -> None:
     if not len(index):
         raise ValueError(f"{index.annotation_file}: it lists no images")
     check_same_for_all([DataSplit(args.split, [source])], model)
-    transform = build_eval_transform(model.image_size, resize=args.resize or model.network.resize)
-    dataset = CocoDetection([source], transform=transform)
-    loader = shared_loader(
-        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
+    tiles = model.network.tiles
+    loader = evaluation_loader(
+        [source],
+        image_size=model.image_size,
+        resize=args.resize or model.network.resize,
+        tiles=tiles,
+        batch_size=args.batch_size,
+        num_workers=args.workers,
     )
     logger.info(
-        "%d images at %dx%d, %d classes, on %s in %s, %d threads and %d workers",
-        len(dataset), *model.image_size, len(class_names), device, precision,
-        torch.get_num_threads(), args.workers,
+        "%d images at %dx%d%s, %d classes, on %s in %s, %d threads and %d workers",
+        len(index), *model.image_size, f", whole and in {tiles}x{tiles} tiles" if tiles > 1 else "",
+        len(class_names), device, precision, torch.get_num_threads(), args.workers,
     )  # fmt: skip
     ground_truth = ground_truth_from_index(index)
     network = describe_network(model)
@@ -245,7 +256,9 @@ def evaluate_split(args: argparse.Namespace) -> None:
 
 def evaluate_file(args: argparse.Namespace) -> None:
     """Measure an exported file on its own runtime, with its own way of resizing."""
-    detector = detect.FileDetector(args.trained_model, threshold=args.score_threshold or 0.0)
+    detector = detect.FileDetector(
+        args.trained_model, threshold=args.score_threshold or 0.0, tiles=args.tiles
+    )
     source = open_source(args)
     runtime = args.runtime
     if runtime == "auto":
@@ -271,7 +284,11 @@ def evaluate_file(args: argparse.Namespace) -> None:
         "%s: %d images, %d detections, %.1f ms an image",
         runtime, len(source.index), len(result.detections), result.milliseconds,
     )  # fmt: skip
-    network = NetworkFacts(detector.about["network"], tuple(detector.about["image_size"]))
+    network = NetworkFacts(
+        detector.about["network"],
+        tuple(detector.about["image_size"]),
+        tiles=1 if runtime == "detectnet" else detector.tiles,
+    )
     validation = Validation(
         metrics=result.metrics,
         detections=result.detections,
@@ -309,8 +326,8 @@ def threshold_of(args: argparse.Namespace) -> float:
 
 def weights_flags(args: argparse.Namespace) -> list[str]:
     """Return what a command needs besides --trained-model to load the same weights."""
-    pairs = (("--net", args.net), ("--label-file", args.label_file))
-    return [word for flag, value in pairs if value for word in (flag, value)]
+    pairs = (("--net", args.net), ("--label-file", args.label_file), ("--tiles", args.tiles))
+    return [word for flag, value in pairs if value for word in (flag, str(value))]
 
 
 def find_train_sources(args: argparse.Namespace, class_names: list[str]) -> list[Source] | None:

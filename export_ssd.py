@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vision.args import TILES
 from vision.command_line import FamilyParser, image_size, run_script
 from vision.data_flags import add_data_flags, check_data_flags, data_name, open_dataset
 from vision.datasets.image_files import read_image
@@ -38,6 +39,7 @@ from vision.deploy.torch_detector import TorchDetector
 from vision.engine.machine_limits import explain
 from vision.evaluation.exported import SCORE_THRESHOLD
 from vision.files.atomic_file import write_atomically
+from vision.ops.tiles import num_views, tile_rectangles
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
 from vision.ssd.ssd import SSD
@@ -75,6 +77,9 @@ def build_export_parser(**kwargs) -> argparse.ArgumentParser:
         help="gets the files; default: export/ in the run folder, or beside the file")  # fmt: skip
     add("--image-size", "--resolution", type=image_size, metavar="SIZE",
         help="input in pixels, 300 or HEIGHTxWIDTH; default: as trained")  # fmt: skip
+    add("--tiles", type=int, metavar="N",
+        help="what the files tell detect.py: look at each image whole and in N x N overlapping "
+        "tiles; default: as trained")  # fmt: skip
     add("--score-threshold", type=float, metavar="X",
         help="lowest score that counts in precision and recall, and on the device for each class; "
         f"default: {SCORE_THRESHOLD}, and with --dataset on the device for each class that of its "
@@ -120,6 +125,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     ):
         if value is not None and not 0 <= value <= 1:
             parser.error(f"{flag} must be in 0..1")
+    if args.tiles is not None and not TILES.holds(args.tiles):
+        parser.error(f"--tiles must be {TILES.words}")
     if args.score_threshold is not None and args.min_precision is not None:
         parser.error("--score-threshold and --min-precision both say what the device asks for")
     if args.calibration_images < 1:
@@ -155,8 +162,17 @@ def run(args: argparse.Namespace, *, name: str | None = None) -> int:
     folder = output_folder(args)
     check_writable(folder, name=name)
     model, classes, _ = load_for_inference(
-        args.trained_model, net=args.net, label_file=args.label_file, image_size=args.image_size
+        args.trained_model,
+        net=args.net,
+        label_file=args.label_file,
+        image_size=args.image_size,
+        tiles=args.tiles,
     )
+    if model.network.tiles > 1 and ("jetson" in args.target or args.frigate):
+        logger.warning(
+            "%s the whole image only: the %d x %d tiles are looked at by detect.py and Detector",
+            "Frigate sees" if args.frigate else "detectNet sees", *[model.network.tiles] * 2,
+        )  # fmt: skip
     exports = build_exports(args, model, classes)
     rows = measure_exports(args, model, classes, exports) if data_name(args) else []
     for export in exports:
@@ -285,7 +301,10 @@ def check_writable(folder: Path, *, name: str | None) -> None:
 
 
 def calibration_images(args: argparse.Namespace, model: SSD) -> list[np.ndarray]:
-    """Read images of the calibration split, evenly spread over it, at the size of the input."""
+    """Read images of the calibration split, evenly spread over it, at the size of the input.
+
+    With tiles the views of an image take turns: of each image one.
+    """
     split = args.calibration_split
     source = open_dataset(args, split=split).open(split)
     if not len(source.index):
@@ -293,14 +312,18 @@ def calibration_images(args: argparse.Namespace, model: SSD) -> list[np.ndarray]
     count = min(args.calibration_images, len(source.index))
     rows = np.linspace(0, len(source.index) - 1, count).astype(int)
     paths = [Path(source.image_folder) / source.index.file_name(row) for row in rows]
-    resize = RESIZE[model.network.resize]
+    resize, tiles = RESIZE[model.network.resize], model.network.tiles
+    images = []
     try:
-        return [resize(read_image(path), model.image_size) for path in paths]
+        for i, pixels in enumerate(map(read_image, paths)):
+            x1, y1, x2, y2 = tile_rectangles([pixels.shape[:2]], tiles)[0, i % num_views(tiles)]
+            images.append(resize(pixels[y1:y2, x1:x2], model.image_size))
     except FileNotFoundError as error:
         raise ValueError(
             f"{error.filename}: not there; int8 takes its ranges from images of the split "
             f"{args.calibration_split}: --calibration-split names another"
         ) from None
+    return images
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 
 from vision.command_line import FamilyParser, run_script
+from vision.deploy.detect import MAX_TILES
 from vision.deploy.detector import Detector
 from vision.deploy.frames import ImageFiles, LiveStream, Source, VideoFile, open_sources
 from vision.deploy.outputs import (
@@ -66,7 +67,7 @@ def explain(error: RuntimeError) -> str | None:
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line; one that has nowhere to write to is wrong usage."""
+    """Parse the command line; one that has nowhere to write to, say, is wrong usage."""
     args = parser.parse_args(argv)
     if not (args.output_dir or args.json or args.csv):
         parser.error("--output-dir DIR, --json FILE or --csv FILE is needed")
@@ -74,6 +75,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
         value = getattr(args, flag)
         if value is not None and not 0 <= value <= 1:
             parser.error(f"--{flag.replace('_', '-')} must be in 0..1")
+    if args.tiles is not None and not 1 <= args.tiles <= MAX_TILES:
+        parser.error(f"--tiles must be 1 to {MAX_TILES}")
     return args
 
 
@@ -112,6 +115,9 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto, cpu, cuda, cuda:1, mps; an exported file runs on cpu",
     )
+    add("--tiles", type=int, metavar="N",
+        help="look at each image whole and in N x N overlapping tiles; default: as "
+        "trained")  # fmt: skip
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
         help="of a network in torch; auto: bf16 where the hardware has it")  # fmt: skip
 
@@ -158,6 +164,7 @@ def load_detector(args: argparse.Namespace) -> Detector:
         label_file=args.label_file,
         device=args.device,
         precision=args.precision,
+        tiles=args.tiles,
     )
 
 

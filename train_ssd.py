@@ -40,6 +40,7 @@ from vision.engine.signals import Interrupted
 from vision.engine.state import TrainingState
 from vision.engine.train import fit
 from vision.files.printable import printable
+from vision.ops.tiles import num_views
 from vision.report.run_report import RunReport
 from vision.runs.checkpoint import epoch_path, step_path
 from vision.runs.saver import NoSaver, RunSaver
@@ -96,8 +97,9 @@ def train(args: TrainArguments, given: set[str]) -> int:
         epochs = args.epochs or default_epochs(args, steps)
         state = build_state(args, model, steps_per_epoch=steps, total_steps=epochs * steps)
         validator = build_validator(args, data.val, loss_fn, device=options.device)
+        num_val = len(data.val) * num_views(args.tiles)
         args = choose_length(
-            args, state, loader, loss_fn, options=options, num_val=len(data.val), stop_at=stop_at
+            args, state, loader, loss_fn, options=options, num_val=num_val, stop_at=stop_at
         )
         start = replace(start, args=args)
         config = describe_run(start, data, model.network, options)

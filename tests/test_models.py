@@ -150,7 +150,7 @@ def test_numbers_come_back_from_a_checkpoint(name):
     other: Network = network.with_numbers(changed)
     assert other.priors[0].shapes[0] == (0.01, 0.02) and other.priors[1:] == network.priors[1:]
     assert other.normalization.mean[1] == 99.0 and other.resize == "point"
-    with pytest.raises(ValueError, match="resize are not what this toolkit writes"):
+    with pytest.raises(ValueError, match="resize or tiles are not what this toolkit writes"):
         network.with_numbers({"resize": "cubic"})
 
 

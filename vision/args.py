@@ -23,6 +23,7 @@ from vision.engine.distributed import local_world_size
 from vision.engine.loggers import LOGGERS
 from vision.engine.optim import OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
+from vision.ops.tiles import MAX_TILES
 from vision.ssd.models import MODELS
 from vision.ssd.network import RESIZES, WIDTHS
 from vision.transforms.presets import PRESETS
@@ -85,6 +86,7 @@ OF_A_BACKBONE = Limits(
     f"between {WIDTHS[0]:g} and {WIDTHS[1]:g}", lambda x: WIDTHS[0] <= x <= WIDTHS[1]
 )
 SEEDS = Limits("0 or more and less than 2**63", lambda x: 0 <= x < 2**63)
+TILES = Limits(f"1 to {MAX_TILES}", lambda x: 1 <= x <= MAX_TILES)
 NOT_1 = Limits("2 or more, since a batch has 2 images or more", lambda x: x == 0 or 2 <= x <= MOST)
 BATCHES = Limits(
     "2 or more: the last feature map is 1x1, and BatchNorm cannot be trained on the one value a "
@@ -172,6 +174,10 @@ class TrainArguments:
         "linear", "of images to the network's input; point: one pixel each, as NVIDIA's detectNet "
         "does on a Jetson",
         choices=RESIZES, group="data")  # fmt: skip
+    tiles: int = flag(
+        1, "photos much larger than the input: look at each whole and in N x N overlapping tiles, "
+        "in training, validation and prediction", read=int, metavar="N", limits=TILES,
+        group="data")  # fmt: skip
     cache: str = flag(
         "none", "keep training images decoded, in shared memory or a file; sides over 1.5 times "
         "the network's are shrunk to that, so crops below 2/3 of a side lose detail",

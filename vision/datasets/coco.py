@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from vision.datasets.coco_index import load_coco_index
 from vision.datasets.image_cache import ImageCache
 from vision.datasets.image_files import read_image
 from vision.datasets.threads import map_in_threads
+from vision.ops.tiles import num_views, tile_rectangles
 
 __all__ = ["AnnotationIndex", "Category", "CocoDetection", "load_coco_index"]
 
@@ -34,6 +36,8 @@ class CocoDetection(Dataset):
         transform: Transform,
         seed: int = 0,
         image_indices: np.ndarray | None = None,
+        tiles: int = 1,
+        views: np.ndarray | None = None,
     ) -> None:
         """Check that the sources have the same classes and that all image files exist.
 
@@ -43,7 +47,10 @@ class CocoDetection(Dataset):
                 and `apply`, `plan` is called before the image is read, so that a large photo is
                 not decoded larger than needed.
             seed: seed of the augmentation, 0 or more.
-            image_indices: the images to use, [N], counted over all sources; None: all.
+            image_indices: the images to use, [I], counted over all sources; None: all.
+            tiles: along each side of an image; see `vision.ops.tiles`.
+            views: with tiles, the items: (position in `image_indices`, view) of each, int [N, 2].
+                View 0 is the whole image.
 
         Raises:
             ValueError: the sources have different classes, or image files are missing.
@@ -60,13 +67,15 @@ class CocoDetection(Dataset):
         self._ends = np.cumsum([len(index) for index, _ in sources])
         everything = np.arange(self._ends[-1])
         self.image_indices = everything if image_indices is None else everything[image_indices]
+        self.tiles = tiles
+        self.views = views
 
     def __len__(self) -> int:
-        return len(self.image_indices)
+        return len(self.image_indices) if self.views is None else len(self.views)
 
     @property
     def sizes(self) -> np.ndarray:
-        """(height, width) of each item's upright image, int32 [len(self), 2]."""
+        """(height, width) of each upright image, int32 [I, 2], in the order of `image_indices`."""
         return np.concatenate([index.sizes for index, _ in self.sources])[self.image_indices]
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[np.ndarray, Target]:
@@ -74,9 +83,10 @@ class CocoDetection(Dataset):
 
         Returns:
             image and {boxes float32 [N, 4] xyxy pixels of the image, labels int64 [N], iscrowd
-            bool [N], image_id, index (i), orig_size (height, width)}; N may be 0. Where sources
-            lack classes that others have, also unannotated bool [C + 1], the labels that nobody
-            marked in this image.
+            bool [N], image_id, index (its place in `image_indices`), orig_size (height, width)};
+            N may be 0. With tiles also view (x1, y1, x2, y2 of what is seen). Where sources lack
+            classes that others have, also unannotated bool [C + 1], the labels that nobody marked
+            in this image.
 
         Raises:
             ValueError, OSError: the file cannot be read, or has another size than its entry.
@@ -97,15 +107,19 @@ class CocoDetection(Dataset):
     def _draw(self, item: int | tuple[int, int]) -> tuple:
         """Prepare an item before its pixels are read: (path, target, rng, plan or None)."""
         epoch, i = item if isinstance(item, tuple) else (0, item)
-        if not 0 <= i < len(self):
-            raise IndexError(f"item {i} of a dataset of {len(self)} images")
-        position = self.image_indices[i]
+        num_items = len(self.image_indices if self.views is None else self.views)
+        if not 0 <= i < num_items:
+            raise IndexError(f"item {i} of a dataset of {num_items} images")
+        image, view = (i, 0) if self.views is None else self.views[i].tolist()
+        position = self.image_indices[image]
         source = int(np.searchsorted(self._ends, position, side="right"))
         index, folder = self.sources[source]
         row = int(position - (self._ends[source] - len(index)))
         path = os.path.join(folder, index.file_name(row))
         size = tuple(index.sizes[row].tolist())
-        target = {**_target(index, row, size), "index": int(i)}
+        target = {**_target(index, row, size), "index": int(image)}
+        if self.views is not None:
+            target["view"] = tuple(tile_rectangles([size], self.tiles)[0, view].tolist())
         if self._has_unannotated:
             target["unannotated"] = _unannotated(index)
         rng = np.random.default_rng((self.seed, int(epoch), int(i)))
@@ -122,6 +136,41 @@ class CocoDetection(Dataset):
         else:
             image = self.cache.read(target["index"], path)
         return self.transform.apply(image, target, plan, rng)
+
+
+class TiledImages(CocoDetection):
+    """Images in tiles for evaluation: an item of a batch becomes all views of its image.
+
+    Each image is decoded once. For a transform with `plan` and `apply`.
+
+    Attributes:
+        views_per_item: how many they are.
+    """
+
+    def __init__(self, sources: list[tuple[AnnotationIndex, str | os.PathLike]], **options):
+        """Take the arguments of CocoDetection without `views`; `tiles` is 2 or more."""
+        super().__init__(sources, **options)
+        self.views_per_item = num_views(self.tiles)
+        places = np.indices((len(self.image_indices), self.views_per_item))
+        self.views = places.reshape(2, -1).T
+
+    def __len__(self) -> int:
+        return len(self.image_indices)
+
+    def __getitems__(
+        self, items: list[int | tuple[int, int]]
+    ) -> Iterator[tuple[np.ndarray, Target]]:
+        """Yield the views of each image, the whole image first."""
+        return chain.from_iterable(map_in_threads(self._make_views, items))
+
+    def _make_views(self, item: int | tuple[int, int]) -> list[tuple[np.ndarray, Target]]:
+        epoch, image = item if isinstance(item, tuple) else (0, item)
+        first = image * self.views_per_item
+        drawn = [self._draw((epoch, first + view)) for view in range(self.views_per_item)]
+        path, target, _, _ = drawn[0]
+        min_size = tuple(max(sides) for sides in zip(*(d[3].min_size for d in drawn), strict=True))
+        pixels = read_image(path, size=target["orig_size"], min_size=min_size)
+        return [self.transform.apply(pixels, target, plan, rng) for _, target, rng, plan in drawn]
 
 
 def _target(index: AnnotationIndex, row: int, size: tuple[int, int]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class DetectionLoader:
     image_id, index and orig_size (height, width) as numbers.
 
     Args:
-        dataset: its items, for (epoch, index), are (image uint8 [H, W, 3], target dict of arrays).
+        dataset: its items, for (epoch, index), are (image uint8 [H, W, 3], target dict of arrays);
+            one with `views_per_item` gives so many of these for each.
         batch_size: images in a batch.
         num_workers: processes that read and augment; 0: this process does it.
         seed: seed of the shuffling.
@@ -56,7 +57,7 @@ class DetectionLoader:
             dataset,
             batch_sampler=self.sampler,
             num_workers=num_workers,
-            collate_fn=_Collate(batch_size + 1),
+            collate_fn=_Collate((batch_size + 1) * getattr(dataset, "views_per_item", 1)),
             worker_init_fn=_init_worker,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -82,9 +82,12 @@ class FileDetector:
         path: .onnx, .tflite, or .xml with its .bin beside it.
         threshold: lowest score of a detection; None: what the file recommends, for each class.
         threads: of the runtime; 0: one for each core.
+        tiles: look at each image whole and in so many overlapping tiles along each side; None: as
+            the file says.
 
     Attributes:
         about: what the file says of itself, as in the JSON file beside it.
+        tiles: the same.
         raw: from the file's input to its outputs, as both are.
 
     Raises:
@@ -93,7 +96,12 @@ class FileDetector:
     """
 
     def __init__(
-        self, path: str | os.PathLike, *, threshold: float | None = None, threads: int = 0
+        self,
+        path: str | os.PathLike,
+        *,
+        threshold: float | None = None,
+        threads: int = 0,
+        tiles: int | None = None,
     ):
         suffix = Path(path).suffix.lower()
         if suffix not in RUNTIMES:
@@ -112,6 +120,9 @@ class FileDetector:
             self._category_ids = np.array([0, *ids], np.int64)
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError):
             raise ValueError(f"{path}: not a detector that export_ssd.py wrote") from None
+        self.tiles = self.about["tiles"] if tiles is None else tiles
+        if not isinstance(self.tiles, int) or not 1 <= self.tiles <= MAX_TILES:
+            raise ValueError(f"{path}: tiles {self.tiles}; 1 to {MAX_TILES} are possible")
 
     def predict(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
         """Detect objects in one image (a path, or uint8 [H, W, 3] RGB), or in each of a list."""
@@ -122,6 +133,14 @@ class FileDetector:
             raise ValueError(
                 f"an image is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}"
             )
+        if self.tiles == 1:
+            return self.name(*self._find(image))
+        rectangles = tile_rectangles(image.shape[:2], self.tiles)
+        found = [self._find(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in rectangles]
+        return self.name(*join_views(found, rectangles, self.about["iou_threshold"]))
+
+    def _find(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Run the network on an image or a tile; returns boxes in its pixels, scores, labels."""
         resized = self.resize(image)
         try:
             boxes, scores, labels = self.run(resized)
@@ -134,11 +153,8 @@ class FileDetector:
             )
         found = scores >= self._thresholds[labels]
         height, width = image.shape[:2]
-        return self.name(
-            boxes[found] * np.array([width, height, width, height], np.float32),
-            scores[found],
-            labels[found],
-        )
+        sides = np.array([width, height, width, height], np.float32)
+        return boxes[found] * sides, scores[found], labels[found]
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Bring uint8 [H, W, 3] to the size of the input, in the way that was trained with."""
@@ -201,6 +217,7 @@ ABOUT = {
     "resize": '"linear"',
     "frigate": "false",
     "raw_heads": "false",
+    "tiles": "1",
 }
 
 
@@ -300,6 +317,50 @@ def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.nd
     place = ((np.arange(target) + 0.5) * (source / target) - 0.5).clip(0, source - 1)
     first = np.floor(place).astype(int)
     return first, np.minimum(first + 1, source - 1), (place - first).astype(np.float32)
+
+
+def tile_rectangles(size: tuple[int, int], tiles: int) -> list[tuple[int, int, int, int]]:
+    """Return the whole photo of (height, width), then its tiles row by row, as x1, y1, x2, y2.
+
+    As in training (vision/ops/tiles.py): `tiles` a side, each shares a fifth with the next.
+    """
+    height, width = size
+    columns, rows = _places(width, tiles), _places(height, tiles)
+    return [(0, 0, width, height), *((x1, y1, x2, y2) for y1, y2 in rows for x1, x2 in columns)]
+
+
+def _places(length: int, tiles: int) -> list[tuple[int, int]]:
+    side = -(-5 * length // (4 * tiles + 1))  # rounded up
+    starts = [i * (length - side) // (tiles - 1) for i in range(tiles)]
+    return [(start, start + side) for start in starts]
+
+
+def join_views(
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    rectangles: list[tuple[int, int, int, int]],
+    iou_threshold: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join what was found in the views of a photo.
+
+    A box that ends at a tile's inner edge is left out: what is cut there is whole in the next tile,
+    or in the whole photo.
+
+    Args:
+        found: for each view boxes [N, 4] in its pixels, scores [N] and labels [N].
+        rectangles: the views, from `tile_rectangles`.
+        iou_threshold: of the suppression.
+    """
+    views = np.repeat(np.array(rectangles, np.float32), [len(f[1]) for f in found], axis=0)
+    boxes = np.concatenate([f[0] for f in found]) + np.tile(views[:, :2], 2)
+    scores, labels = (np.concatenate([f[k] for f in found]) for k in (1, 2))
+    is_inner = views != np.array(rectangles[0])
+    margin = np.float32(TILE_EDGE) * (views[:, 2:] - views[:, :2])
+    at_low = is_inner[:, :2] & (boxes[:, :2] <= views[:, :2] + margin)
+    at_high = is_inner[:, 2:] & (boxes[:, 2:] >= views[:, 2:] - margin)
+    order = np.argsort(-scores, kind="stable")
+    order = order[~(at_low | at_high).any(axis=1)[order]]
+    order = order[suppress(boxes[order], labels[order], iou_threshold)]
+    return boxes[order], scores[order], labels[order]
 
 
 def suppress(boxes: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.ndarray:
@@ -450,6 +511,8 @@ METADATA_IN_TFLITE = "ssd_training_toolkit"
 MOST_TFLITE_THREADS = 16
 RUNTIMES = {".onnx": OnnxRuntime, ".xml": OpenVino, ".tflite": TfLite}
 NUM_CANDIDATES = 400  # pairs of a prior and a class that decode_heads looks at
+MAX_TILES = 16  # along each side
+TILE_EDGE = 0.01  # of a tile's side: how near to an edge a box counts as cut by it
 NUM_DETECTIONS = 100  # that it gives: as many as count in COCO
 PROPERTIES_IN_XML = "ssd_training_toolkit"
 
@@ -479,10 +542,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
     parser.add_argument("--model", help="default: the one in this script's folder")
     parser.add_argument("--threshold", type=float, help="lowest score; default: the file's")
+    parser.add_argument(
+        "--tiles", type=int, help="N x N tiles to look at besides the whole; default: the file's"
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON for each image")
     args = parser.parse_args(argv)
+    if args.tiles is not None and not 1 <= args.tiles <= MAX_TILES:
+        parser.error(f"--tiles must be 1 to {MAX_TILES}")
     try:
-        detector = FileDetector(args.model or _model_beside(), threshold=args.threshold)
+        detector = FileDetector(
+            args.model or _model_beside(), threshold=args.threshold, tiles=args.tiles
+        )
         return _detect(detector, _find_images(args.images), as_json=args.json)
     except (ValueError, OSError) as error:
         print(_printable(f"error: {error}"), file=sys.stderr)

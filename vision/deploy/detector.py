@@ -24,6 +24,7 @@ class Detector:
         label_file: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
+        tiles: int | None = None,
     ) -> "Detector":
         """Load a detector; an exported file does not import torch.
 
@@ -39,6 +40,8 @@ class Detector:
             label_file: class names of a weight file.
             device: auto, cpu, cuda, mps; of a network in torch.
             precision: auto, fp32, bf16 or fp16; of a network in torch.
+            tiles: look at each image whole and in so many overlapping tiles along each side; None:
+                as it was trained.
 
         Raises:
             ValueError: not a detector, or an option that an exported file cannot follow.
@@ -50,7 +53,7 @@ class Detector:
                     f"{path}: its suppression is part of the file; export it again with another "
                     "--iou-threshold"
                 )
-            return cls(FileDetector(path, threshold=threshold))
+            return cls(FileDetector(path, threshold=threshold, tiles=tiles))
         try:
             from vision.deploy.torch_detector import load_torch_detector
         except ModuleNotFoundError as error:
@@ -68,6 +71,7 @@ class Detector:
                 label_file=label_file,
                 device=device,
                 precision=precision,
+                tiles=tiles,
             )
         )
 

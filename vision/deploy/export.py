@@ -141,6 +141,7 @@ def build_export(
         "classes": [_about_class(item, options) for item in classes],
         "image_size": list(model.image_size),
         "resize": model.network.resize,
+        "tiles": model.network.tiles,
         "score_threshold": (
             SCORE_THRESHOLD if options.score_threshold is None else options.score_threshold
         ),

@@ -25,6 +25,7 @@ def load_predictor(
     precision: str = "auto",
     score_threshold: float = 0.3,
     iou_threshold: float | None = None,
+    tiles: int | None = None,
 ) -> Predictor:
     """Load a trained detector; its images go the way of the images in evaluation.
 
@@ -37,12 +38,14 @@ def load_predictor(
         precision: auto, fp32, bf16 or fp16.
         score_threshold: lowest score of a detection.
         iou_threshold: of the suppression of overlapping boxes of a class; None: the network's.
+        tiles: look at each image whole and in so many overlapping tiles along each side; None: as
+            it was trained.
 
     Raises:
         ValueError: the file is damaged or of another network, or the device is absent.
         OSError: the file cannot be read.
     """
-    model, classes, _ = load_for_inference(path, net=net, label_file=label_file)
+    model, classes, _ = load_for_inference(path, net=net, label_file=label_file, tiles=tiles)
     chosen = choose_device(device)
     return Predictor(
         model,

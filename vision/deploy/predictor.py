@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vision.nn.cpu.optimize import optimize_for_inference
+from vision.ops.tiles import join_views, num_views, tile_rectangles
 from vision.ssd.postprocess import postprocess
 from vision.ssd.ssd import SSD
 
@@ -17,6 +18,8 @@ Image = np.ndarray | str | os.PathLike
 
 class Predictor:
     """A trained network made ready for prediction: folded, channels-last, in one number format.
+
+    A network with tiles looks at each image whole and in tiles, as in evaluation.
 
     `vision.deploy.load_predictor.load_predictor` builds one from a run folder or a weight file.
 
@@ -30,7 +33,8 @@ class Predictor:
         dtype: of weights and activations; bfloat16 is the faster one where the CPU has it.
         score_threshold: lowest score of a detection.
         iou_threshold: of the suppression of overlapping boxes of a class; None: the network's.
-        batch_size: images that go through the network together.
+        batch_size: images, or views of them, that go through the network together; the views of
+            an image stay together.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Predictor:
             score_threshold=score_threshold, iou_threshold=iou_threshold
         )
         self.batch_size = batch_size
+        self._tiles = model.network.tiles
         self.device = torch.device(device)
         self._dtype = dtype
         self._read_image = read_image
@@ -79,13 +84,21 @@ class Predictor:
         """
         if isinstance(images, (np.ndarray, str, os.PathLike)):
             return self([images])[0]
-        starts = range(0, len(images), self.batch_size)
-        batches = [images[start : start + self.batch_size] for start in starts]
+        at_once = max(1, self.batch_size // num_views(self._tiles))
+        starts = range(0, len(images), at_once)
+        batches = [images[start : start + at_once] for start in starts]
         return [result for batch in batches for result in self._predict(batch)]
 
     @torch.inference_mode()
     def _predict(self, batch: Sequence[Image]) -> list[dict]:
-        inputs, sizes = zip(*map(self._prepare, batch), strict=True)
+        photos = [self._read(image) for image in batch]
+        views = [tile_rectangles([x.shape[:2]], self._tiles)[0].tolist() for x in photos]
+        inputs = [
+            self._resize(pixels[y1:y2, x1:x2])
+            for pixels, rectangles in zip(photos, views, strict=True)
+            for x1, y1, x2, y2 in rectangles
+        ]
+        sizes = [(y2 - y1, x2 - x1) for rectangles in views for x1, y1, x2, y2 in rectangles]
         images = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
         cls_logits, bbox_regression = self._model(
             self._normalize(images.to(self.device), dtype=self._dtype)
@@ -97,16 +110,26 @@ class Predictor:
             torch.tensor(sizes, device=self.device),
             **asdict(self._settings),
         )
+        if self._tiles > 1:
+            count = num_views(self._tiles)
+            results = [
+                join_views(
+                    results[k * count : (k + 1) * count],
+                    rectangles,
+                    iou_threshold=self._settings.iou_threshold,
+                )
+                for k, rectangles in enumerate(views)
+            ]
         for result in results:
             result.update({name: value.cpu() for name, value in result.items()})
             result["names"] = [self.class_names[label - 1] for label in result["labels"].tolist()]
         return results
 
-    def _prepare(self, image: Image) -> tuple[np.ndarray, tuple[int, int]]:
-        """Return the network's input and the original (height, width)."""
+    def _read(self, image: Image) -> np.ndarray:
+        """Return an image's pixels, uint8 [H, W, 3]."""
         pixels = image if isinstance(image, np.ndarray) else self._read_image(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(
                 f"an image is uint8 [H, W, 3] in RGB, not {pixels.dtype} {list(pixels.shape)}"
             )
-        return self._resize(pixels), pixels.shape[:2]
+        return pixels

@@ -92,6 +92,7 @@ def load_torch_detector(
     label_file: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    tiles: int | None = None,
 ) -> TorchDetector:
     """Load a run folder, a checkpoint or a weight file; the arguments are those of Detector.load.
 
@@ -99,7 +100,7 @@ def load_torch_detector(
         ValueError: the file is damaged or of another network, or the device is absent.
         OSError: the file cannot be read.
     """
-    model, classes, _ = load_for_inference(path, net=net, label_file=label_file)
+    model, classes, _ = load_for_inference(path, net=net, label_file=label_file, tiles=tiles)
     chosen = choose_device(device)
     if chosen.type == "cpu":
         keep_freed_memory()

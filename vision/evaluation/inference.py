@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from vision.engine.metrics import show_progress
 from vision.engine.precision import autocast
 from vision.evaluation.coco_boxes import Detections, DetectionsBuffer
+from vision.ops.tiles import join_views
 from vision.ssd.postprocess import select_detections
 from vision.transforms.normalize import normalize_images
 
@@ -70,7 +72,8 @@ def run_inference(
         watch.lap("inference")
         if loss_fn:
             losses = loss_fn(cls_logits, bbox_regression, _to_device(targets, device))
-            batch_losses.append((targets[0]["index"], _image_sums(losses, len(targets))))
+            num_images = len({target["index"] for target in targets})
+            batch_losses.append((targets[0]["index"], _image_sums(losses, num_images)))
         watch.lap("loss")
         scores = cls_logits.softmax(dim=-1)
         best = scores.amax(dim=0).amax(dim=0)[1:]  # 8 times as fast as amax(dim=(0, 1))
@@ -79,10 +82,12 @@ def run_inference(
             scores,
             bbox_regression,
             model.priors_cxcywh,
-            torch.tensor([target["orig_size"] for target in targets], device=device),
+            torch.tensor([_seen_size(target) for target in targets], device=device),
             **asdict(settings),
         )
         positions = [target["index"] for target in targets]
+        if "view" in targets[0]:
+            results, positions = _join(results, targets, iou_threshold=settings.iou_threshold)
         found.add(_to_arrays(results, positions))
         seen += positions
         watch.lap("postprocess")
@@ -126,6 +131,28 @@ class _Stopwatch:
         now = time.perf_counter()
         self.seconds[name] += now - self._since
         self._since = now
+
+
+def _seen_size(target: dict) -> tuple[int, int]:
+    """Return (height, width) of what the network saw of an image, in its pixels."""
+    if "view" not in target:
+        return target["orig_size"]
+    x1, y1, x2, y2 = target["view"]
+    return y2 - y1, x2 - x1
+
+
+def _join(
+    results: list[dict[str, Tensor]], targets: list[dict], *, iou_threshold: float
+) -> tuple[list[dict[str, Tensor]], list[int]]:
+    """Join the views of each image, which a batch has one after the other and all of them."""
+    joined, positions = [], []
+    pairs = zip(results, targets, strict=True)
+    for position, of_image in groupby(pairs, key=lambda pair: pair[1]["index"]):
+        found, seen = zip(*of_image, strict=True)
+        views = [target["view"] for target in seen]
+        joined.append(join_views(found, views, iou_threshold=iou_threshold))
+        positions.append(position)
+    return joined, positions
 
 
 def _image_sums(losses: dict[str, Tensor], num_images: int) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision.datasets.annotation_index import AnnotationIndex
+from vision.ops.tiles import LEAST_INSIDE, relative_views, share_inside, tile_rectangles
 from vision.transforms.geometry import place_boxes, place_view
 from vision.transforms.presets import ViewTransform
 
@@ -27,11 +28,14 @@ class BoxSample(NamedTuple):
     weights: np.ndarray
 
 
-def own_boxes(indices: Sequence[AnnotationIndex], *, seed: int = 0) -> BoxSample:
+def own_boxes(indices: Sequence[AnnotationIndex], *, seed: int = 0, tiles: int = 1) -> BoxSample:
     """Take the training boxes as evaluation sees them: the whole image, stretched to the input.
+
+    With tiles each box is there as often as a view shows it, cut by the tile's edge.
 
     Args:
         indices: of the training split.
+        tiles: along each side of an image.
         seed: chooses MAX_BOXES of more.
     """
     boxes, labels = [], []
@@ -41,11 +45,37 @@ def own_boxes(indices: Sequence[AnnotationIndex], *, seed: int = 0) -> BoxSample
         is_object = index.trainable & ~index.iscrowd
         boxes.append((index.clipped_boxes / np.tile(sizes, 2))[is_object])
         labels.append(index.labels[is_object])
-    return _sample(np.concatenate(boxes), np.concatenate(labels), seed)
+    boxes, rows = seen_in_views(np.concatenate(boxes), tiles)
+    return _sample(boxes, np.concatenate(labels)[rows], seed)
+
+
+def seen_in_views(boxes: np.ndarray, tiles: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return boxes as the views of a photo in tiles show them; each as often as it is learned.
+
+    Args:
+        boxes: xyxy [N, 4] in 0..1 of the photo's sides.
+        tiles: along each side; with 1 the boxes are returned as they are.
+
+    Returns:
+        boxes [M, 4] in 0..1 of the views' sides, cut there, and their rows in `boxes`, int64 [M].
+    """
+    if tiles == 1:
+        return boxes, np.arange(len(boxes))
+    seen, rows = [], []
+    for view in relative_views(tiles):
+        inside = np.flatnonzero(share_inside(boxes, view[None]) >= LEAST_INSIDE)
+        low, side = np.tile(view[:2], 2), np.tile(view[2:] - view[:2], 2)
+        seen.append(((boxes[inside] - low) / side).clip(0, 1))
+        rows.append(inside)
+    return np.concatenate(seen), np.concatenate(rows)
 
 
 def augmented_boxes(
-    indices: Sequence[AnnotationIndex], transform: ViewTransform, *, seed: int = 0
+    indices: Sequence[AnnotationIndex],
+    transform: ViewTransform,
+    *,
+    seed: int = 0,
+    tiles: int = 1,
 ) -> BoxSample:
     """Draw the boxes that a transform makes of the training images; no pixel is read.
 
@@ -53,6 +83,7 @@ def augmented_boxes(
         indices: of the training split.
         transform: the run's own.
         seed: of images and views.
+        tiles: along each side of an image; each time one of its views is drawn.
     """
     rng = np.random.default_rng(seed)
     places = np.concatenate(
@@ -73,6 +104,9 @@ def augmented_boxes(
             "iscrowd": index.iscrowd[rows][used],
         }
         size = tuple(index.sizes[image].tolist())
+        if tiles > 1:
+            views = tile_rectangles([size], tiles)[0]
+            target["view"] = tuple(views[rng.integers(len(views))].tolist())
         plan = transform.plan(size, target, rng)
         placement = place_view(plan.view, size, transform.image_size)
         placed = place_boxes(target, placement, output_width=width, flip=plan.flip)

@@ -16,7 +16,7 @@ from vision.evaluation.errors import (
     gain_if_found,
 )
 from vision.ops.priors import build_priors
-from vision.priors.boxes import BoxSample, class_weights
+from vision.priors.boxes import BoxSample, class_weights, seen_in_views
 from vision.priors.coverage import MATCHED_FROM, best_prior_iou
 from vision.priors.fit import fit_priors
 from vision.report.analysis import Analysis
@@ -146,7 +146,8 @@ def _ap50_of_classes(analysis: Analysis) -> np.ndarray:
 def coverage_by_fitting(train: SplitFacts, facts: NetworkFacts) -> tuple[float, float]:
     """Return the share of the training boxes that some prior fits: now, and with fitted priors."""
     step = max(1, -(-len(train.labels) // _FIT_BOXES))
-    boxes, labels = train.relative[::step], train.labels[::step]
+    boxes, rows = seen_in_views(train.relative[::step], facts.tiles)
+    labels = train.labels[::step][rows]
     sample = BoxSample(boxes, labels, class_weights(labels))
     fitted = build_priors(
         facts.feature_map_sizes,

@@ -15,7 +15,7 @@ from vision.evaluation.errors import (
     input_sizes,
 )
 from vision.evaluation.thresholds import ALL_AREAS, Calibration, ScoreCurve, calibrate, score_curve
-from vision.priors.coverage import MATCHED_FROM, best_prior_iou
+from vision.priors.coverage import MATCHED_FROM
 from vision.report.inputs import Validation
 
 
@@ -87,8 +87,8 @@ class Analysis:
 
     @cached_property
     def input_scale(self) -> np.ndarray:
-        """Pixels of the input for one of each image, across and down, [I, 2]."""
-        return (np.array(self.given.network.image_size) / np.maximum(self.image_sizes, 1))[:, ::-1]
+        """Pixels of the input, or of a tile's, for one of each image, across and down, [I, 2]."""
+        return (np.array(self.given.network.photo_size) / np.maximum(self.image_sizes, 1))[:, ::-1]
 
     @cached_property
     def errors(self) -> ErrorAnalysis:
@@ -121,7 +121,7 @@ class Analysis:
         """IoU of each box with its best prior, [G]; only where `has_priors`."""
         gt = self.matches.ground_truth
         shares = relative_boxes(gt.boxes_xywh, self.image_sizes[gt.image_index])
-        return best_prior_iou(shares, self.given.network.priors_cxcywh)
+        return self.given.network.prior_ious(shares)
 
     def is_covered(self) -> np.ndarray:
         """Bool [G]: some prior has an IoU of MATCHED_FROM or more with the box."""

@@ -176,6 +176,7 @@ def text_lines(runs: list[ComparedRun], comparisons: list[Comparison]) -> list[s
             f"{run.name:{width}} {_number(metrics['AP'])}  {between:16}  "
             f"{_number(metrics['AP50'])}  {network.name} "
             f"{network.image_size[0]}x{network.image_size[1]}"
+            + (f" tiles {network.tiles}" if network.tiles > 1 else "")
         )
     settings = different_settings(runs)
     lines += ["", "what differs:" if settings else "no setting differs"]

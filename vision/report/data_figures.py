@@ -132,7 +132,7 @@ def _sizes(splits, network: NetworkFacts, shift: Shift | None, canvas: Canvas) -
         medians = [f"{np.median(s.sizes):.0f} px ({name})" for name, s in splits.items()]
         caption = f"Half of the boxes are under {' and '.join(medians)}"
         if priors is not None:
-            fits = [f"{percent(s.coverage(priors))} of {name}" for name, s in splits.items()]
+            fits = [f"{percent(s.coverage(network))} of {name}" for name, s in splits.items()]
             caption += f". A prior with IoU 0.5 or more fits {' and '.join(fits)}"
         if priors is not None and max(len(split.sizes) for split in splits.values()) > MAX_BOXES:
             caption += f" (of at most {MAX_BOXES} evenly chosen boxes)"

@@ -7,7 +7,7 @@ import numpy as np
 
 from vision.datasets.annotation_index import AnnotationIndex
 from vision.evaluation.errors import input_sizes
-from vision.priors.coverage import MATCHED_FROM, best_prior_iou
+from vision.priors.coverage import MATCHED_FROM
 from vision.report.inputs import NetworkFacts, Sources
 
 SIZE_STEPS = 2.0 ** np.arange(1, 10.5, 0.5)  # 2 to 724 px, two bins an octave
@@ -46,9 +46,9 @@ class SplitFacts:
         """Boxes of labels 1..C, int64 [C]."""
         return np.bincount(self.labels, minlength=num_classes + 1)[1:]
 
-    def coverage(self, priors_cxcywh: np.ndarray) -> float:
+    def coverage(self, network: NetworkFacts) -> float:
         """Share of the boxes that some prior fits, of at most MAX_BOXES evenly chosen ones."""
-        ious = best_prior_iou(self.some_boxes(MAX_BOXES), priors_cxcywh)
+        ious = network.prior_ious(self.some_boxes(MAX_BOXES))
         return float((ious >= MATCHED_FROM).mean()) if len(ious) else 0.0
 
     def some_boxes(self, count: int) -> np.ndarray:
@@ -74,7 +74,7 @@ def describe_split(
     """
     parts, first = [], 0
     for index, _ in sources:
-        parts.append(_boxes_of(index, class_names, network.image_size, first))
+        parts.append(_boxes_of(index, class_names, network.photo_size, first))
         first += len(index)
     image_index, labels, relative, sizes, ratios = map(np.concatenate, zip(*parts, strict=True))
     return SplitFacts(
@@ -90,7 +90,7 @@ def describe_split(
 
 
 def _boxes_of(
-    index: AnnotationIndex, class_names: Sequence[str], image_size: tuple[int, int], first: int
+    index: AnnotationIndex, class_names: Sequence[str], photo_size: tuple[int, int], first: int
 ) -> tuple[np.ndarray, ...]:
     rows = np.flatnonzero(index.trainable & ~index.iscrowd)
     images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[rows]
@@ -98,7 +98,7 @@ def _boxes_of(
     own = np.array([0, *(number.get(category.name, 0) for category in index.categories)])
     boxes = index.clipped_boxes[rows].astype(float)
     sizes = np.maximum(index.sizes[images], 1)[:, ::-1].astype(float)  # across, down
-    scale = np.array(image_size)[::-1] / sizes
+    scale = np.array(photo_size)[::-1] / sizes
     extents = boxes[:, 2:] - boxes[:, :2]
     at_input = extents * scale
     xywh = np.concatenate([boxes[:, :2], extents], axis=1)

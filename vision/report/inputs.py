@@ -12,6 +12,9 @@ from vision.datasets.layouts.layout import Source
 from vision.engine.metrics import MetricsLog
 from vision.evaluation.coco_boxes import Detections, GroundTruth
 from vision.ops.priors import PriorMap
+from vision.ops.tiles import num_views, whole_size
+from vision.priors.boxes import seen_in_views
+from vision.priors.coverage import best_prior_iou
 from vision.runs.run_folder import read_config
 from vision.ssd.ssd import SSD
 from vision.ssd.torchvision_ssd import NamedClasses
@@ -41,7 +44,8 @@ class NetworkFacts:
         feature_map_sizes: (height, width) of each map, largest first.
         prior_maps: from which the priors were made, one of each map.
         num_parameters: trained numbers.
-        macs: multiplications with an addition, for one image.
+        macs: multiplications with an addition, for one pass.
+        tiles: along each side of an image, which is then looked at whole and in tiles.
     """
 
     name: str
@@ -51,6 +55,33 @@ class NetworkFacts:
     prior_maps: Sequence[PriorMap] = ()
     num_parameters: int | None = None
     macs: int | None = None
+    tiles: int = 1
+
+    @property
+    def photo_size(self) -> tuple[int, int]:
+        """(height, width) of a photo of which the network sees each pixel, in tiles if it has."""
+        return whole_size(self.image_size, self.tiles)
+
+    @property
+    def num_views(self) -> int:
+        """How often it runs for an image."""
+        return num_views(self.tiles)
+
+    @property
+    def description(self) -> str:
+        """Name, input and tiles."""
+        in_tiles = f", whole and in {self.tiles}x{self.tiles} tiles," if self.tiles > 1 else ""
+        return f"{self.name} at {self.image_size[0]}x{self.image_size[1]}{in_tiles}"
+
+    def prior_ious(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """Return the IoU of boxes [N, 4], in 0..1 of their images, with the best prior: [N].
+
+        With tiles the best of all views.
+        """
+        seen, rows = seen_in_views(boxes_xyxy, self.tiles)
+        best = np.zeros(len(boxes_xyxy), np.float32)
+        np.maximum.at(best, rows, best_prior_iou(seen, self.priors_cxcywh))
+        return best
 
 
 @torch.no_grad()
@@ -70,6 +101,7 @@ def describe_network(model: SSD | NamedClasses) -> NetworkFacts:
         prior_maps=model.network.priors,
         num_parameters=sum(p.numel() for p in model.parameters()),
         macs=counter.get_total_flops() // 2,
+        tiles=model.network.tiles,
     )
 
 

@@ -132,7 +132,7 @@ def _program() -> str:
 def _headline(analysis: Analysis) -> str:
     given = analysis.given
     what = (
-        f"{given.network.name} at {given.network.image_size[0]}x{given.network.image_size[1]} on "
+        f"{given.network.description} on "
         f"{analysis.num_images} images of {given.dataset}, split {given.split}"
     )
     if given.epoch is not None:

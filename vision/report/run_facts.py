@@ -18,7 +18,7 @@ def run_sentence(analysis: Analysis, history: RunHistory) -> str:
     if network.num_parameters is not None:
         sentence += (
             f" with {network.num_parameters / 1e6:.2f} million parameters and "
-            f"{network.macs / 1e6:.0f} million multiplications an image"
+            f"{network.num_views * network.macs / 1e6:.0f} million multiplications an image"
         )
     if not history.records:
         return f"{sentence}, evaluated from {analysis.given.weights}."
@@ -38,14 +38,20 @@ def run_facts(
     """List settings and sizes by name."""
     given, arguments = analysis.given, history.arguments
     height, width = given.network.image_size
+    tiles = given.network.tiles
+    in_tiles = [
+        ("tiles", f"{tiles}x{tiles} and the whole image: {given.network.num_views} passes an image")
+    ] * (tiles > 1)
     facts = [
         ("weights", given.weights),
         ("network", f"{given.network.name}, {height}x{width}, {len(analysis.names)} classes"),
+        *in_tiles,
     ]
     if given.network.num_parameters is not None:
+        macs = given.network.num_views * given.network.macs
         facts += [
             ("parameters", f"{given.network.num_parameters:,}"),
-            ("MACs", f"{given.network.macs:,} multiplications with an addition for one image"),
+            ("MACs", f"{macs:,} multiplications with an addition for one image"),
         ]
     if analysis.has_priors:
         facts.append(("priors", f"{len(given.network.priors_cxcywh):,}"))

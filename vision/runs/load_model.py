@@ -1,5 +1,6 @@
 """A trained model from a run folder, a checkpoint, or a weight file of the family."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -24,6 +25,7 @@ def load_for_inference(
     net: str | None = None,
     label_file: str | Path | None = None,
     image_size: tuple[int, int] | None = None,
+    tiles: int | None = None,
 ) -> tuple[SSD | NamedClasses, list[dict], dict]:
     """Load a trained model in evaluation mode, with its averaged weights where it has them.
 
@@ -33,6 +35,7 @@ def load_for_inference(
         net: network of a weight file that does not say so.
         label_file: its labels.txt; the one beside the file when None.
         image_size: input (height, width), instead of the one trained with.
+        tiles: along each side of a photo, instead of those trained with.
 
     Returns:
         The model; its classes as dicts of label, category_id, original_category_id and name, and
@@ -43,6 +46,18 @@ def load_for_inference(
         ValueError: not a model, or weights of another network or other classes.
         OSError: cannot be read.
     """
+    model, classes, config = _load(path, net, label_file, image_size)
+    if tiles is not None:
+        model.network = replace(model.network, tiles=tiles)
+    return model, classes, config
+
+
+def _load(
+    path: str | Path,
+    net: str | None,
+    label_file: str | Path | None,
+    image_size: tuple[int, int] | None,
+) -> tuple[SSD | NamedClasses, list[dict], dict]:
     if path == TORCHVISION:
         return (*_load_coco_weights(net, image_size), {})
     path = Path(path)

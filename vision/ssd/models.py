@@ -55,6 +55,7 @@ def build_model(
     prior_sizes: tuple[float, ...] | None = None,
     saved: Mapping | None = None,
     resize: str | None = None,
+    tiles: int | None = None,
 ) -> SSD:
     """Build a network of MODELS with random weights.
 
@@ -64,9 +65,10 @@ def build_model(
         image_size: input (height, width); the network's own default when None.
         width_mult: channels of the backbone over the usual ones, of a network that has widths.
         prior_sizes: growing shares of the image's shorter side; the network's own when None.
-        saved: a checkpoint or config.json; where it has `priors`, `normalization` and `resize`,
-            these come before `prior_sizes` and the network's own.
+        saved: a checkpoint or config.json; where it has `priors`, `normalization`, `resize` and
+            `tiles`, these come before `prior_sizes` and the network's own.
         resize: one of RESIZES; as saved, or linear, when None.
+        tiles: along each side of a photo; as saved, or 1, when None.
 
     Raises:
         ValueError: unknown name, an image too small for the maps, a width of a network without,
@@ -81,4 +83,6 @@ def build_model(
         network = network.with_numbers(saved)
     if resize:
         network = replace(network, resize=resize)
+    if tiles:
+        network = replace(network, tiles=tiles)
     return network.build(network, num_classes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from vision.ops.priors import PriorMap, growing_sizes
+from vision.ops.tiles import MAX_TILES
 from vision.ssd.postprocess import PostProcessing
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Network:
         width_mult: channels of the backbone over its usual ones; None: it has one width.
         width_of: reads `width_mult` off the weights of a file.
         resize: of an image to the input's size, one of RESIZES.
+        tiles: along each side of a photo, which is then looked at whole and in tiles; 1: whole.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Network:
     width_mult: float | None = None
     width_of: Callable[[Mapping[str, Tensor]], float] | None = None
     resize: str = "linear"
+    tiles: int = 1
 
     @property
     def num_priors(self) -> list[int]:
@@ -174,7 +177,7 @@ class Network:
         )
 
     def as_numbers(self) -> dict:
-        """Return what checkpoints and config.json keep: `priors`, `normalization`, `resize`."""
+        """Return what checkpoints and config.json keep, each under its name."""
         return {
             "priors": [
                 {
@@ -188,10 +191,11 @@ class Network:
                 name: list(values) for name, values in asdict(self.normalization).items()
             },
             "resize": self.resize,
+            "tiles": self.tiles,
         }
 
     def with_numbers(self, saved: Mapping) -> "Network":
-        """Take priors, normalisation and resize from a checkpoint or config.json, if it has them.
+        """Take what `as_numbers` gives from a checkpoint or config.json, as far as it has it.
 
         Raises:
             ValueError: they are not what `as_numbers` gives, or for another number of maps.
@@ -204,9 +208,11 @@ class Network:
                 changes["normalization"] = _read_normalization(saved["normalization"])
             if "resize" in saved:
                 changes["resize"] = RESIZES[RESIZES.index(saved["resize"])]
-        except (KeyError, TypeError, ValueError):
+            if "tiles" in saved:
+                changes["tiles"] = range(MAX_TILES + 1)[_positive(saved["tiles"])]
+        except (IndexError, KeyError, TypeError, ValueError):
             raise ValueError(
-                "its priors, normalization or resize are not what this toolkit writes"
+                "its priors, normalization, resize or tiles are not what this toolkit writes"
             ) from None
         network = replace(self, **changes)
         if len(network.priors) != len(self.priors):

@@ -9,6 +9,7 @@ import torch
 
 from vision.args import TrainArguments, pairs_of
 from vision.data_flags import reading_options
+from vision.datasets.choose_views import choose_views
 from vision.datasets.coco import CocoDetection
 from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
@@ -25,6 +26,7 @@ from vision.evaluation.coco_boxes import ground_truth_from_index
 from vision.evaluation.validator import Validator
 from vision.nn.cpu.optimize import optimize_for_training
 from vision.nn.sync_batch_norm import synchronize_batch_norm
+from vision.ops.tiles import whole_size
 from vision.report.inputs import describe_network
 from vision.report.run_report import RunReport
 from vision.runs.run_folder import METRICS
@@ -39,13 +41,14 @@ from vision.training.data import (
     TrainingData,
     check_classes,
     check_same_for_all,
+    evaluation_loader,
     open_sources,
     shared_loader,
 )
 from vision.training.priors import choose_priors
 from vision.training.resume import RunStart
 from vision.training.saved_args import saved_arguments
-from vision.transforms.presets import build_eval_transform, build_train_transform
+from vision.transforms.presets import build_train_transform
 
 logger = logging.getLogger(__name__)
 MAX_SENSIBLE_ADAM_LR = 0.008
@@ -129,6 +132,7 @@ def build_network(
         prior_sizes=args.prior_sizes,
         saved=saved,
         resize=args.resize,
+        tiles=args.tiles,
     )
     if saved is None:
         choose_priors(args, data.train, model)
@@ -186,12 +190,21 @@ def build_train_loader(
         mean=normalization.mean,
         resize=args.resize,
     )
-    dataset = CocoDetection(split.sources, transform=transform, seed=args.seed)
+    dataset = CocoDetection(
+        split.sources,
+        transform=transform,
+        seed=args.seed,
+        tiles=args.tiles,
+        views=choose_views(split.indices, args.tiles, seed=args.seed) if args.tiles > 1 else None,
+    )
     if len(dataset) < 2:
         raise ValueError(f"--datasets: {len(dataset)} training images; at least 2 are needed")
     if args.cache != "none" and cache_folder is not None:
         dataset.cache = build_image_cache(
-            args.cache, dataset.sizes, input_size=args.image_size, folder=cache_folder
+            args.cache,
+            dataset.sizes,
+            input_size=whole_size(args.image_size, args.tiles),
+            folder=cache_folder,
         )
     return shared_loader(
         dataset,
@@ -262,10 +275,14 @@ def build_validator(
             raise ValueError(f"--patience {args.patience} counts validations: give a val split")
         return None
     chosen = None if num_images is None else split.images_with_boxes(num_images)
-    transform = build_eval_transform(args.image_size, resize=args.resize)
-    dataset = CocoDetection(split.sources, transform=transform, image_indices=chosen)
-    loader = shared_loader(
-        dataset, batch_size=args.batch_size, num_workers=args.workers, shuffle=False
+    loader = evaluation_loader(
+        split.sources,
+        image_size=args.image_size,
+        resize=args.resize,
+        tiles=args.tiles,
+        batch_size=args.batch_size,
+        num_workers=args.workers,
+        image_indices=chosen,
     )
     return Validator(
         loader,

@@ -12,13 +12,15 @@ from torch import nn
 from vision.datasets.annotation_index import AnnotationIndex, Category
 from vision.datasets.choose_images import balanced, shared_images
 from vision.datasets.class_names import tidy_name
-from vision.datasets.coco import CocoDetection
+from vision.datasets.coco import CocoDetection, TiledImages
 from vision.datasets.join_classes import joined_names, source_with_classes
 from vision.datasets.layouts.choose import check_options_used, open_folder
 from vision.datasets.layouts.coco import CocoLayout, Pair, open_pair
 from vision.datasets.layouts.layout import NO_OPTIONS, Layout, OpenOptions, Source
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
+from vision.ops.tiles import num_views
+from vision.transforms.presets import build_eval_transform
 
 logger = logging.getLogger(__name__)
 
@@ -267,6 +269,42 @@ def shared_loader(dataset: CocoDetection, **options) -> DetectionLoader:
     """Return a DetectionLoader of this process's part; `options` as it takes them."""
     return DetectionLoader(
         dataset, rank=distributed.rank(), world_size=distributed.world_size(), **options
+    )
+
+
+def evaluation_loader(
+    sources: list[Source],
+    *,
+    image_size: tuple[int, int],
+    resize: str,
+    tiles: int,
+    batch_size: int,
+    num_workers: int,
+    image_indices: np.ndarray | None = None,
+) -> DetectionLoader:
+    """Return the batches of this process's part of some images, as evaluation looks at them.
+
+    Args:
+        sources: the images.
+        image_size: input (height, width).
+        resize: of images to it, one of RESIZES.
+        tiles: along each side; a batch then has all views of an image or none.
+        batch_size: images, or views of them, in a batch.
+        num_workers: processes that load them.
+        image_indices: the images to use, counted over all sources; None: all.
+    """
+    transform = build_eval_transform(image_size, resize=resize)
+    if tiles == 1:
+        dataset = CocoDetection(sources, transform=transform, image_indices=image_indices)
+    else:
+        dataset = TiledImages(
+            sources, transform=transform, image_indices=image_indices, tiles=tiles
+        )
+    return shared_loader(
+        dataset,
+        batch_size=max(1, batch_size // num_views(tiles)),
+        num_workers=num_workers,
+        shuffle=False,
     )
 
 

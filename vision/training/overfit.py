@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -16,6 +17,7 @@ from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.evaluation.validator import Validator
 from vision.ops.box_coder import cxcywh_to_xyxy, encode_boxes
+from vision.ops.tiles import num_views
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.network import Normalization
 from vision.ssd.ssd import SSD
@@ -91,8 +93,14 @@ def build_fixed_loader(
         "none", image_size=args.image_size, mean=normalization.mean, resize=args.resize
     )
     chosen = split.images_with_boxes(args.overfit)
+    places = np.indices((len(chosen), num_views(args.tiles))).reshape(2, -1).T
     dataset = CocoDetection(
-        split.sources, transform=transform, seed=args.seed, image_indices=chosen
+        split.sources,
+        transform=transform,
+        seed=args.seed,
+        image_indices=chosen,
+        tiles=args.tiles,
+        views=places if args.tiles > 1 else None,  # all of them, as the validator has them
     )
     if len(dataset) < 2:
         raise ValueError(f"--datasets: {len(dataset)} images with boxes; --overfit needs 2 or more")

@@ -52,7 +52,7 @@ def choose_priors(args: TrainArguments, split: DataSplit, model: SSD) -> None:
     trained = saved_priors(args.pretrained_ssd, model.network) if args.pretrained_ssd else None
     if trained:
         _set_priors(model, trained)
-    boxes = own_boxes(split.indices, seed=args.seed)
+    boxes = own_boxes(split.indices, seed=args.seed, tiles=args.tiles)
     if not len(boxes.boxes):
         return
     maps, lines = _fit_and_compare(args, split, model, boxes, is_trained=bool(args.pretrained_ssd))
@@ -70,7 +70,7 @@ def _fit_and_compare(
     transform = build_train_transform(
         args.augmentation, image_size=model.image_size, mean=model.network.normalization.mean
     )
-    augmented = augmented_boxes(split.indices, transform, seed=args.seed)
+    augmented = augmented_boxes(split.indices, transform, seed=args.seed, tiles=args.tiles)
     fitted = fit_priors(own, sizes, model.image_size, join(boxes, augmented), seed=args.seed)
     before, after = (
         best_prior_iou(boxes.boxes, build_priors(sizes, model.image_size, maps).numpy())

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from vision.ops.tiles import LEAST_INSIDE, share_inside
+
 
 class View(NamedTuple):
     """The rectangle of source pixels that fills the output; it may extend beyond the image."""
@@ -188,12 +190,22 @@ def paste_patch(
     return cv2.copyMakeBorder(patch, *borders, cv2.BORDER_CONSTANT, value=fill)
 
 
+def is_centred_in(boxes: np.ndarray, view: View) -> np.ndarray:
+    """Tell which boxes [N, 4] have their centre in a view: bool [N]."""
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((center >= view[:2]) & (center <= view[2:])).all(axis=1)
+
+
 def place_boxes(target: dict, placement: Placement, *, output_width: int, flip: bool) -> dict:
     """Transform the boxes as the pixels; return a new dict with boxes, labels and iscrowd filtered.
 
     Boxes whose centre is not visible are removed, the others are clipped to the visible part, and
     those then narrower than one output pixel are removed too. A crowd is kept while any part of it
     is visible: it tells the loss which pixels to ignore.
+
+    Of a photo in tiles (`view` in the target) boxes are cut where a neighbouring tile sees them
+    whole. There a box stays if LEAST_INSIDE of its area is visible, and one of which less is
+    visible becomes a crowd with all of its area: neither an object nor background.
 
     Args:
         target: boxes [N, 4] xyxy source pixels, labels [N], iscrowd [N]; other keys are kept.
@@ -207,14 +219,19 @@ def place_boxes(target: dict, placement: Placement, *, output_width: int, flip: 
     corners = (target["boxes"].reshape(-1, 2, 2) - source[:2]) * scale + output[:2]
     center = (corners[:, 0] + corners[:, 1]) / 2
     visible = ((center >= output[:2]) & (center <= output[2:])).all(axis=1)
+    iscrowd, whole = target["iscrowd"], corners
     corners = np.minimum(np.maximum(corners, output[:2]), output[2:])
     wide_enough = (corners[:, 1] - corners[:, 0] >= 1.0).all(axis=1)
+    if "view" in target:
+        visible = share_inside(whole.reshape(-1, 4), output.reshape(1, 4)) >= LEAST_INSIDE
+        corners = np.where((visible | iscrowd)[:, None, None], corners, whole)
+        iscrowd = iscrowd | ~visible
     if flip:
         corners[:, :, 0] = output_width - corners[:, ::-1, 0]
-    keep = (visible | target["iscrowd"]) & wide_enough
+    keep = (visible | iscrowd) & wide_enough
     return {
         **target,
         "boxes": corners[keep].reshape(-1, 4).astype(np.float32),
         "labels": target["labels"][keep],
-        "iscrowd": target["iscrowd"][keep],
+        "iscrowd": iscrowd[keep],
     }

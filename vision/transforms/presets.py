@@ -10,6 +10,7 @@ from vision.transforms.geometry import (
     RandomIouCrop,
     View,
     cut_patch,
+    is_centred_in,
     paste_patch,
     place_boxes,
     place_view,
@@ -89,7 +90,8 @@ class ViewTransform:
         Args:
             image: uint8 [H, W, 3] RGB.
             target: boxes float32 [N, 4] xyxy pixels of `image`, labels int64 [N], iscrowd bool
-                [N]; N may be 0. Other keys are kept.
+                [N]; N may be 0. Where it has `view`, x1, y1, x2, y2 in pixels of `image`, that part
+                is taken for the whole; see `place_boxes`. Other keys are kept.
             rng: the only source of randomness; None if the augmentation has no random part.
 
         Returns:
@@ -139,8 +141,10 @@ class ViewTransform:
 
     def _draw_view(self, source_size, target: dict, rng) -> tuple[View, bool]:
         augmentation = self.augmentation
-        view = View(0, 0, source_size[1], source_size[0])
+        view = View(*target.get("view", (0, 0, source_size[1], source_size[0])))
         boxes = target["boxes"][~target["iscrowd"]]
+        if "view" in target:
+            boxes = boxes[is_centred_in(boxes, view)]
         if len(boxes) == 0:  # then a crop must have the required IoU with the whole image
             boxes = np.array([view], np.float32)
         if augmentation.expand:
