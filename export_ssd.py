@@ -39,6 +39,7 @@ from vision.deploy.torch_detector import TorchDetector
 from vision.engine.machine_limits import explain
 from vision.evaluation.exported import SCORE_THRESHOLD
 from vision.files.atomic_file import write_atomically
+from vision.files.guarded import refuse_link
 from vision.ops.tiles import num_views, tile_rectangles
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
@@ -286,7 +287,9 @@ def output_folder(args: argparse.Namespace) -> Path:
     if args.output_dir:
         return Path(args.output_dir)
     path = Path(args.trained_model)
-    return (path if path.is_dir() else path.parent) / "export"
+    folder = (path if path.is_dir() else path.parent) / "export"
+    refuse_link(folder)
+    return folder
 
 
 def check_writable(folder: Path, *, name: str | None) -> None:

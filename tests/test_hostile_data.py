@@ -3,6 +3,7 @@
 Each reader is called through a script, as its users do.
 """
 
+import argparse
 import gzip
 import json
 import os
@@ -16,7 +17,9 @@ from script_runs import Run, call, tree
 from voc_factory import CAT, make_voc, voc_xml
 from yolo_factory import BOX, make_folder, write_image
 
+from export_ssd import output_folder
 from vision.datasets.image_names import find_all
+from vision.deploy.frames import VideoFile
 from vision.download.part_file import PartFile
 from vision.report.page import render_page
 
@@ -195,6 +198,34 @@ def test_a_line_break_in_a_name_makes_no_line_of_a_list(place):
     flags = ("--detections", place / "found.json", "--split", "train", "--format", "coco")
     assert convert(place, "detections_to_labels", *flags).code == 0
     assert (place / "out/order.txt").read_text() == "a\\n.jpg\na.jpg\n"
+
+
+def test_folders_that_are_written_in_are_no_links(place):
+    write_coco(place / "data", coco_content())
+    (place / "data/images/bad.jpg").write_bytes(b"no image")
+    (place / "data/images_invalid").symlink_to(place / "beside")
+    (place / "beside/report.json").write_text('{"moved": []}')
+    before = tree(place / "beside")
+    for flags in ((), ("--restore",)):
+        done = call("validate_image_files", "--path", place / "data/images", "--workers=1", *flags)
+        assert done.code == 1 and "images_invalid" in done.err and "is a link" in done.err
+    (place / "run").mkdir()
+    (place / "run/export").symlink_to(place / "beside")
+    for folder in (place / "run", place / "run/checkpoint_best.pt"):
+        with pytest.raises(OSError, match="is a link"):
+            output_folder(argparse.Namespace(output_dir=None, trained_model=str(folder)))
+    (place / "out").mkdir()
+    (place / "out/annotations").symlink_to(place / "beside")
+    flags = ("--dataset", place / "data", "--output", place / "out")
+    done = call("convert_to_coco", *flags)
+    assert done.code == 1 and "annotations" in done.err and "is a link" in done.err
+    assert tree(place / "beside") == before
+
+
+def test_a_pipe_as_video_is_not_waited_for(place):
+    os.mkfifo(place / "a.mp4")
+    with pytest.raises(OSError, match="not a regular file"):
+        VideoFile(place / "a.mp4")
 
 
 def test_pages_show_no_control_characters():

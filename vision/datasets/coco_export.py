@@ -12,7 +12,7 @@ from vision.datasets.annotation_index import AnnotationIndex
 from vision.datasets.coco_folder import find_image_folder
 from vision.datasets.coco_tables import without_garbage_collection
 from vision.files.atomic_file import write_atomically
-from vision.files.guarded import read_regular, regular_only
+from vision.files.guarded import read_regular, refuse_link, regular_only
 
 # Written into `info`, by which the converters know their own files.
 DESCRIPTION = "converted from YOLO labels"
@@ -81,6 +81,7 @@ def write_coco_root(splits: Mapping[str, tuple[Coco, Path]], root: Path) -> dict
         for split, (_, image_folder) in splits.items()
         if _needs_link(root, split, image_folder)
     ]
+    refuse_link(root / "annotations")
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for link, image_folder in links:
         _link(link, image_folder)

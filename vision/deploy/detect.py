@@ -423,7 +423,7 @@ class OnnxRuntime:
         onnxruntime = _import(self.package, path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # it warns of processors that it does not know
+        options.log_severity_level = 4  # it prints names from the file; errors are raised too
         try:
             self._session = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]

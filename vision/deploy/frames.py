@@ -13,6 +13,7 @@ import numpy as np
 
 from vision.datasets.image_files import read_image
 from vision.datasets.image_list import IMAGE_SUFFIXES
+from vision.files.guarded import regular_only
 
 logger = logging.getLogger(__name__)
 _CAMERA = re.compile(r"\d{1,3}|/dev/video\d+")
@@ -75,6 +76,7 @@ class VideoFile:
             ValueError: not a video that OpenCV's FFmpeg reads.
         """
         self.path = path
+        open(path, "rb", opener=regular_only).close()  # OpenCV would wait for a pipe
         self._capture = _open(str(path))
         if self._capture is None:
             raise ValueError(f"{path}: neither an image nor a video that can be read")

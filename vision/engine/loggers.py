@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from vision.files.atomic_file import write_atomically
+from vision.files.guarded import refuse_link
 from vision.files.structured_text import read_json
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,7 @@ class TensorBoard:
     def __init__(self, run: Path, config: dict, *, first_epoch: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        if (run / "tensorboard").is_symlink():
-            raise ValueError(f"{run / 'tensorboard'} is a link; remove it")
+        refuse_link(run / "tensorboard")
         purge_step = first_epoch if first_epoch > 1 else None
         self._writer = SummaryWriter(run / "tensorboard", purge_step=purge_step)
 

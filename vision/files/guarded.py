@@ -37,9 +37,18 @@ def own_only(path: str, flags: int) -> int:
     Raises:
         OSError: a link, or no regular file.
     """
-    if os.path.islink(path):  # also where there is no O_NOFOLLOW
-        raise OSError(errno.ELOOP, "is a link, which is not written through; remove it", str(path))
+    refuse_link(path)  # also where there is no O_NOFOLLOW
     return regular_only(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+
+def refuse_link(path: str | Path) -> None:
+    """Refuse a link under the name of a file or folder that the toolkit writes.
+
+    Raises:
+        OSError: it is one.
+    """
+    if os.path.islink(path):
+        raise OSError(errno.ELOOP, "is a link, which is not written through; remove it", str(path))
 
 
 def read_regular(path: str | Path, *, most_bytes: int = MOST_BYTES) -> bytes:

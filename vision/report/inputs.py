@@ -162,7 +162,8 @@ class RunHistory:
     def column(self, name: str) -> np.ndarray:
         """One number of each epoch, float64 [E]; NaN where an epoch has none."""
         values = [record.get(name) for record in self.records]
-        return np.array([np.nan if value is None else value for value in values], float)
+        numbers = [value if isinstance(value, (int, float)) else np.nan for value in values]
+        return np.array(numbers, float)
 
     @property
     def resumes(self) -> list[dict]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from vision.files.atomic_file import write_atomically
-from vision.files.guarded import is_inside
+from vision.files.guarded import is_inside, refuse_link
 from vision.files.structured_text import read_json
 
 REPORT_NAME = "report.json"
@@ -40,9 +40,10 @@ def move_aside(image_folder: Path, images: list[MovedImage]) -> list[MovedImage]
         The images with their new names.
 
     Raises:
-        OSError: a file cannot be moved; those before it have been moved.
+        OSError: the folder is a link, or a file cannot be moved; those before it have been moved.
     """
     folder = invalid_folder(image_folder)
+    refuse_link(folder)
     folder.mkdir(exist_ok=True)
     # an entry without a file is from a run that was interrupted before it moved the file
     known = [image for image in _read_report(folder) if (folder / image.moved_to).exists()]
@@ -65,10 +66,11 @@ def restore(image_folder: Path, *, dry_run: bool = False) -> tuple[list[str], li
         The restored files, and a line for each file that was not restored.
 
     Raises:
-        OSError: a file cannot be moved; those before it have been moved.
+        OSError: the folder is a link, or a file cannot be moved; those before it have been moved.
         ValueError: there is no report.json, or it is damaged.
     """
     folder = invalid_folder(image_folder)
+    refuse_link(folder)
     if not (folder / REPORT_NAME).is_file():
         raise ValueError(f"{folder / REPORT_NAME}: no such file, so there is nothing to restore")
     restored, kept, problems = [], [], []
