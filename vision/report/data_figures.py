@@ -78,7 +78,7 @@ def data_figures(
     return [
         _classes(splits, class_names, shifts.get("classes"), canvas),
         _sizes(splits, network, shifts.get("box sizes"), canvas),
-        _shapes(splits, shifts.get("box shapes"), canvas),
+        _shapes(splits, network, shifts.get("box shapes"), canvas),
         *(_places(name, split, shifts.get("places"), canvas) for name, split in splits.items()),
     ]
 
@@ -97,7 +97,7 @@ def _classes(splits, class_names, shift: Shift | None, canvas: Canvas) -> Figure
         axes.set_yticks(range(len(order)), [label(class_names[k]) for k in order])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.margins(x=0.12)
+        axes.margins(x=0.12, y=0.01)
         axes.set(xlabel="share of the split's boxes")
         legend(drawing)
         few = [class_names[k] for k in np.argsort(total, kind="stable") if total[k] < 50]
@@ -139,7 +139,11 @@ def _sizes(splits, network: NetworkFacts, shift: Shift | None, canvas: Canvas) -
         return canvas.finish(drawing, "Box sizes", f"{caption}. {shift_text(shift)}")
 
 
-def _shapes(splits, shift: Shift | None, canvas: Canvas) -> Figure:
+def _shapes(splits, network: NetworkFacts, shift: Shift | None, canvas: Canvas) -> Figure:
+    longest, what = 3.0, ""
+    if network.priors_cxcywh is not None:
+        sides = network.priors_cxcywh[:, 2:] * np.array(network.image_size)[::-1]
+        longest, what = float((sides.max(axis=1) / sides.min(axis=1)).max()), ", the longest prior"
     with canvas.figure(height=HEIGHT) as (drawing, axes):
         outside = {}
         for name, split, color in zip(splits, splits.values(), (BLUE, ORANGE), strict=False):
@@ -149,13 +153,13 @@ def _shapes(splits, shift: Shift | None, canvas: Canvas) -> Figure:
                 ratios, RATIO_STEPS, weights=weights, color=color, label=name,
                 histtype="stepfilled", alpha=0.45, edgecolor=color,
             )  # fmt: skip
-            outside[name] = float(((split.ratios > 3) | (split.ratios < 1 / 3)).mean())
+            outside[name] = float(((split.ratios > longest) | (split.ratios < 1 / longest)).mean())
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set(xlabel="width over height, at the input", ylabel="share of the boxes")
         legend(drawing)
         parts = " and ".join(f"{percent(share)} of {name}" for name, share in outside.items())
-        caption = f"Longer than 3 to 1, beyond every prior's shape: {parts}. {shift_text(shift)}"
+        caption = f"Longer than {longest:.2g} to 1{what}: {parts}. {shift_text(shift)}"
         return canvas.finish(drawing, "Box shapes", caption)
 
 

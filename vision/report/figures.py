@@ -36,6 +36,7 @@ def class_bars(analysis: Analysis, canvas: Canvas) -> Figure | None:
         spread = [(ap - low).clip(min=0), (high - ap).clip(min=0)]
         axes.errorbar(ap, range(len(shown)), xerr=spread, fmt="none", ecolor=ORANGE, capsize=2)
         axes.set_yticks(range(len(shown)), [label(name) for name, _ in shown])
+        axes.margins(y=0.01)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set(xlabel="AP", xlim=(0, max(0.05, min(1, high.max() * 1.05))))

@@ -226,7 +226,8 @@ def _confusion_sentence(analysis: Analysis) -> str:
         f"{table[-1, :-1].sum()} detections are of the background or second ones of a box."
     )
     if pair:
-        sentence += f" Most often confused: {pair[0]} taken for {pair[1]}, {pair[2]} times."
+        sentence += f" Most often confused: {pair[0]} taken for {pair[1]}, "
+        sentence += f"{count_of(pair[2], 'time')}."
     boxes = table[:-1].sum(axis=1)
     silent = np.flatnonzero((boxes > 0) & (table[:-1, :-1].diagonal() == 0))
     own = [k for k in silent if analysis.class_thresholds[k] < analysis.threshold]
