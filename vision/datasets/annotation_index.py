@@ -118,11 +118,11 @@ def build_index(
     """
     clipped = clip_boxes(boxes_xywh, sizes[rows])
     finite = finite_boxes(boxes_xywh)
-    extents = clipped[:, 2:] - clipped[:, :2]
-    has_area = finite & (extents > 0).all(axis=1)
+    shorter = np.minimum(clipped[:, 2] - clipped[:, 0], clipped[:, 3] - clipped[:, 1])
+    has_area = finite & (shorter > 0)
     keep = np.flatnonzero(has_area)
     keep = keep[np.argsort(rows[keep], kind="stable")]
-    trainable = (extents >= 1).all(axis=1)[keep]
+    trainable = shorter[keep] >= 1
     boxes = boxes_xywh.take(keep, axis=0)
     areas = areas[keep]
     name_bytes, name_offsets = _pack_names(file_names)
@@ -153,7 +153,10 @@ def build_index(
 
 def finite_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
     """Tell which boxes have four finite numbers of plausible size: bool [A]."""
-    return (np.abs(boxes_xywh) < NOT_FINITE).all(axis=1)
+    finite = np.ones(len(boxes_xywh), bool)
+    for column in boxes_xywh.T:
+        finite &= np.abs(column) < NOT_FINITE
+    return finite
 
 
 def clip_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -173,8 +176,12 @@ def clip_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 def _reaches_outside(boxes_xywh: np.ndarray, clipped: np.ndarray) -> np.ndarray:
     """Tell which boxes lose more than a pixel on a side when they are clipped: bool [A]."""
-    low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
-    return ((clipped[:, :2] - low > 1) | (high - clipped[:, 2:] > 1)).any(axis=1)
+    outside = np.zeros(len(boxes_xywh), bool)
+    for axis in (0, 1):  # column by column, as `clip_boxes`
+        start, extent = boxes_xywh[:, axis], boxes_xywh[:, axis + 2]
+        outside |= clipped[:, axis] - start > 1
+        outside |= start + extent - clipped[:, axis + 2] > 1
+    return outside
 
 
 def _pack_names(names: list[str]) -> tuple[bytes, np.ndarray]:

@@ -108,8 +108,10 @@ def check_box_form(path: str, annotations: Annotations, images: Images, rows: np
     Raises:
         ValueError: says what they look like, and the flag that reads them.
     """
-    known = rows >= 0
-    signature = look_at_boxes(annotations.boxes_xywh[known], images.sizes[rows[known]])
+    boxes, known = annotations.boxes_xywh, rows >= 0
+    if not known.all():
+        boxes, rows = boxes[known], rows[known]
+    signature = look_at_boxes(boxes, images.sizes.take(rows, axis=0))
     if signature.looks_like:
         raise ValueError(
             f"{path}: its boxes look like {signature.looks_like} instead of COCO's x, y, width and "
