@@ -74,9 +74,10 @@ def check(args: argparse.Namespace) -> int:
     write_json(args.json, describe(data, coverage, flags, image_size=size))
     if args.html:
         from vision.doctor.page import build_page  # 80 MB that nothing else needs
+        from vision.report.page import as_utf8
 
         page = build_page(data_name(args), data, coverage, flags, image_size=size)
-        write_atomically(Path(args.html), page.encode())
+        write_atomically(Path(args.html), as_utf8(page))
         print(f"{args.html}: written", file=sys.stderr)
     return int(any(finding.is_wrong for finding in data.findings))
 

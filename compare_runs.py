@@ -51,6 +51,7 @@ from vision.report.comparison import (
     text_lines,
 )
 from vision.report.inputs import Validation, describe_network, read_history
+from vision.report.page import as_utf8
 from vision.runs.load_model import load_for_inference
 from vision.runs.run_folder import read_config
 from vision.training.build import open_data
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
     ]
     comparisons = compare_runs(runs, num_resamples=args.resamples)
     if args.html:
-        write_atomically(Path(args.html), build_page(runs, comparisons).encode())
+        write_atomically(Path(args.html), as_utf8(build_page(runs, comparisons)))
         logger.info("%s: written", args.html)
     if args.json:
         print(json.dumps(as_json(runs, comparisons), indent=2))

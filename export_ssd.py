@@ -22,6 +22,7 @@ require("cv2", "msgspec", "numpy", "torch", "torchvision", "tqdm", "yaml")
 import argparse
 import json
 import logging
+import os
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,6 +159,8 @@ def run(args: argparse.Namespace, *, name: str | None = None) -> int:
         name: of the one file; None: by network and target.
     """
     require_packages(args.target)
+    folder = output_folder(args)
+    check_writable(folder, name=name)
     model, classes, _ = load_for_inference(
         args.trained_model,
         net=args.net,
@@ -172,7 +175,6 @@ def run(args: argparse.Namespace, *, name: str | None = None) -> int:
         )  # fmt: skip
     exports = build_exports(args, model, classes)
     rows = measure_exports(args, model, classes, exports) if data_name(args) else []
-    folder = output_folder(args)
     for export in exports:
         path = export.write(folder, name=name)
         logger.info("%s, with labels.txt, detect.py and %s.json", path, path.stem)
@@ -203,7 +205,7 @@ def build_exports(args: argparse.Namespace, model: SSD, classes: list[dict]) -> 
 
     is_int8 = INT8_TARGETS.intersection(args.target)
     options = ExportOptions(
-        score_threshold=threshold_of(args),
+        score_threshold=args.score_threshold,
         iou_threshold=args.iou_threshold,
         plain=args.plain,
         any_batch=args.any_batch,
@@ -287,6 +289,17 @@ def output_folder(args: argparse.Namespace) -> Path:
     return (path if path.is_dir() else path.parent) / "export"
 
 
+def check_writable(folder: Path, *, name: str | None) -> None:
+    """Raise ValueError, before the work, where the files could not be written; makes nothing."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there}: a file, and the exported files need a folder: --output-dir DIR")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{there}: not writable; --output-dir DIR names another folder")
+    if name and (folder / name).is_dir():
+        raise ValueError(f"{folder / name}: a folder; --output names the file")
+
+
 def calibration_images(args: argparse.Namespace, model: SSD) -> list[np.ndarray]:
     """Read images of the calibration split, evenly spread over it, at the size of the input.
 
@@ -301,9 +314,15 @@ def calibration_images(args: argparse.Namespace, model: SSD) -> list[np.ndarray]
     paths = [Path(source.image_folder) / source.index.file_name(row) for row in rows]
     resize, tiles = RESIZE[model.network.resize], model.network.tiles
     images = []
-    for i, pixels in enumerate(map(read_image, paths)):
-        x1, y1, x2, y2 = tile_rectangles([pixels.shape[:2]], tiles)[0, i % num_views(tiles)]
-        images.append(resize(pixels[y1:y2, x1:x2], model.image_size))
+    try:
+        for i, pixels in enumerate(map(read_image, paths)):
+            x1, y1, x2, y2 = tile_rectangles([pixels.shape[:2]], tiles)[0, i % num_views(tiles)]
+            images.append(resize(pixels[y1:y2, x1:x2], model.image_size))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{error.filename}: not there; int8 takes its ranges from images of the split "
+            f"{args.calibration_split}: --calibration-split names another"
+        ) from None
     return images
 
 

@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--batch-size must be 1: detectNet gives the network one image at a time")
     if (args.width is None) != (args.height is None):
         parser.error("--width and --height go together")
+    if args.output and Path(args.output).suffix != ".onnx":
+        parser.error("--output must end in .onnx: detectNet knows the kind of a file by its name")
     return run_script(partial(run, args, further), explain=explain)
 
 

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     args.data.mkdir(parents=True, exist_ok=True)
     with lock_folder(args.data):
         names = fetch_class_names(server, args.data)
-        choice.check(names.values(), args.data)
+        choice = choice.of_known(names.values(), args.data)
         rows = {split: fetch_rows(server, args.data, split, names) for split in SPLITS}
         chosen = choose_boxes(rows, choice)
         print("\n".join(describe(chosen, choice)))

@@ -47,7 +47,7 @@ from vision.deploy.tracker import IouTracker
 from vision.files.printable import printable
 
 logger = logging.getLogger(__name__)
-SCORE_THRESHOLD = 0.3  # of a network in torch; an exported file recommends its own
+SCORE_THRESHOLD = 0.3  # where neither the checkpoint nor the exported file recommends one
 STATUS_SECONDS = 5.0  # between two lines about a video or a stream
 
 
@@ -73,6 +73,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
         parser.error("--output-dir DIR, --json FILE or --csv FILE is needed")
     if args.tiles is not None and not 1 <= args.tiles <= MAX_TILES:
         parser.error(f"--tiles must be 1 to {MAX_TILES}")
+    for flag in ("score_threshold", "iou_threshold"):
+        value = getattr(args, flag)
+        if value is not None and not 0 <= value <= 1:
+            parser.error(f"--{flag.replace('_', '-')} must be in 0..1")
     return args
 
 
@@ -101,8 +105,8 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
     add("--net", metavar="NAME", help="network, for a bare state dict or torchvision")
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
     add("--score-threshold", type=float, metavar="X",
-        help=f"lowest score of a detection; default: {SCORE_THRESHOLD}, or what an exported file "
-        "recommends")  # fmt: skip
+        help="lowest score of a detection; default: for each class what the checkpoint or the "
+        f"exported file recommends, else {SCORE_THRESHOLD}")  # fmt: skip
     add("--iou-threshold", type=float, metavar="X",
         help="overlap above which the lower-scored of two boxes of a class goes; default: the "
         "network's own; an exported file has its own inside")  # fmt: skip

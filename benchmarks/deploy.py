@@ -1,21 +1,26 @@
 #!/usr/bin/env python3
 """Exported files of mb2-ssd-lite on the CPU, beside the bare network in onnxruntime, and torch.
 
-    python benchmarks/deploy.py [--repeats 40] [--threads 1]
+    python benchmarks/deploy.py [--repeats 40] [--threads 1] [--clock wall]
 
 One image at 300 px, all in turn in one run. The weights are random, of 4 classes, with BatchNorm
 statistics of random pixels: without them values shrink from layer to layer, and int8 has nothing to
 hold. The bare network is the same graph without softmax, boxes and suppression. What counts is the
-time as a share of the bare network's in the same round, so that other work on the machine matters
-little.
+time as a share of the bare network's in the same round. It is processor time, of all threads, so
+that other work on the machine matters little; --clock wall takes the clock on the wall.
+
+Then a video of 640x480: what run_ssd_example.py takes for a frame with --json, beside what
+decoding, the resize and the network take alone.
 """
 
 import argparse
 import logging
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +29,13 @@ import torch
 from interleaved import measure
 from torch import Tensor, nn
 
+import run_ssd_example
+from vision.deploy import Detector
 from vision.deploy.detect import FileDetector
 from vision.deploy.export import ExportOptions, build_export
+from vision.deploy.frames import VideoFile
 from vision.deploy.onnx_file import export_onnx
+from vision.deploy.outputs import JsonLines, open_text
 from vision.nn.cpu.optimize import optimize_for_inference
 from vision.ssd.models import build_model
 from vision.ssd.ssd import SSD
@@ -36,6 +45,10 @@ CLASSES = [
     for i in range(1, 4)
 ]
 BARE = "bare network"
+CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
+FILES = ("onnx", "onnx-int8", "openvino", "openvino-int8")
+if find_spec("litert_torch"):
+    FILES += ("tflite", "tflite-int8")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,11 +58,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=CLOCKS, default="processor")
     args = parser.parse_args(argv)
     logging.disable(logging.WARNING)  # onnxruntime's, about the quantization
-    seconds = measure(build_tasks(args.threads), args.repeats)
+    clock = CLOCKS[args.clock]
+    seconds = measure(build_tasks(args.threads), args.repeats, clock=clock)
     print(
-        f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, {args.threads} threads"
+        f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, "
+        f"{args.threads} threads, {args.clock} time"
     )
     for name, values in seconds.items():
         shares = [value / bare for value, bare in zip(values, seconds[BARE], strict=True)]
@@ -57,7 +73,45 @@ def main(argv: list[str] | None = None) -> int:
             f"{name:22} {statistics.median(values) * 1e3:6.1f} ms  "
             f"{statistics.median(shares):5.3f} of the bare network"
         )
+    alone, whole = map(statistics.median, measure_video(args.repeats // 4 + 1, clock).values())
+    print(f"a frame of a video     {whole * 1e3:6.1f} ms  {whole / alone:5.3f} of its parts alone")
     return 0
+
+
+def measure_video(repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Time a frame of a video, for its parts and for run_ssd_example.py."""
+    import cv2
+
+    torch.manual_seed(0)
+    model = build_model("mb2-ssd-lite", num_classes=4)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        size, num_frames = (640, 480), 30
+        codec = cv2.VideoWriter_fourcc(*"MJPG")
+        writer = cv2.VideoWriter(str(folder / "clip.avi"), codec, 25, size)
+        coarse = np.random.default_rng(0).integers(0, 256, (num_frames, 12, 16, 3), np.uint8)
+        for pixels in coarse:
+            writer.write(cv2.resize(pixels, size))
+        writer.release()
+        file = build_export(
+            "onnx", model, CLASSES, ExportOptions(), trained_model="benchmark"
+        ).write(folder)
+        detector = FileDetector(file, threads=1)
+        script = Detector(detector)
+        flags = ["--trained-model", str(file), "--json", str(folder / "found"), "clip.avi"]
+        args = run_ssd_example.build_parser().parse_args(flags)
+
+        def alone() -> None:
+            for frame in VideoFile(folder / "clip.avi"):
+                detector.raw(detector.resize(frame.pixels)[None])
+
+        def whole() -> None:
+            source, output = VideoFile(folder / "clip.avi"), JsonLines(open_text(args.json))
+            run_ssd_example.detect_in(source, script, [output], args, set(), lambda line: None)
+            output.close()
+
+        found = measure({"alone": alone, "whole": whole}, repeats, clock=clock)
+    return {name: [value / num_frames for value in values] for name, values in found.items()}
 
 
 def build_tasks(threads: int) -> dict:
@@ -71,6 +125,7 @@ def build_tasks(threads: int) -> dict:
     bare = export_onnx(
         Bare(model), inputs, input_name="x", output_names=["cls_logits", "bbox_regression"]
     )
+    plain = ExportOptions()
     int8 = ExportOptions(calibration=list(pixels), keep_float=("base_net.0", "base_net.1"))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -80,9 +135,12 @@ def build_tasks(threads: int) -> dict:
         "jetson --plain": file_task(model, "jetson", inputs, ExportOptions(plain=True), threads),
         "jetson": file_task(model, "jetson", inputs, ExportOptions(), threads),
     }
-    for target in ("onnx", "onnx-int8", "openvino", "openvino-int8"):
-        chosen = int8 if target.endswith("int8") else ExportOptions()
+    for target in FILES:
+        chosen = int8 if target.endswith("int8") else plain
         tasks[target] = file_task(model, target, pixels[:1], chosen, threads)
+    tasks["onnx, in detect.py"] = file_task(
+        model, "onnx", pixels[0], ExportOptions(), threads, whole=True
+    )
     folded = optimize_for_inference(model).to(memory_format=torch.channels_last)
     channels_last = inputs.to(memory_format=torch.channels_last)
     tasks["torch, folded"] = torch.inference_mode()(partial(folded, channels_last))
@@ -90,13 +148,19 @@ def build_tasks(threads: int) -> dict:
 
 
 def file_task(
-    model: SSD, target: str, inputs: np.ndarray | Tensor, options: ExportOptions, threads: int
+    model: SSD,
+    target: str,
+    inputs: np.ndarray | Tensor,
+    options: ExportOptions,
+    threads: int,
+    *,
+    whole: bool = False,
 ) -> Callable[[], object]:
-    """Return a call that runs the file of a target."""
+    """Return a call that runs the file of a target; `whole`: from an image to named boxes."""
     export = build_export(target, model, CLASSES, options, trained_model="benchmark")
     with tempfile.TemporaryDirectory() as folder:
         detector = FileDetector(export.write(Path(folder)), threads=threads)
-    return partial(detector.raw, np.asarray(inputs))
+    return partial(detector.predict if whole else detector.raw, np.asarray(inputs))
 
 
 @torch.no_grad()

@@ -4,13 +4,20 @@ import time
 from collections.abc import Callable
 
 
-def measure(tasks: dict[str, Callable], repeats: int, *, calls: int = 1) -> dict[str, list[float]]:
+def measure(
+    tasks: dict[str, Callable],
+    repeats: int,
+    *,
+    calls: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Time the tasks in turn.
 
     Args:
         tasks: by name.
         repeats: rounds, after one that warms up.
         calls: of a task in its turn, one after the other.
+        clock: gives seconds.
 
     Returns:
         For each task the seconds of a call, one value a round.
@@ -18,9 +25,9 @@ def measure(tasks: dict[str, Callable], repeats: int, *, calls: int = 1) -> dict
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for repeat in range(repeats + 1):
         for name, task in tasks.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(calls):
                 task()
             if repeat:
-                seconds[name].append((time.perf_counter() - start) / calls)
+                seconds[name].append((clock() - start) / calls)
     return seconds

@@ -1,5 +1,7 @@
 """Small networks and images for the tests of what is exported."""
 
+from importlib.util import find_spec
+
 import torch
 from small_networks import build_small
 from torch import Tensor, nn
@@ -11,6 +13,13 @@ CLASSES = [
     {"label": i, "category_id": 10 * i, "original_category_id": 10 * i, "name": name}
     for i, name in enumerate(("cat", "dog", "owl"), start=1)
 ]
+
+# The file of each target that can be made here, without what all names begin with.
+TARGETS = {"jetson": "jetson.onnx", "onnx": "onnx.onnx", "onnx-int8": "onnx-int8.onnx"}
+if find_spec("openvino"):
+    TARGETS |= {"openvino": "openvino.xml", "openvino-int8": "openvino-int8.xml"}
+if find_spec("litert_torch"):
+    TARGETS |= {"tflite": "tflite.tflite", "tflite-int8": "tflite-int8.tflite"}
 
 
 def opinionated(name: str = "mb2-ssd-lite", **options) -> SSD:

@@ -255,7 +255,7 @@ EVERYTHING = [
     "--checkpoint-every-steps=5", "--checkpoint-every-minutes=1.5", "--keep-last=2",
     "--on-save-error=continue", "--tensorboard", "--device=cpu", "--val-json=v.json",
     "--val-images=v",
-    "--sync-bn", "--no-report", "--patience=3", "--max-hours=8",
+    "--sync-bn", "--no-report", "--patience=3", "--max-hours=8", "--min-precision=0.9",
     "--logger", "tensorboard",
 ]  # fmt: skip
 

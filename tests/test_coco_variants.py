@@ -108,6 +108,7 @@ def test_names_that_were_found_are_counted_and_written(tmp_path, run_script):
     assert fixed["images"][0]["file_name"] == "c.jpg"
 
 
+CENTRES = [[20, 25, 35, 30], [80, 30, 38, 38], [70, 25, 60, 50], [50, 40, 90, 18]]
 CORNERS = [[10, 5, 40, 25], [60, 30, 90, 45], [50, 20, 95, 48], [30, 10, 80, 40]]
 
 
@@ -115,6 +116,8 @@ CORNERS = [[10, 5, 40, 25], [60, 30, 90, 45], [50, 20, 95, 48], [30, 10, 80, 40]
     ("form", "boxes", "expected"),
     [
         ("xyxy", CORNERS, [10, 5, 30, 20]),
+        ("cxcywh", CENTRES, [2.5, 10, 35, 30]),
+        ("cxcywh-fractions", [[0.2, 0.5, 0.35, 0.6], [0.8, 0.6, 0.4, 0.8]] * 2, [2.5, 10, 35, 30]),
         ("xywh-fractions", [[0.1, 0.2, 0.4, 0.5]] * 4, [10, 10, 40, 25]),
         ("xyxy-fractions", [[0.6, 0.2, 0.9, 0.7]] * 4, [60, 10, 30, 25]),
     ],

@@ -215,6 +215,27 @@ def test_another_file_is_refused(tmp_path, content, suffix):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("classes", [{"name": "a"}], "not a detector"),
+        ("classes", [{"label": 1, "category_id": 1, "name": "a"}], "its description was edited"),
+        ("image_size", "a", "not a detector"),
+        ("image_size", [7, 7], "Got invalid dimensions"),
+    ],
+)
+def test_an_edited_description_is_refused(folder, tmp_path, key, value, words):
+    import onnx
+
+    network = onnx.load(folder / "mb2-ssd-lite-onnx.onnx")
+    for prop in network.metadata_props:
+        if prop.key == key:
+            prop.value = json.dumps(value)
+    onnx.save(network, tmp_path / "edited.onnx")
+    with pytest.raises(ValueError, match=words):
+        detect.FileDetector(tmp_path / "edited.onnx", threshold=0).predict(photo())
+
+
+@pytest.mark.parametrize(
     "image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32)], ids=["gray", "float"]
 )
 def test_other_arrays_are_refused(folder, image):

@@ -7,6 +7,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from script_runs import call, tree
 from voc_factory import CAT, make_voc, voc_xml
 
@@ -145,6 +146,19 @@ def test_missing_and_unreadable_images(tmp_path):
     (root / "train/2.jpg").write_bytes(b"<html>")
     data = check_folder(open_folder(root, split="train"))
     assert kinds(data) == {"missing_image": 1, "unreadable_image": 2, "rare_class": 1}
+
+
+def test_images_of_another_size_than_annotated(tmp_path):
+    """A training would stop at the first; one that EXIF turns may be annotated as it is stored."""
+    root = write_coco(tmp_path, {"train": {f"{i}.jpg": picture(i) for i in range(4)}})
+    write(root / "train/0.jpg", picture(0, height=320, width=240))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(1)).save(root / "train/1.jpg", exif=exif)
+    data = check_folder(open_folder(root, split="train"))
+    assert kinds(data) == {"wrong_size": 1, "rare_class": 1}
+    assert data.findings[0].is_wrong
+    assert data.findings[0].examples[0].endswith("0.jpg: 240x320 pixels, annotated as 320x240")
 
 
 def test_a_split_that_cannot_be_read_is_a_finding(tmp_path):

@@ -348,6 +348,7 @@ def test_bad_input_is_one_line_and_writes_nothing(weights, flags, script, argv, 
     [
         (["--batch-size", 2], 2, "--batch-size must be 1"),
         (["--width", 96], 2, "--width and --height"),
+        (["--output", "fruit.txt"], 2, "--output must end in .onnx"),
         ([], 1, "neither a run (config.json) nor a file NET-Epoch-E-Loss-L.pth"),
         (["--input", "no.pth"], 1, "no.pth: no such file"),
     ],
@@ -371,6 +372,46 @@ def test_eval_refuses_what_a_file_cannot_do(exported, root, argv, code, message)
     file = exported[1] / "mb2-ssd-lite-onnx.onnx"
     done = call("eval_ssd", "--trained-model", file, "--dataset", root, *argv)
     assert done.code == code and len(done.errors) == 1 and message in done.errors[0]
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "where the file is a folder"])
+def test_places_that_cannot_be_written_are_found_before_the_work(flags, tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "x.onnx").mkdir()
+    argv = {
+        "a file": ["--output", tmp_path / "file/x.onnx"],
+        "below a file": ["--output", tmp_path / "file/below/x.onnx"],
+        "where the file is a folder": ["--output", tmp_path / "x.onnx"],
+    }[place]
+    _, weights, *others = flags
+    before = tree(tmp_path)
+    done = call("onnx_export", "--input", weights, *others, *argv)
+    assert done.code == 1 and len(done.errors) == 1, done.err
+    wanted = "x.onnx: a folder" if place.endswith("folder") else f"{tmp_path / 'file'}: a file"
+    assert wanted in done.errors[0]
+    assert tree(tmp_path) == before
+
+
+def test_another_networks_weights_are_named(weights, tmp_path):
+    done = call(
+        "export_ssd", "--trained-model", weights, "--net", "vgg16-ssd", "--target", "onnx",
+        "--output-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 1 and "not weights of vgg16-ssd" in done.errors[0]
+
+
+def test_calibration_images_that_are_gone(root, flags, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(root, copy)
+    shutil.rmtree(copy / "train")
+    (copy / "train").mkdir()
+    done = call(
+        "export_ssd", *flags, "--target", "onnx-int8", "--dataset", copy,
+        "--output-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 1 and len(done.errors) == 1
+    assert "--calibration-split names another" in done.errors[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_float_layers_are_named(root, flags, tmp_path):

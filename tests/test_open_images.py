@@ -67,9 +67,11 @@ def test_the_official_files_with_some_of_the_images(tmp_path):
         (subset(("a1", "Apple", 0.1, 0.2, 0.3)), ":2: not a row of a box"),
         (subset(("a1", "Apple", 0, 1, 0, 1), ("a1", "Apple", 0, "x", 0, 1)), ":3: not a row"),
         (subset(("a1", "Apple", 0, "nan", 0, 1)), ":2: not a row of a box .its corners"),
+        (subset(("a1", "Apple", 10, 60, 5, 40)), "csv: most boxes end beyond 1, so .* pixels"),
+        ('ImageID,ClassName,XMin,XMax,YMin,YMax\na1,"' + "x\n" * 70_000, r"bbox.csv:\d+: not CSV"),
         (subset(("zz", "Apple", 0, 1, 0, 1)), "1 of the 1 images .* missing: zz"),
     ],
-    ids=["empty", "header", "short", "text", "nan", "missing"],
+    ids=["empty", "header", "short", "text", "nan", "pixels", "quote", "missing"],
 )
 def test_bad_files_are_named(tmp_path, text, message):
     write_image(tmp_path / "train/a1.jpg")
@@ -146,6 +148,9 @@ def test_what_is_chosen(mirror, tmp_path):
         assert sum(int(count) for count in re.findall(rf"{name} (\d+)", done.out)) == 1
     done = download(mirror, folder, "--stats-only", "--related-images")
     assert "train: 6 images, 7 boxes (Apple 3, Orange 3, other classes 1)" in done.out
+    flags = ("--max-images=-1", "--max-annotations-per-class=-1")  # the family's: no limit
+    done = download(mirror, folder, "--stats-only", *flags, names="apple,ORANGE,Apple")
+    assert "train: 6 images, 6 boxes (Apple 3, Orange 3)" in done.out
     done = download(mirror, folder, "--stats-only", "--include-depiction")
     assert "train: 7 images" in done.out
 

@@ -164,6 +164,15 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path):
     assert "<img" not in text and "None shown" in text
 
 
+def test_paths_that_the_locale_cannot_read_are_written_as_they_are(tmp_path):
+    """In LANG=C a path in UTF-8 comes as surrogates; half of a pair comes from a file."""
+    as_bytes = "caf\u00e9".encode().decode("ascii", "surrogateescape")
+    for weights, shown in ((f"runs/{as_bytes}", "runs/caf\u00e9"), ("runs/\ud800", "runs/?")):
+        validation = make_validation(tmp_path, NAMES, weights=weights)
+        _, path = write_report(tmp_path, validation)
+        assert f"<dd>{shown}</dd>" in path.read_text(encoding="utf-8")
+
+
 def test_two_reports_of_one_result_are_equal(tmp_path):
     validation = make_validation(tmp_path, NAMES)
     first, second = (build_report(Analysis(validation), read_history(None)) for _ in range(2))

@@ -75,6 +75,27 @@ def test_a_video(inputs, onnx_file, tmp_path):
     ]
 
 
+def test_a_video_that_breaks_off_is_named_and_what_was_found_stays(inputs, onnx_file, tmp_path):
+    content = (inputs / "clip.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    done = call(
+        "run_ssd_example", "--trained-model", onnx_file, "--json", tmp_path / "found.jsonl",
+        tmp_path / "cut.avi",
+    )  # fmt: skip
+    num_lines = len((tmp_path / "found.jsonl").read_text().splitlines())
+    assert done.code == 1 and 0 < num_lines < 10
+    assert done.errors == [
+        f"error: {tmp_path / 'cut.avi'}: breaks off after {num_lines} of 10 frames; the file is "
+        "damaged or cut short"
+    ]
+
+
+@pytest.mark.parametrize("flag", ["--score-threshold=2", "--iou-threshold=-0.1"])
+def test_thresholds_beyond_their_range_are_wrong_usage(onnx_file, flag):
+    done = call("run_ssd_example", "--trained-model", onnx_file, "--json=-", flag, "a.png")
+    assert done.code == 2 and f"{flag.split('=')[0]} must be in 0..1" in done.errors[-1]
+
+
 def test_json_to_the_terminal_stays_json(inputs, onnx_file):
     done = call("run_ssd_example", "--trained-model", onnx_file, "--json", "-", inputs / "a.png")
     assert done.code == 0 and json.loads(done.out)["source"] == str(inputs / "a.png")

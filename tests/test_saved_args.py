@@ -34,7 +34,7 @@ OTHER = {
     "precision": "bf16", "threads": 3, "eval_every": 2, "checkpoint_every_steps": 10,
     "checkpoint_every_minutes": 5.0, "keep_last": 3, "on_save_error": "continue",
     "tensorboard": True, "logger": ["tensorboard"], "report": False, "device": "cpu",
-    "sync_bn": True, "patience": 4, "max_hours": 2.0,
+    "sync_bn": True, "patience": 4, "max_hours": 2.0, "min_precision": 0.9,
 }  # fmt: skip
 MAY_CHANGE = {
     "epochs", "workers", "device", "tensorboard", "logger", "report", "checkpoint_every_steps",
@@ -42,6 +42,7 @@ MAY_CHANGE = {
     "dataset_type", "datasets", "validation_dataset", "train_split", "val_split",
     "train_json", "train_images", "val_json", "val_images", "boxes", "label_format",
     "use_difficult", "one_based", "patience", "max_hours",
+    "min_precision",
 }  # fmt: skip
 
 

@@ -30,6 +30,22 @@ def encode(request):
     return request.param
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("place", ["classes.txt", "labels/a.txt", "splits/val.txt", "images/a.jpg"])
+def test_what_stands_for_a_file_is_not_taken_for_it(tmp_path, place):
+    root = make_folder(tmp_path / "data", {"a.jpg": BOX, "b.jpg": BOX})
+    for content, said in ((POINTER, "git lfs pull"), (b"<!DOCTYPE html>\n<p>busy", "a web page")):
+        (root / place).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{place}: .*{said}"):
+            open_split(root, "val")
+    (root / "annotations").mkdir()
+    (root / "annotations/instances_val.json").write_bytes(POINTER)
+    with pytest.raises(ValueError, match=r"instances_val\.json: a Git LFS pointer"):
+        open_split(root, "val")
+
+
 def test_text(tmp_path, encode):
     (tmp_path / "a.txt").write_bytes(encode(f"{NAME}\nlast\n"))
     assert read_text(tmp_path / "a.txt").splitlines() == [NAME, "last"]

@@ -5,7 +5,7 @@ import pytest
 from detection_factory import found, random_case, truth
 
 from vision.evaluation.coco_arrays import match_boxes
-from vision.evaluation.confusion import confused_pairs, confusion_matrix
+from vision.evaluation.confusion import confusion_matrix
 from vision.evaluation.thresholds import Choice, calibrate, class_thresholds, score_curve
 
 BOX = (0, 0, 10, 10)
@@ -113,9 +113,6 @@ def test_confusion_matrix_by_hand():
     expected[2, 3] = 1  # nor is the owl
     expected[3, 1] = expected[3, 0] = 1  # the dog on the cat, the second cat on the dog
     assert confusion_matrix(matches, 0.5).tolist() == expected.tolist()
-    detections, boxes = confused_pairs(matches, 0.5)
-    assert matches.detections.scores[detections].tolist() == [0.8]
-    assert matches.ground_truth.labels[boxes].tolist() == [DOG]
     by_class = confusion_matrix(matches, np.array([0.5, 0.2, 0.5]))
     assert by_class[1, 1] == 1 and by_class[1, 3] == 0
 

@@ -139,6 +139,16 @@ def test_a_tiff_that_training_does_not_read_stays(tmp_path, run_script):
     assert path.is_file() and not (tmp_path / "images_invalid").exists()
 
 
+def test_a_pointer_to_an_image_stays(tmp_path, run_script):
+    """Git LFS puts the image in its place; if it were moved, it never would."""
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images/a.jpg"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 12345\n")
+    done = run_script(SCRIPT, "--path", tmp_path / "images")
+    assert done.returncode == 1 and "not fetched: 1" in done.stdout and "lfs pull" in done.stderr
+    assert path.is_file() and not (tmp_path / "images_invalid").exists()
+
+
 def test_sound_images_of_every_kind_are_clean(tmp_path, run_script):
     save(tmp_path / "a.jpg")
     save(tmp_path / "progressive.JPEG", progressive=True)

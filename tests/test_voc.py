@@ -71,7 +71,7 @@ def test_which_list_a_split_is_read_from(tmp_path, lists, train, val):
 
 
 def test_lists_with_marks_suffixes_and_repetitions(tmp_path):
-    root = make_voc(tmp_path, TWO, {"train": "a  1\nb.jpg\n\na -1\n"})
+    root = make_voc(tmp_path, TWO, {"train": "a  1\nJPEGImages/b.jpg\n\na -1\n"})
     write_image(root / "JPEGImages/c d.jpg")
     (root / "Annotations/c d.xml").write_text(voc_xml(CAT))
     (root / "ImageSets/Main/val.txt").write_text("c d\n")
@@ -113,6 +113,13 @@ def test_sizes_come_from_the_image_where_the_file_has_none(tmp_path):
     text = voc_xml(CAT, size="<width>0</width><height>0</height>")
     root = make_voc(tmp_path, {"a": text}, {"train": "a\n"})
     assert open_split(root, "train").index.sizes.tolist() == [[50, 100]]
+
+
+def test_fractions_are_refused(tmp_path):
+    boxes = voc_xml(voc_object("cat", 0.1, 0.2, 0.5, 0.9))
+    root = make_voc(tmp_path, {"a": boxes}, {"train": "a\n"})
+    with pytest.raises(ValueError, match=r"train\.txt .* all 1 boxes .* fractions of the image"):
+        open_split(root, "train")
 
 
 def test_an_image_by_the_name_in_the_file(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from yolo_factory import BOX, as_coco, make_folder, write_image
@@ -166,10 +167,12 @@ def test_classes_txt_with_a_trailing_empty_line_and_bom(tmp_path):
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("classes.txt", "no class names"), ("splits/val.txt", "no splits"), ("", "no such folder")],
+    [("classes.txt", "no class names"), ("images/a.png", "no splits"), ("", "no such folder")],
 )
 def test_what_is_missing_is_said(tmp_path, missing, message):
     root = make_folder(tmp_path / "set", {"a.png": BOX})
+    if missing.endswith("png"):
+        (root / "splits/val.txt").unlink()
     if missing:
         (root / missing).unlink()
     with pytest.raises(ValueError, match=message):
@@ -258,6 +261,32 @@ def test_a_note_that_is_called_as_a_split_is_no_list(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\n")
     (tmp_path / "train.txt").write_text("trained on Monday\n")
     assert read_yolo(tmp_path)["train"].names == ["a.jpg"]
+
+
+def test_a_folder_without_splits_is_the_train_split(tmp_path):
+    """As Label Studio exports it, and LabelImg leaves it: images and labels in one folder."""
+    studio = make_folder(tmp_path / "studio", {"a.png": BOX, "b.png": BOX})
+    shutil.rmtree(studio / "splits")
+    write_labelled(tmp_path / "labelimg", "a.jpg")
+    write_labelled(tmp_path / "labelimg", "b.jpg")
+    (tmp_path / "labelimg/classes.txt").write_text("cat\n")
+    for root in (studio, tmp_path / "labelimg"):
+        findings = Findings()
+        splits = read_yolo(root, findings=findings)
+        assert {split: len(data.boxes) for split, data in splits.items()} == {"train": 2}
+        assert findings.counts == {"no splits": 1}
+
+
+def test_places_below_a_folder_that_is_not_there(tmp_path):
+    """Roboflow's downloader writes the name of the folder before each place."""
+    for split in ("train", "valid"):
+        write_labelled(tmp_path, f"{split}/images/a.jpg", labels=f"{split}/labels")
+    yaml = "train: my-set-1/train/images\nval: my-set-1/valid/images\nnames: [cat]\n"
+    (tmp_path / "data.yaml").write_text(yaml)
+    findings = Findings()
+    splits = read_yolo(tmp_path, findings=findings)
+    assert {split: len(data.boxes) for split, data in splits.items()} == {"train": 1, "val": 1}
+    assert findings.counts == {"found elsewhere": 2}
 
 
 @pytest.mark.parametrize(

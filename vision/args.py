@@ -312,6 +312,10 @@ class TrainArguments:
     logger: tuple[str, ...] = flag(
         (), "also log to tensorboard (in RUN), trackio, wandb, mlflow, where installed",
         choices=tuple(LOGGERS), nargs="*", resume=FREE, group="run")  # fmt: skip
+    min_precision: float | None = flag(
+        None, "keep in checkpoints, besides each class's score of best F1, the lowest of this "
+        "precision on the val split",
+        read=float, metavar="X", limits=TO_1, resume=FREE, group="run")  # fmt: skip
     report: bool = flag(
         True, "write RUN/report.html after validations, for at most a twentieth of the time",
         read=bool, resume=FREE, group="run")  # fmt: skip

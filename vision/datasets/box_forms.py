@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# COCO's own first. Fractions are of the image's width and height.
-BOX_FORMS = ("xywh", "xyxy", "xywh-fractions", "xyxy-fractions")
-# From this share of boxes that leave their images on, while as corners nearly none does, they are
-# corners. Sound files have a few boxes that reach outside, of a pixel or two.
+# COCO's own first; cx and cy are the centre. Fractions are of the image's width and height.
+BOX_FORMS = ("xywh", "xyxy", "cxcywh", "xywh-fractions", "xyxy-fractions", "cxcywh-fractions")
+# From this share of boxes that leave their images on, while in another form nearly none does, they
+# are of that form. Sound files have a few boxes that reach outside, of a pixel or two.
 _LEAVING, _INSIDE = 0.1, 0.99
 _FEWEST = 4  # boxes that a judgement is made on
 _TOLERANCE = 1.0  # pixels; tools round
@@ -45,6 +45,8 @@ def to_xywh(boxes: np.ndarray, sizes: np.ndarray, form: str) -> np.ndarray:
         boxes *= sizes[:, [1, 0, 1, 0]]
     if form.startswith("xyxy"):
         boxes[:, 2:] -= boxes[:, :2]
+    elif form.startswith("cxcywh"):
+        boxes[:, :2] -= boxes[:, 2:] / 2
     return boxes
 
 
@@ -64,18 +66,38 @@ def look_at_boxes(boxes: np.ndarray, sizes: np.ndarray) -> BoxSignature:
     num_outside = int(is_outside.sum())
     is_broken = (boxes % 1 != 0).any(axis=1)
     if (boxes >= 0).all() and (boxes <= 1).all() and is_broken.mean() > 0.5 and limits.min() > 4:
-        form = "xyxy" if (boxes[:, :2] + boxes[:, 2:] > 1).mean() >= _LEAVING else "xywh"
+        form, _ = _other_form(boxes * np.tile(limits, 2), limits)
         reason = f"all {count} boxes are numbers from 0 to 1, so fractions of the image"
-        return BoxSignature(count, num_outside, f"{form}-fractions", reason)
-    as_corners = _lies_inside(boxes[:, :2], boxes[:, 2:], limits)
-    as_corners &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    if count >= _FEWEST and num_outside >= _LEAVING * count and as_corners.mean() >= _INSIDE:
-        reason = (
-            f"as x, y, width and height {num_outside} of {count} boxes reach outside their images, "
-            f"as corners {count - int(as_corners.sum())} do"
-        )
-        return BoxSignature(count, num_outside, "xyxy", reason)
-    return BoxSignature(count, num_outside, None, "")
+        return BoxSignature(count, num_outside, f"{form or 'xywh'}-fractions", reason)
+    form, still_outside = _other_form(boxes, limits)
+    if count < _FEWEST or form is None:
+        return BoxSignature(count, num_outside, None, "")
+    reason = (
+        f"as x, y, width and height {num_outside} of {count} boxes reach outside their images, "
+        f"as {_MEANINGS[form]} {still_outside} do"
+    )
+    return BoxSignature(count, num_outside, form, reason)
+
+
+_MEANINGS = {"xyxy": "corners", "cxcywh": "centre, width and height"}
+
+
+def _other_form(boxes: np.ndarray, limits: np.ndarray) -> tuple[str | None, int]:
+    """The form in which boxes in pixels lie in their images, where they do not as COCO's.
+
+    Returns:
+        The form, or None where they are COCO's or of no known form; how many lie outside in it.
+    """
+    if _lies_inside(boxes[:, :2], boxes[:, :2] + boxes[:, 2:], limits).mean() > 1 - _LEAVING:
+        return None, 0
+    half = boxes[:, 2:] / 2
+    is_ordered = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    fits = {
+        "xyxy": is_ordered & _lies_inside(boxes[:, :2], boxes[:, 2:], limits),
+        "cxcywh": _lies_inside(boxes[:, :2] - half, boxes[:, :2] + half, limits),
+    }
+    form = next((form for form, inside in fits.items() if inside.mean() >= _INSIDE), None)
+    return form, 0 if form is None else int((~fits[form]).sum())
 
 
 def _lies_inside(low: np.ndarray, high: np.ndarray, limits: np.ndarray) -> np.ndarray:

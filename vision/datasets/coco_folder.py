@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from vision.datasets.folder_contents import contents_of
 from vision.datasets.image_list import scan_images
 from vision.datasets.split_names import SPLITS, spellings, split_of
 
@@ -37,7 +38,11 @@ def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
     image_folder = image_folder_of(annotation_file)
     if image_folder is None:
         folders = _and(_folders_of(annotation_file))
-        raise ValueError(f"{root}: no images of split {split!r}; looked for {folders}")
+        raise ValueError(
+            f"{root}: no images of split {split!r}; looked for {folders}; it holds "
+            f"{contents_of(Path(root))}; name the folder with --{split}-json {annotation_file} "
+            f"--{split}-images DIR"
+        )
     return annotation_file, image_folder
 
 

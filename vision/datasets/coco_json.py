@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from vision.files.guarded import regular_only
+from vision.files.stand_ins import refuse_stand_in
 from vision.files.text import GZIP_MAGIC, decode_text
 
 CHUNK_BYTES = 1 << 20
@@ -63,6 +64,7 @@ class CocoJson:
             if os.fstat(file.fileno()).st_size == 0:
                 raise ValueError(f"{self.path}: malformed JSON at byte 0: the file is empty")
             self.source: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        refuse_stand_in(self.source[:512], path)
         if self.source[:2] == GZIP_MAGIC or not _is_utf8(self.source):
             self.source = decode_text(self.source[:], path).encode()
         self.parsed: mmap.mmap | bytes = self.source
@@ -74,7 +76,11 @@ class CocoJson:
         try:
             sections = decoder.decode(self.parsed)
         except msgspec.ValidationError as error:
-            raise ValueError(f"{self.path}: not a COCO file, the top is no object") from error
+            is_list = self.parsed[:64].lstrip().startswith(b"[")
+            raise ValueError(
+                f"{self.path}: not a COCO file, whose top is an object with images, annotations "
+                "and categories" + (", but a list, as detections are" if is_list else "")
+            ) from error
         except RecursionError:
             raise ValueError(f"{self.path}: nested too deeply to be read") from None
         except msgspec.DecodeError as error:
@@ -172,6 +178,7 @@ def _entry_message(key: str, count: int, error: msgspec.DecodeError) -> str:
     """Turn msgspec's "... - at `$[12].id`" into a message with the index in the whole list."""
     reason, _, where = str(error).partition(" - at `$")
     index = re.match(r"\[(\d+)\](.*?)`?$", where)
+    reason += "; write it without quotes" if "float" in reason and "`str`" in reason else ""
     if not index:
         return f"{key}[{count}...]: {reason}"
     return f"{key}[{count + int(index[1])}]{index[2]}: {reason}"

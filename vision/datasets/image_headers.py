@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vision.files.guarded import regular_only
+from vision.files.stand_ins import stand_in
 
 JPEG_MAGIC = b"\xff\xd8"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -47,6 +48,10 @@ def read_header(stream: BinaryIO) -> tuple[int, int, int]:
             return _read_png_header(stream)
     except struct.error:
         raise ValueError("its header is cut off") from None
+    stream.seek(0)
+    problem = stand_in(stream.read(512))
+    if problem:
+        raise ValueError(problem)
     stream.seek(0)
     try:
         return _read_header_with_pillow(stream)

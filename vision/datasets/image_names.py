@@ -44,6 +44,8 @@ class ImageFinder:
         return found[0] if len(found) == 1 else None
 
     def _exists(self, name: str) -> bool:
+        if "\0" in name:  # which no file's name holds
+            return False
         parent, base = os.path.split(name)
         return base in self._names_in(parent)
 

@@ -134,6 +134,11 @@ class OpenImagesReader:
         label_of = {name: label for label, name in enumerate(names, 1)}
         rows = np.array([row_of[box.image_id] for box in boxes], dtype=np.int64)
         corners = np.array([box.corners for box in boxes], dtype=np.float64).reshape(-1, 4)
+        if len(corners) and np.median(corners[:, 2:]) > 1:
+            raise ValueError(
+                f"{place.csv}: most boxes end beyond 1, so they are in pixels, where Open Images "
+                "has fractions of the image; divide them by its width and height"
+            )
         pixels = corners * sizes[rows][:, [1, 0, 1, 0]]
         pixels[:, 2:] -= pixels[:, :2]
         return build_index(

@@ -93,6 +93,10 @@ def _box_of(row: list[str], columns: dict[str, int], names: dict[str, str] | Non
     name = row[columns["ClassName"]] if "ClassName" in columns else ""
     if not name:
         label = row[columns["LabelName"]]
+        if names is not None and label not in names:
+            raise ValueError(
+                f"no list of classes has its label {label!r}; take that of its release"
+            )
         name = label if names is None else names[label]
     is_group, is_depiction = (
         key in columns and row[columns[key]].strip() == "1" for key in ("IsGroupOf", "IsDepiction")

@@ -132,7 +132,14 @@ class VocReader:
                 labels.append(label)
                 corners.append(item.box)
                 difficult.append(item.difficult)
-        boxes = np.array(corners, dtype=np.float64).reshape(-1, 4) - self._offset
+        boxes = np.array(corners, dtype=np.float64).reshape(-1, 4)
+        if len(boxes) and boxes.min() >= 0 and boxes.max() <= 1:
+            raise ValueError(
+                f"{place.where} of {self.root}: all {len(boxes)} boxes are numbers from 0 to 1, so "
+                "fractions of the image, where VOC has pixels; multiply them by its width and "
+                "height"
+            )
+        boxes -= self._offset
         boxes[:, 2:] -= boxes[:, :2]
         ignored = np.array(difficult, dtype=bool)
         if self._use_difficult and place.name == "train":

@@ -111,7 +111,8 @@ def _splits_of_lists(root: Path, lists: dict[str, Path], findings: Findings) -> 
         name = next((name for name in names if content.get(name)), None)
         if name is not None:
             where = f"{_LISTS}/{name}.txt"
-            splits[split] = VocSplit(split, where, xml_folder, image_folder, content[name])
+            names_there = [_without_folder(n, xml_folder) for n in content[name]]
+            splits[split] = VocSplit(split, where, xml_folder, image_folder, names_there)
     if not splits:
         raise ValueError(f"{root / _LISTS}: its lists are empty; write names of images into them")
     used = {split.where for split in splits.values()}
@@ -119,6 +120,13 @@ def _splits_of_lists(root: Path, lists: dict[str, Path], findings: Findings) -> 
         if f"{_LISTS}/{name}.txt" not in used and name not in ("train", "val"):
             findings.add("list not used", str(file), "another list is read for this split")
     return splits
+
+
+def _without_folder(name: str, xml_folder: Path) -> str:
+    """JPEGImages/a as a, unless there are annotations by the longer name."""
+    folder, _, base = name.partition("/")
+    is_image_folder = base and folder in _IMAGE_FOLDERS
+    return base if is_image_folder and not (xml_folder / f"{name}.xml").exists() else name
 
 
 def _listed(file: Path) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from vision.files.guarded import read_regular
+from vision.files.stand_ins import refuse_stand_in
 from vision.files.text import SMALL_TEXT, decode_text, unpacked
 
 
@@ -45,6 +46,7 @@ def read_voc_xml(path: str | Path) -> VocFile:
 def _parse(path: str | Path) -> ElementTree.Element:
     data = read_regular(path, most_bytes=SMALL_TEXT)
     data = unpacked(data, path, most_bytes=SMALL_TEXT)
+    refuse_stand_in(data[:512], path)
     try:
         return ElementTree.fromstring(data)  # by its own declaration, or mark
     except ElementTree.ParseError as error:

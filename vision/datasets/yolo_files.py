@@ -90,7 +90,11 @@ def _read_whole(stream: io.RawIOBase, place: str) -> bytes:
 
 
 def _plain(content: bytes, place: str) -> bytes:
-    """The text of a label file as UTF-8; nearly all are ASCII, which is seen at once."""
-    if content.isascii() and b"\0" not in content:
+    """The text of a label file as UTF-8; nearly all are ASCII, which is seen at once.
+
+    Raises:
+        ValueError: it is not text, or stands for another file, which begins with another letter.
+    """
+    if content.isascii() and b"\0" not in content and not content.startswith((b"v", b"<")):
         return content
     return decode_text(content, place, most_bytes=SMALL_TEXT).encode()

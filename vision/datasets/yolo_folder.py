@@ -165,11 +165,18 @@ def _find_splits(root: Path, config: DataYaml | None, findings: Findings) -> dic
             split: [
                 image
                 for place in places
-                for image in _images_of(root, _find_place(root, config, split, place), findings)
+                for image in _images_of(
+                    root, _find_place(root, config, split, place, findings), findings
+                )
             ]
             for split, places in config.splits.items()
         }
     found = _first_of_each(lambda name: _places_by_name(root, name), findings)
+    if not found:  # Label Studio and LabelImg know no splits
+        for place in (root / "images", root):
+            if scan_images(place, recursive=False).images:
+                findings.add("no splits", str(place), "all its images are taken for training")
+                return {"train": scan_images(place, recursive=False).images}
     return {split: _images_of(root, place, findings) for split, place in found.items()}
 
 
@@ -209,7 +216,7 @@ def _images_of(root: Path, place: Path, findings: Findings) -> list[str]:
     return found.images
 
 
-def _find_place(root: Path, config: DataYaml, split: str, place: str) -> Path:
+def _find_place(root: Path, config: DataYaml, split: str, place: str, findings: Findings) -> Path:
     """A folder or file that a data.yaml names; its `path` may be of another machine.
 
     Raises:
@@ -217,11 +224,14 @@ def _find_place(root: Path, config: DataYaml, split: str, place: str) -> Path:
     """
     places = [root / config.base / place, root / place]
     name = place.replace("\\", "/")
-    if name != place or name.startswith(("/", "..")):  # of Windows, or of another machine
-        # Roboflow writes ../train/images, meaning the folder itself. What names the split stays.
-        names_split = {part for part in name.split("/") if part in spellings(split)}
+    # Roboflow writes ../train/images or my-set-1/train/images, meaning the folder itself. What
+    # names the split stays.
+    names_split = {part for part in name.split("/") if part in spellings(split)}
+    if names_split or name != place or name.startswith(("/", "..")):
         places += [root / end for end in last_parts(name) if names_split <= {*end.split("/")}]
     found = next((path for path in places if path.exists()), None)
+    if found is not None and found not in places[:2] and not name.startswith(("/", "..")):
+        findings.add("found elsewhere", str(config.file), f"{split}: {place} is {found}")
     if found is None:
         raise ValueError(
             f"{config.file}: {split}: {place} is not there, neither as {places[0]} nor as "

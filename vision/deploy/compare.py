@@ -13,7 +13,7 @@ from vision.deploy.export import Export
 from vision.deploy.torch_detector import TorchDetector
 from vision.evaluation.coco_arrays import match_boxes
 from vision.evaluation.exported import Measurement, measure
-from vision.evaluation.thresholds import ClassThresholds, class_thresholds
+from vision.evaluation.thresholds import ClassThresholds, class_thresholds, preferred
 
 COLUMNS = (
     "target", "file", "megabytes", "AP", "AP_at_threshold", "AP50", "precision", "recall", "ms"
@@ -127,11 +127,10 @@ def set_thresholds(
     chosen = class_thresholds(matches, len(names), precision=precision)
     for export in exports:
         for item, choices in zip(export.about["classes"], chosen, strict=True):
-            found = {key: choice.threshold for key, choice in vars(choices).items() if choice}
-            item["thresholds"] = {key: round(value, 4) for key, value in found.items()}
-            if recommend and found:
-                preferred = "at_precision" if "at_precision" in found else "best_f1"
-                item["threshold"] = item["thresholds"][preferred]
+            item.pop("threshold", None)
+            item["thresholds"] = choices.scores()
+            if recommend and item["thresholds"]:
+                item["threshold"] = preferred(item["thresholds"])
     return [
         line
         for name, choices in zip(names, chosen, strict=True)

@@ -144,9 +144,14 @@ class FileDetector:
         resized = self.resize(image)
         try:
             boxes, scores, labels = self.run(resized)
-            found = scores >= self._thresholds[labels]
         except Exception as error:  # each runtime has types of its own
             raise ValueError(f"{self.path}: cannot be run: {_in_one_line(error)}") from error
+        if labels.max(initial=0) >= len(self.names):
+            raise ValueError(
+                f"{self.path}: names {len(self.names) - 1} classes, and found one of the number "
+                f"{labels.max()}; its description was edited"
+            )
+        found = scores >= self._thresholds[labels]
         height, width = image.shape[:2]
         sides = np.array([width, height, width, height], np.float32)
         return boxes[found] * sides, scores[found], labels[found]
@@ -222,6 +227,7 @@ def _read_about(properties: dict[str, str]) -> dict:
     height, width = about["image_size"]
     if not (0 < height < 10_000 and 0 < width < 10_000 and about["resize"] in RESIZE):
         raise ValueError("another input")
+    about["image_size"] = (int(height), int(width))
     if not all(isinstance(text, str) for text in _texts_of(about)):
         raise TypeError("no text")
     return about
@@ -472,7 +478,8 @@ class TfLite:
         content = path.read_bytes()
         try:
             self._interpreter = Interpreter(
-                model_content=content, num_threads=threads or os.cpu_count()
+                model_content=content,
+                num_threads=min(threads or os.cpu_count(), MOST_TFLITE_THREADS),
             )
             self._interpreter.allocate_tensors()
             self.properties = _tflite_properties(content)
@@ -500,6 +507,8 @@ def _tflite_properties(content: bytes) -> dict[str, str]:
 
 
 METADATA_IN_TFLITE = "ssd_training_toolkit"
+# With more the detection operator would leave out a class, by a fault of LiteRT's.
+MOST_TFLITE_THREADS = 16
 RUNTIMES = {".onnx": OnnxRuntime, ".xml": OpenVino, ".tflite": TfLite}
 NUM_CANDIDATES = 400  # pairs of a prior and a class that decode_heads looks at
 MAX_TILES = 16  # along each side

@@ -31,9 +31,9 @@ class Detector:
         Args:
             path: a run folder, a checkpoint, a weight file of the family, `torchvision` for its
                 COCO weights of `net`, or an .onnx, .xml or .tflite file that export_ssd.py wrote.
-            threshold: lowest score of a detection; None: what an exported file recommends, else
-                `default_threshold`.
-            default_threshold: for a network in torch.
+            threshold: lowest score of a detection; None: for each class what the checkpoint or
+                the exported file recommends, else `default_threshold`.
+            default_threshold: for a network in torch that recommends none.
             iou_threshold: of the suppression of a network in torch; None: the network's. An
                 exported file has its own inside.
             net: network of a weight file.
@@ -64,7 +64,8 @@ class Detector:
         return cls(
             load_torch_detector(
                 path,
-                threshold=default_threshold if threshold is None else threshold,
+                threshold=threshold,
+                default_threshold=default_threshold,
                 iou_threshold=iou_threshold,
                 net=net,
                 label_file=label_file,

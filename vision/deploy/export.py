@@ -1,11 +1,14 @@
 """From a network to files for other runtimes: one entry of TARGETS for each kind of file."""
 
+import copy
 import json
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -22,19 +25,24 @@ from vision.deploy.export_form import (
     PlainForm,
 )
 from vision.deploy.onnx_file import export_onnx
+from vision.evaluation.exported import SCORE_THRESHOLD
+from vision.evaluation.thresholds import preferred
 from vision.files.atomic_file import write_atomically
 from vision.ssd.network import Normalization
 from vision.ssd.ssd import SSD
 
+T = TypeVar("T")
+MOST_TFLITE_CALIBRATION_IMAGES = 60  # its quantizer takes about a second for each
 DETECT_SCRIPT = Path(__file__).with_name("detect.py")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What flags say about the files.
+    """What flags say about the files; of one network.
 
     Attributes:
-        score_threshold: what the files recommend.
+        score_threshold: what the files recommend; None: of each class what its `thresholds` say,
+            and 0.5 where there are none.
         iou_threshold: of the suppression; None: the network's.
         plain: for jetson: all priors, without suppression.
         any_batch: for onnx: leave the number of images open.
@@ -44,7 +52,7 @@ class ExportOptions:
         keep_float: for int8: groups of layers that stay float; None: they are looked for.
     """
 
-    score_threshold: float = 0.5
+    score_threshold: float | None = None
     iou_threshold: float | None = None
     plain: bool = False
     any_batch: bool = False
@@ -52,6 +60,13 @@ class ExportOptions:
     frigate: bool = False
     calibration: Sequence[np.ndarray] | None = None
     keep_float: Sequence[str] | None = None
+    _shared: dict[str, object] = field(default_factory=dict)
+
+    def shared(self, name: str, make: Callable[[], T]) -> T:
+        """Make what files of the same network and options have in common: once, for all."""
+        if name not in self._shared:
+            self._shared[name] = make()
+        return self._shared[name]
 
 
 # From what a file says of itself to the bytes of its parts, by suffix; the first part names it.
@@ -110,7 +125,8 @@ def build_export(
     Args:
         target: a name of TARGETS.
         model: the network, on the CPU.
-        classes: dicts of label, category_id, original_category_id and name.
+        classes: dicts of label, category_id, original_category_id and name, and of thresholds
+            where they are known.
         options: what flags say.
         trained_model: where the network comes from, for the file's description.
 
@@ -122,19 +138,27 @@ def build_export(
         "target": target,
         "network": model.network.name,
         "trained_model": Path(trained_model).name,
-        "classes": [
-            {key: item[key] for key in ("label", "category_id", "name")} for item in classes
-        ],
+        "classes": [_about_class(item, options) for item in classes],
         "image_size": list(model.image_size),
         "resize": model.network.resize,
         "tiles": model.network.tiles,
-        "score_threshold": options.score_threshold,
+        "score_threshold": (
+            SCORE_THRESHOLD if options.score_threshold is None else options.score_threshold
+        ),
         "iou_threshold": settings.iou_threshold,
         "toolkit_version": __version__,
         "measured": None,
     }
     encode = TARGETS[target](model, options, about)
     return Export(f"{model.network.name}-{target}", encode, about, _texts(model, about))
+
+
+def _about_class(item: dict, options: ExportOptions) -> dict:
+    keys = ("label", "category_id", "name", "thresholds")
+    about = {key: item[key] for key in keys if key in item}
+    if options.score_threshold is None and about.get("thresholds"):
+        about["threshold"] = preferred(about["thresholds"])
+    return about
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
@@ -249,10 +273,11 @@ def _build_tflite(model: SSD, options: ExportOptions, about: dict) -> Encode:
     about |= _input("images", "uint8 [1, H, W, 3] RGB", PIXELS)
     about["raw_heads"] = options.raw_heads
     example = torch.zeros(1, *model.image_size, 3, dtype=torch.uint8)
-    heads = tflite_file.convert(HeadsForm(model), example)
+    heads = options.shared("heads", lambda: tflite_file.convert(HeadsForm(model), example))
     if is_int8:
-        heads = tflite_file.quantize(heads, options.calibration)
-        about["calibration_images"] = len(options.calibration)
+        step = math.ceil(len(options.calibration) / MOST_TFLITE_CALIBRATION_IMAGES)
+        heads = tflite_file.quantize(heads, options.calibration[::step])
+        about["calibration_images"] = len(options.calibration[::step])
     priors = model.priors_cxcywh[:, [1, 0, 3, 2]].numpy()
     if options.raw_heads:
         content = tflite_file.append_priors(heads, priors)
@@ -286,15 +311,19 @@ def _int8_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelPro
     from vision.deploy.quantize import quantize  # onnxruntime's, which other targets do not need
 
     _check_calibration(options, about)
-    quantized, kept = quantize(
-        _detections_onnx(model, about),
-        options.calibration,
-        heads=model.network.parts.heads,
-        keep_float=options.keep_float,
+    network = _detections_onnx(model, about)
+    quantized, kept = options.shared(
+        "int8",
+        lambda: quantize(
+            network,
+            options.calibration,
+            heads=model.network.parts.heads,
+            keep_float=options.keep_float,
+        ),
     )
     about["float_layers"] = [*kept, *(name.rstrip(".") for name in model.network.parts.heads)]
     about["calibration_images"] = len(options.calibration)
-    return quantized
+    return copy.deepcopy(quantized)  # each file writes of itself into its own
 
 
 TARGETS: dict[str, Build] = {

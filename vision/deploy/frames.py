@@ -60,7 +60,7 @@ class ImageFiles:
 
 
 class VideoFile:
-    """All frames of a video file, in order.
+    """All frames of a video file, in order; one that breaks off ends with an error.
 
     Attributes:
         fps: frames per second.
@@ -82,11 +82,23 @@ class VideoFile:
 
     def __iter__(self) -> Iterator[Frame]:
         number = 0
+        seconds = 0.0  # where the newest frame stands
         while (pixels := _read(self._capture)) is not None:
+            seconds = _position(self._capture)
             yield Frame(str(self.path), number, number / self.fps, pixels)
             number += 1
         if not number:
             yield Frame(str(self.path), error=f"{self.path}: a video without a frame")
+            return
+        # Of some files the count is the duration times the rate, so both have to fall short.
+        count = _frame_count(self._capture)
+        if number < count and seconds < 0.95 * (count - 1) / self.fps:
+            yield Frame(
+                str(self.path),
+                number,
+                error=f"{self.path}: breaks off after {number} of {count} frames; the file is "
+                "damaged or cut short",
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -225,6 +237,18 @@ def _read(capture) -> np.ndarray | None:
 
     is_there, pixels = capture.read()
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if is_there else None
+
+
+def _position(capture) -> float:
+    import cv2
+
+    return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+
+
+def _frame_count(capture) -> int:
+    import cv2
+
+    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # some streams have none: below 0
 
 
 def _frame_rate(capture) -> float:

@@ -15,11 +15,18 @@ from ai_edge_quantizer.quantizer import Quantizer
 from flatbuffers import flexbuffers
 from torch import nn
 
-from vision.deploy.detect import METADATA_IN_TFLITE
+from vision.deploy.detect import METADATA_IN_TFLITE, MOST_TFLITE_THREADS
 from vision.ssd.postprocess import PostProcessing
 
 SIGNATURE = "serving_default"  # litert-torch's
 OPERATOR = "TFLite_Detection_PostProcess"
+# With T threads, 1 < T < the number of classes, the operator never looks at class T, counted from
+# 0: its threads begin with classes 0 to T - 1, and the next one that is handed out is T + 1
+# (detection_postprocess.cc of TensorFlow and LiteRT, `next_col`; tensorflow issue 56058). How many
+# threads there will be is the reader's choice, so the columns 2 to 16 of its scores are of no
+# class.
+NUM_SAFE_CLASSES = 2
+NUM_EMPTY_CLASSES = MOST_TFLITE_THREADS - 1
 
 
 def convert(form: nn.Module, example: torch.Tensor) -> bytes:
@@ -69,6 +76,11 @@ def append_detection(content: bytes, priors: np.ndarray, settings: PostProcessin
         the background, scores [1, N], and their number [1].
     """
     model, graph, scores, encodings = _open(content)
+    _, num_priors, num_columns = map(int, graph.tensors[scores].shape)
+    is_spread = num_columns > 1 + NUM_SAFE_CLASSES
+    if is_spread:
+        scores = _with_empty_classes(model, graph, scores, (num_priors, num_columns))
+        num_columns += NUM_EMPTY_CLASSES
     anchors = _add_tensor(model, graph, "anchors", priors.shape, values=priors)
     num_detections = settings.detections_per_image or 100
     shapes = ([1, num_detections, 4], [1, num_detections], [1, num_detections], [1])
@@ -77,28 +89,68 @@ def append_detection(content: bytes, priors: np.ndarray, settings: PostProcessin
         for i, shape in enumerate(shapes)
     ]
     options = _operator_options(
-        num_classes=int(graph.tensors[scores].shape[2]) - 1,
-        num_detections=num_detections,
-        settings=settings,
+        num_classes=num_columns - 1, num_detections=num_detections, settings=settings
     )
-    model.operatorCodes.append(
-        schema.OperatorCodeT(
-            builtinCode=schema.BuiltinOperator.CUSTOM,
-            deprecatedBuiltinCode=schema.BuiltinOperator.CUSTOM,
-            customCode=OPERATOR,
-            version=1,
-        )
-    )
-    graph.operators.append(
-        schema.OperatorT(
-            opcodeIndex=len(model.operatorCodes) - 1,
-            inputs=[encodings, scores, anchors],
-            outputs=outputs,
-            customOptions=list(options),
-        )
-    )
-    graph.outputs = outputs
+    _add_operator(
+        model, graph, schema.BuiltinOperator.CUSTOM, [encodings, scores, anchors], outputs,
+        customCode=OPERATOR, customOptions=list(options),
+    )  # fmt: skip
+    boxes, classes, best_scores, count = outputs
+    if is_spread:
+        classes = _without_empty_classes(model, graph, classes, shapes[1])
+    graph.outputs = [boxes, classes, best_scores, count]
     return _pack(model)
+
+
+def _with_empty_classes(
+    model: schema.ModelT, graph: schema.SubGraphT, scores: int, shape: tuple[int, int]
+) -> int:
+    """Put the empty classes between the others: a column of -1 behind all, taken many times."""
+    num_priors, num_columns = shape
+    first = 1 + NUM_SAFE_CLASSES  # the background too
+    places = [*range(first), *[num_columns] * NUM_EMPTY_CLASSES, *range(first, num_columns)]
+    padding = _add_tensor(
+        model, graph, "padding", [3, 2], values=np.array([[0, 0], [0, 0], [0, 1]], np.int32)
+    )
+    nothing = _add_tensor(model, graph, "nothing", [1], values=np.array([-1], np.float32))
+    columns = _add_tensor(model, graph, "columns", [len(places)], values=np.array(places, np.int32))
+    padded = _add_tensor(model, graph, "padded_scores", [1, num_priors, num_columns + 1])
+    spread = _add_tensor(model, graph, "spread_scores", [1, num_priors, len(places)])
+    operators, kinds = schema.BuiltinOperator, schema.BuiltinOptions
+    _add_operator(
+        model, graph, operators.PADV2, [scores, padding, nothing], [padded],
+        builtinOptionsType=kinds.PadV2Options, builtinOptions=schema.PadV2OptionsT(),
+    )  # fmt: skip
+    _add_operator(
+        model, graph, operators.GATHER, [padded, columns], [spread],
+        builtinOptionsType=kinds.GatherOptions, builtinOptions=schema.GatherOptionsT(axis=2),
+    )  # fmt: skip
+    return spread
+
+
+def _without_empty_classes(
+    model: schema.ModelT, graph: schema.SubGraphT, classes: int, shape: list[int]
+) -> int:
+    """Number the classes as without the empty ones: max(min(class, 1), class - empty ones)."""
+    last_safe, num_empty = (
+        _add_tensor(model, graph, name, [1], values=np.array([value], np.float32))
+        for name, value in (("last_safe", NUM_SAFE_CLASSES - 1), ("num_empty", NUM_EMPTY_CLASSES))
+    )
+    low, high, numbered = (
+        _add_tensor(model, graph, f"classes/{name}", shape) for name in ("low", "high", "numbered")
+    )
+    operators, kinds = schema.BuiltinOperator, schema.BuiltinOptions
+    extremes = {
+        "builtinOptionsType": kinds.MaximumMinimumOptions,
+        "builtinOptions": schema.MaximumMinimumOptionsT(),
+    }
+    _add_operator(model, graph, operators.MINIMUM, [classes, last_safe], [low], **extremes)
+    _add_operator(
+        model, graph, operators.SUB, [classes, num_empty], [high],
+        builtinOptionsType=kinds.SubOptions, builtinOptions=schema.SubOptionsT(),
+    )  # fmt: skip
+    _add_operator(model, graph, operators.MAXIMUM, [low, high], [numbered], **extremes)
+    return numbered
 
 
 def append_priors(content: bytes, priors: np.ndarray) -> bytes:
@@ -136,6 +188,31 @@ def _open(content: bytes) -> tuple[schema.ModelT, schema.SubGraphT, int, int]:
     return model, graph, int(scores), int(encodings)
 
 
+def _add_operator(
+    model: schema.ModelT,
+    graph: schema.SubGraphT,
+    code: int,
+    inputs: list[int],
+    outputs: list[int],
+    *,
+    customCode: str | None = None,
+    **options,
+) -> None:
+    """Add an operator behind the others; `options` are its flatbuffer's."""
+    model.operatorCodes.append(
+        schema.OperatorCodeT(
+            builtinCode=code,
+            deprecatedBuiltinCode=min(code, 127),  # one byte, all that older readers know
+            customCode=customCode,
+            version=1,
+        )
+    )
+    opcode = len(model.operatorCodes) - 1
+    graph.operators.append(
+        schema.OperatorT(opcodeIndex=opcode, inputs=inputs, outputs=outputs, **options)
+    )
+
+
 def _add_tensor(
     model: schema.ModelT,
     graph: schema.SubGraphT,
@@ -144,15 +221,14 @@ def _add_tensor(
     *,
     values: np.ndarray | None = None,
 ) -> int:
-    """Add a float32 tensor, a constant where it has values; returns its place."""
-    buffer = 0  # which is empty, by TFLite's rule
+    """Add a tensor, a constant where it has values, else float32; returns its place."""
+    buffer, kind = 0, schema.TensorType.FLOAT32  # the first buffer is empty, by TFLite's rule
     if values is not None:
-        content = np.frombuffer(np.ascontiguousarray(values, np.float32).tobytes(), np.uint8)
+        content = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
         model.buffers.append(schema.BufferT(data=content))
         buffer = len(model.buffers) - 1
-    graph.tensors.append(
-        schema.TensorT(name=name, shape=list(shape), type=schema.TensorType.FLOAT32, buffer=buffer)
-    )
+        kind = {"f": schema.TensorType.FLOAT32, "i": schema.TensorType.INT32}[values.dtype.kind]
+    graph.tensors.append(schema.TensorT(name=name, shape=list(shape), type=kind, buffer=buffer))
     return len(graph.tensors) - 1
 
 

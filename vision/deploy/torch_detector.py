@@ -13,6 +13,8 @@ from vision.deploy.load_predictor import DTYPES, Resize
 from vision.deploy.predictor import Predictor
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.precision import choose_device, choose_precision
+from vision.evaluation.exported import SCORE_THRESHOLD
+from vision.evaluation.thresholds import preferred
 from vision.runs.load_model import load_for_inference
 from vision.ssd.ssd import SSD
 from vision.transforms.normalize import normalize_images
@@ -23,8 +25,10 @@ class TorchDetector:
 
     Args:
         model: the network.
-        classes: dicts of label, category_id, original_category_id and name.
-        threshold: lowest score of a detection.
+        classes: dicts of label, category_id, original_category_id and name, and of thresholds
+            where they are known.
+        threshold: lowest score of a detection; None: of each class what its thresholds say.
+        default_threshold: where they say nothing.
         iou_threshold: of the suppression; None: the network's.
         device: where to run.
         dtype: of weights and activations.
@@ -35,13 +39,19 @@ class TorchDetector:
         model: SSD,
         classes: list[dict],
         *,
-        threshold: float,
+        threshold: float | None = None,
+        default_threshold: float = SCORE_THRESHOLD,
         iou_threshold: float | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
         self.names = ["BACKGROUND", *(item["name"] for item in classes)]
         self._category_ids = np.array([0, *(item["category_id"] for item in classes)])
+        own = [preferred(item.get("thresholds", {})) for item in classes]
+        scores = [default_threshold if score is None else score for score in own]
+        if threshold is not None:
+            scores = [threshold] * len(classes)
+        self._thresholds = np.array([1.0, *scores], np.float32)  # by label
         self._predictor = Predictor(
             model,
             self.names[1:],
@@ -50,7 +60,7 @@ class TorchDetector:
             normalize=partial(normalize_images, **vars(model.network.normalization)),
             device=device,
             dtype=dtype,
-            score_threshold=threshold,
+            score_threshold=float(self._thresholds[1:].min()),
             iou_threshold=iou_threshold,
         )
 
@@ -60,12 +70,14 @@ class TorchDetector:
         return self._name(found) if isinstance(found, dict) else [self._name(x) for x in found]
 
     def _name(self, found: dict) -> Detections:
-        labels = found["labels"].numpy()
+        labels, scores = found["labels"].numpy(), found["scores"].numpy()
+        shown = scores >= self._thresholds[labels]
+        labels = labels[shown]
         return Detections(
-            xyxy=found["boxes"].numpy(),
-            confidence=found["scores"].numpy(),
+            xyxy=found["boxes"].numpy()[shown],
+            confidence=scores[shown],
             class_id=labels,
-            names=found["names"],
+            names=[self.names[label] for label in labels],
             category_id=self._category_ids[labels],
         )
 
@@ -73,7 +85,8 @@ class TorchDetector:
 def load_torch_detector(
     path: str | Path,
     *,
-    threshold: float,
+    threshold: float | None,
+    default_threshold: float,
     iou_threshold: float | None = None,
     net: str | None = None,
     label_file: str | Path | None = None,
@@ -95,6 +108,7 @@ def load_torch_detector(
         model,
         classes,
         threshold=threshold,
+        default_threshold=default_threshold,
         iou_threshold=iou_threshold,
         device=chosen,
         dtype=DTYPES[choose_precision(precision, chosen)],

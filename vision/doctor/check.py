@@ -16,7 +16,7 @@ from vision.doctor.look import Looks, look_at_images
 
 # What makes the numbers of a training wrong, or ends it; the others are worth knowing.
 WRONG = frozenset(
-    {"split_unreadable", "missing_image", "unreadable_image", "leak", "contradiction"}
+    {"split_unreadable", "missing_image", "unreadable_image", "wrong_size", "leak", "contradiction"}
 )
 _NUM_EXAMPLES = 5
 _FEW_BOXES = 20
@@ -96,7 +96,8 @@ def check_folder(
         paths += [os.path.join(image_folder, index.file_name(i)) for i in range(len(index))]
     looks = look_at_images(paths, progress=progress)
     data = CheckedData(splits, starts, paths, looks, *_look_alikes(splits, starts, looks))
-    found = [*findings, *missing, *_unreadable(data), *_leaks(data), *_duplicates(data)]
+    found = [*findings, *missing, *_unreadable(data), *_wrong_sizes(data)]
+    found += [*_leaks(data), *_duplicates(data)]
     found += [f for name, source in splits.items() for f in _annotations(name, source.index)]
     found += _classes(data)
     data.findings = sorted(found, key=lambda finding: not finding.is_wrong)
@@ -157,6 +158,22 @@ def _unreadable(data: CheckedData) -> list[Finding]:
     bad = [f"{data.paths[i]} ({why})" for i, why in data.looks.problems.items()]
     what = "images that cannot be decoded"
     return _found("unreadable_image", bad, what, "validate_image_files.py names and moves them")
+
+
+def _wrong_sizes(data: CheckedData) -> list[Finding]:
+    """Images that a training would stop at: it reads them upright, or as they are stored."""
+    stated = np.concatenate([source.index.sizes for source in data.splits.values()])
+    is_wrong = data.looks.is_read()
+    for size in (data.looks.stored, data.looks.upright):
+        is_wrong &= (stated != size).any(axis=1)
+    texts = [
+        "{}: {}x{} pixels, annotated as {}x{}".format(
+            data.paths[i], *data.looks.upright[i, ::-1], *stated[i, ::-1]
+        )
+        for i in np.flatnonzero(is_wrong)
+    ]
+    what = "images have another size than their annotations say, and end a training"
+    return _found("wrong_size", texts, what, "replace the image, or correct its size and boxes")
 
 
 def _leaks(data: CheckedData) -> list[Finding]:

@@ -34,16 +34,20 @@ def near_pairs(
     Returns:
         Pairs of a query and its match, int64 [N, 2], sorted; no image is its own match.
     """
-    found = [np.zeros((0, 2), np.int64)]
+    count = max(1, len(looks.hashes))
+    found = np.zeros(0, np.int64)  # first * count + second
     is_read = looks.is_read()
     queries, among = queries[is_read[queries]], among[is_read[among]]
     for band in range(_BANDS):
         query_buckets, buckets = _buckets(looks, queries, band), _buckets(looks, among, band)
+        parts = [found]
         for rows, others in zip(query_buckets, buckets, strict=True):
             step = max(1, _PAIRS_AT_ONCE // max(1, len(others)))
             for start in range(0, len(rows) if len(others) else 0, step):
-                found.append(_nearest(looks, rows[start : start + step], others, limit))
-    return np.unique(np.concatenate(found), axis=0)
+                pairs = _nearest(looks, rows[start : start + step], others, limit)
+                parts.append(pairs[:, 0] * count + pairs[:, 1])
+        found = np.unique(np.concatenate(parts))  # most are found in several bands
+    return np.stack([found // count, found % count], axis=1)
 
 
 def _buckets(looks: Looks, rows: np.ndarray, band: int) -> list[np.ndarray]:

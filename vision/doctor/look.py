@@ -32,12 +32,16 @@ class Looks:
         digests: of the files' bytes, uint8 [I, 16].
         hashes: of what they show, uint64 [I]: alike for images that look alike.
         thumbnails: gray, uint8 [I, 16, 16].
+        stored: (height, width) in pixels, int32 [I, 2].
+        upright: the same as EXIF turns them.
     """
 
     problems: dict[int, str]
     digests: np.ndarray
     hashes: np.ndarray
     thumbnails: np.ndarray
+    stored: np.ndarray
+    upright: np.ndarray
 
     def is_read(self) -> np.ndarray:
         """Which images could be read: bool [I]."""
@@ -61,6 +65,8 @@ def look_at_images(
         digests=np.zeros((count, 16), np.uint8),
         hashes=np.zeros(count, np.uint64),
         thumbnails=np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8),
+        stored=np.zeros((count, 2), np.int32),
+        upright=np.zeros((count, 2), np.int32),
     )
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # OpenCV decodes outside Python's lock
         # Some at a time: each that waits has an object of a kilobyte.
@@ -70,15 +76,16 @@ def look_at_images(
             if isinstance(result, str):
                 looks.problems[i] = result
             else:
-                looks.digests[i], looks.hashes[i], looks.thumbnails[i] = result
+                looks.digests[i], looks.hashes[i], looks.thumbnails[i], *sizes = result
+                looks.stored[i], looks.upright[i] = sizes
     return looks
 
 
-def _look(path: str) -> tuple[np.ndarray, int, np.ndarray] | str:
-    """Digest, hash and thumbnail of a file, or why it cannot be read."""
+def _look(path: str) -> tuple | str:
+    """Digest, hash, thumbnail, stored and upright size of a file, or why it cannot be read."""
     try:
         data = read_regular(path)
-        height, width, _ = read_header(io.BytesIO(data))
+        height, width, orientation = read_header(io.BytesIO(data))
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
     is_jpeg = data.startswith(JPEG_MAGIC)
@@ -93,7 +100,8 @@ def _look(path: str) -> tuple[np.ndarray, int, np.ndarray] | str:
     digest = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), np.uint8)
     small = cv2.resize(gray, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA)
     thumbnail = cv2.resize(small, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    return digest, perceptual_hash(small), thumbnail
+    upright = (width, height) if orientation >= 5 else (height, width)
+    return digest, perceptual_hash(small), thumbnail, (height, width), upright
 
 
 def perceptual_hash(gray: np.ndarray) -> int:

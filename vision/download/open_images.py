@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which images and boxes are wanted; 0 sets no limit."""
+    """Which images and boxes are wanted; 0 or less, as in the family's calls, sets no limit."""
 
     class_names: Sequence[str]
     max_images: int = 0
@@ -55,17 +55,24 @@ class Choice:
     remove_overlapped: bool = False
     seed: int = 0
 
-    def check(self, known: Iterable[str], root: Path) -> None:
-        """Raise ValueError for a class that Open Images has no boxes of, with the nearest names."""
+    def of_known(self, known: Iterable[str], root: Path) -> "Choice":
+        """The same with the names as Open Images spells them; capitals are free, as in the family.
+
+        Raises:
+            ValueError: Open Images has no boxes of a class; the nearest names are given.
+        """
         known = sorted(known)
+        spelled = {name.lower(): name for name in known} | {name: name for name in known}
         for name in self.class_names:
-            if name not in known:
+            if name not in spelled and name.lower() not in spelled:
                 near = get_close_matches(name, known, n=3, cutoff=0.5)
                 raise ValueError(
                     f"--class-names: Open Images has no boxes of {name!r}"
                     + (f"; near: {', '.join(near)}" if near else "")
                     + f"; {root / _CLASSES} lists all"
                 )
+        names = [spelled.get(name) or spelled[name.lower()] for name in self.class_names]
+        return replace(self, class_names=list(dict.fromkeys(names)))
 
 
 def fetch_class_names(server: Server, root: Path) -> dict[str, str]:
@@ -101,9 +108,9 @@ def choose_boxes(rows: dict[str, Iterable[OpenImagesBox]], choice: Choice) -> di
     rng = np.random.default_rng(choice.seed)
     if choice.remove_overlapped:
         chosen = {split: _without_overlapped(boxes) for split, boxes in chosen.items()}
-    if choice.max_boxes_per_class:
+    if choice.max_boxes_per_class > 0:
         chosen = _limit_boxes(chosen, choice, rng)
-    if choice.max_images:
+    if choice.max_images > 0:
         chosen = _limit_images(chosen, choice.max_images, rng)
     if choice.with_other_classes:
         chosen = {s: _everything_in(rows[s], boxes, choice) for s, boxes in chosen.items()}

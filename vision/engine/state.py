@@ -54,6 +54,8 @@ class TrainingState:
         best: the best validation AP so far and its epoch, or None and None.
         progress: in the current epoch: batches done, sums of the loss terms over them, and the
             number of steps skipped because the loss or gradient was not finite.
+        thresholds: of each class, which scores to ask for of the model as it was after the last
+            epoch, see `Validator.thresholds`; None: not measured then.
         network: what training calls: the model, wrapped where several processes average gradients.
     """
 
@@ -66,6 +68,7 @@ class TrainingState:
     step: int = 0
     best: dict = field(default_factory=lambda: {"AP": None, "epoch": None})
     progress: dict = field(default_factory=_no_progress)
+    thresholds: list[dict[str, float]] | None = None
     network: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,9 +79,15 @@ class TrainingState:
         """The model with averaged weights (EMA) if there is one, else the model."""
         return self.ema.model if self.ema else self.model
 
-    def finish_epoch(self, average_precision: float | None) -> None:
-        """Count the epoch, and record its AP if it is the best so far."""
+    def finish_epoch(
+        self,
+        average_precision: float | None,
+        *,
+        thresholds: list[dict[str, float]] | None = None,
+    ) -> None:
+        """Count the epoch, and record its AP if it is the best so far, and its thresholds."""
         self.epoch += 1
+        self.thresholds = thresholds
         self.restart_epoch()
         best = self.best["AP"]
         if average_precision is not None and (best is None or average_precision > best):
@@ -110,6 +119,8 @@ class TrainingState:
             "progress": self.progress,
             "config": config,
             "classes": classes,
+            # Of other weights, inside an epoch.
+            "thresholds": None if self.progress["batches"] else self.thresholds,
             **self.model.network.as_numbers(),
         }
 
@@ -138,6 +149,7 @@ class TrainingState:
         self.epoch, self.step = state["epoch"], state["step"]
         self.best = {key: state["best"][key] for key in self.best}
         self.progress = {key: state["progress"][key] + 0 for key in self.progress}
+        self.thresholds = state.get("thresholds")
 
     def _load_optimizer(self, saved: dict) -> None:
         own_groups = self.optimizer.state_dict()["param_groups"]

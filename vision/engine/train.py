@@ -81,7 +81,9 @@ def fit(
                 is_due = validator and validator.is_due(state.epoch + 1, last_epoch=epochs)
                 val_metrics = validator.validate(state.evaluated_model, signals) if is_due else {}
                 val_metrics["eval_seconds"] = time.perf_counter() - start
-                state.finish_epoch(val_metrics.get("AP"))
+                state.finish_epoch(
+                    val_metrics.get("AP"), thresholds=validator.thresholds() if is_due else None
+                )
                 record = {"epoch": state.epoch, "step": state.step, **train_metrics, **val_metrics}
                 add_time_shares(record)
                 saver.save_epoch(state, record)

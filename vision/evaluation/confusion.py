@@ -30,24 +30,12 @@ def confusion_matrix(matches: Matches, threshold: float | np.ndarray) -> np.ndar
     return table
 
 
-def confused_pairs(
-    matches: Matches, threshold: float | np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """List the detections that took a box of another class, and those boxes, as places."""
-    kept = _kept(matches, threshold)
-    return _take_other_classes(matches, kept)
-
-
-def _kept(matches: Matches, threshold: float | np.ndarray) -> np.ndarray:
-    limits = np.broadcast_to(threshold, matches.ground_truth.num_classes)
-    return matches.detections.scores > limits[matches.detections.labels - 1]
-
-
 def _pair_up(matches: Matches, threshold: float | np.ndarray) -> tuple[list, list]:
     """Return classes of boxes and of detections, in four parts, from 0; C is the background."""
     gt, dt = matches.ground_truth, matches.detections
     background = np.array(gt.num_classes)
-    kept = _kept(matches, threshold)
+    limits = np.broadcast_to(threshold, gt.num_classes)
+    kept = dt.scores > limits[dt.labels - 1]
     hits = np.flatnonzero(matches.is_tp[ALL_AREAS, AT_IOU] & kept)
     wrong, taken = _take_other_classes(matches, kept)
     found = np.zeros(len(gt.labels), bool)

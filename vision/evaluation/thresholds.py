@@ -1,5 +1,6 @@
 """Which score to ask for: precision, recall and F1 over the threshold; what a score is worth."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +101,15 @@ class ClassThresholds:
 
     best_f1: Choice | None
     at_precision: Choice | None
+
+    def scores(self) -> dict[str, float]:
+        """Return those that there are by name, as checkpoints and exported files keep them."""
+        return {name: round(choice.threshold, 4) for name, choice in vars(self).items() if choice}
+
+
+def preferred(scores: Mapping[str, float]) -> float | None:
+    """Choose of `ClassThresholds.scores`: a precision that was asked for, else the best F1."""
+    return scores.get("at_precision", scores.get("best_f1"))
 
 
 def class_thresholds(

@@ -7,8 +7,10 @@ from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.engine.cpu_memory import give_back_freed_memory
 from vision.engine.signals import StoppableLoader, StopSignals
+from vision.evaluation.coco_arrays import match_boxes
 from vision.evaluation.coco_boxes import GroundTruth
 from vision.evaluation.evaluate import EvaluationResult, evaluate
+from vision.evaluation.thresholds import class_thresholds
 from vision.nn.cpu.optimize import optimize_for_inference
 from vision.ssd.loss import MultiBoxLoss
 
@@ -23,6 +25,7 @@ class Validator:
         loss_fn: of the run.
         device: of the model.
         every: epochs between two measurements; 0: only after the last.
+        min_precision: wanted of each class, for `thresholds`; None: none.
 
     Attributes:
         result: of the newest `validate`, in the main process; None before it and in others.
@@ -37,6 +40,7 @@ class Validator:
         loss_fn: MultiBoxLoss,
         device: torch.device,
         every: int = 1,
+        min_precision: float | None = None,
     ):
         self._loader = loader
         self.ground_truth = ground_truth
@@ -44,6 +48,7 @@ class Validator:
         self._loss_fn = loss_fn
         self._device = device
         self.every = every
+        self._min_precision = min_precision
         self.result: EvaluationResult | None = None
 
     def is_due(self, epoch: int, *, last_epoch: int) -> bool:
@@ -77,3 +82,15 @@ class Validator:
         """Measure a model; return what metrics.jsonl holds of it, in all processes."""
         self.result = self.measure(model, signals)
         return distributed.on_main_process(EvaluationResult.as_record)(self.result)
+
+    def thresholds(self) -> list[dict[str, float]] | None:
+        """Return which scores to ask for of labels 1..C, by the newest `validate`.
+
+        They are `best_f1` and `at_precision`, where there is one. None in all processes but the
+        main one.
+        """
+        if self.result is None:
+            return None
+        matches = match_boxes(self.ground_truth, self.result.detections)
+        chosen = class_thresholds(matches, len(self._class_names), precision=self._min_precision)
+        return [choices.scores() for choices in chosen]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from vision.files.guarded import MOST_BYTES, read_regular, regular_only
+from vision.files.stand_ins import refuse_stand_in
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ MOST_UNPACKED = 2 << 30  # bytes of a .gz; COCO's largest annotation file has 0.
 SHORT_TEXT = 1 << 20  # bytes of a list of classes or a data.yaml
 SMALL_TEXT = 1 << 23  # bytes of one image's boxes or polygons
 _MOST_LETTERS = 1 << 17  # of a line; Python's csv takes no longer field
+_HEAD = 512  # bytes that tell what a file is
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -52,11 +54,13 @@ def open_lines(path: str | Path) -> Iterator[Iterator[str]]:
     with open(path, "rb", opener=regular_only) as file:
         head = file.peek(4)[:4]
         stream = gzip.GzipFile(fileobj=file) if head.startswith(GZIP_MAGIC) else file
-        start = stream.peek(4)[:4]
-        mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
-        stream.read(len(mark))
-        encoding = _MARKS[mark] if mark else _encoding_without_mark(start)
+        encoding = "utf-8"
         try:
+            start = stream.peek(_HEAD)[:_HEAD]
+            refuse_stand_in(start, path)
+            mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
+            stream.read(len(mark))
+            encoding = _MARKS[mark] if mark else _encoding_without_mark(start[:4])
             text = io.TextIOWrapper(stream, encoding=encoding, newline="")
             yield iter(partial(text.readline, _MOST_LETTERS), "")
         except UnicodeDecodeError as error:
@@ -68,15 +72,19 @@ def open_lines(path: str | Path) -> Iterator[Iterator[str]]:
 def decode_text(data: bytes, path: str | Path, *, most_bytes: int = MOST_UNPACKED) -> str:
     """Turn the bytes of a text file into text, as `read_text`; `path` is for messages."""
     data = unpacked(data, path, most_bytes=most_bytes)
+    refuse_stand_in(data[:_HEAD], path)
     mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
     encoding = _MARKS[mark] if mark else _encoding_without_mark(data)
     try:
-        return data[len(mark) :].decode(encoding)
+        text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8" or mark:
             raise ValueError(f"{path}: not {encoding.upper()} text ({error.reason})") from None
-    if b"\0" in data:
+        text = None
+    if "\0" in text if text is not None else b"\0" in data:
         raise ValueError(f"{path}: holds binary data, no text; is it the right file?")
+    if text is not None:
+        return text
     logger.warning("%s: not UTF-8, read as Windows-1252; save it as UTF-8 to be sure", path)
     return data.decode("cp1252", errors="replace")
 

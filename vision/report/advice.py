@@ -272,7 +272,7 @@ def _errors(analysis: Analysis, history: RunHistory) -> Iterator[Advice]:
         yield Advice(
             float(gains[BACKGROUND]),
             f"{counts[BACKGROUND]} detections are far from every box, {sure} of them above the "
-            f"threshold of {analysis.threshold:.2f}. First look at the likely label errors below: "
+            f"threshold of {analysis.threshold:.4f}. First look at the likely label errors below: "
             f"what is not labelled counts as wrong. Training sees {ratio:g} negatives for each "
             "positive.",
             f"train_ssd.py --neg-pos-ratio {ratio + 2:g}",

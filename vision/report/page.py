@@ -9,6 +9,18 @@ from vision.files.printable import printable
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+def as_utf8(page: str) -> bytes:
+    """Encode a page, whatever a path or a name in it was made of.
+
+    Where the locale is not UTF-8, Python holds the bytes of such a path as surrogates.
+    """
+    try:
+        data = page.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, from a file
+        data = page.encode(errors="replace")
+    return data.decode(errors="replace").encode()
+
+
 def render_page(template: str, **context: object) -> str:
     """Fill a template of this package; every value is escaped unless it is marked as safe.
 

@@ -21,7 +21,7 @@ from vision.report.gallery import (
 )
 from vision.report.history_figures import history_figures
 from vision.report.inputs import RunHistory, Validation, read_history
-from vision.report.page import render_page
+from vision.report.page import as_utf8, render_page
 from vision.report.run_facts import change_lines, run_commands, run_facts, run_sentence
 from vision.report.svg import Canvas
 from vision.report.words import count_of, duration, interval_text, percent
@@ -53,7 +53,7 @@ def write_report(
     start = time.perf_counter()
     try:
         history = read_history(run)
-        write_atomically(path, build_report(analysis, history, data).encode())
+        write_atomically(path, as_utf8(build_report(analysis, history, data)))
     # A run of days must not end because a picture could not be drawn, whatever the reason.
     except Exception as error:  # noqa: BLE001
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -221,7 +221,7 @@ def _curve_sentence(analysis: Analysis) -> str:
 def _confusion_sentence(analysis: Analysis) -> str:
     table, pair = analysis.confusion, tables.most_confused(analysis)
     sentence = (
-        f"At scores above {analysis.threshold:.2f}, {np.trace(table)} of {analysis.num_boxes} "
+        f"At scores above {analysis.threshold:.4f}, {np.trace(table)} of {analysis.num_boxes} "
         f"boxes are found as what they are, {table[:-1, -1].sum()} are not found, and "
         f"{table[-1, :-1].sum()} detections are of the background or second ones of a box."
     )

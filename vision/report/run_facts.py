@@ -111,7 +111,7 @@ def run_commands(analysis: Analysis, history: RunHistory) -> list[tuple[str, str
         )
     commands.append(
         ("Use it", f"./run_ssd_example.py IMAGES --trained-model {weights} --score-threshold "
-         f"{analysis.threshold:.2f} --output-dir pictures")
+         f"{analysis.threshold:.4f} --output-dir pictures")
     )  # fmt: skip
     return commands
 

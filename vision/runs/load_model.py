@@ -38,8 +38,9 @@ def load_for_inference(
         tiles: along each side of a photo, instead of those trained with.
 
     Returns:
-        The model; its classes as dicts of label, category_id, original_category_id and name; and
-        the run's configuration, empty for a weight file.
+        The model; its classes as dicts of label, category_id, original_category_id and name, and
+        of thresholds where its checkpoint has them; and the run's configuration, empty for a
+        weight file.
 
     Raises:
         ValueError: not a model, or weights of another network or other classes.
@@ -68,7 +69,12 @@ def _load(
     if problem := _misfit(model, weights):
         raise ValueError(f"{path}: its weights are not those of its network: {problem}")
     model.load_state_dict(weights)
-    return model.eval(), checkpoint["classes"], checkpoint["config"]
+    classes = checkpoint["classes"]
+    if thresholds := checkpoint.get("thresholds"):
+        classes = [
+            item | {"thresholds": scores} for item, scores in zip(classes, thresholds, strict=True)
+        ]
+    return model.eval(), classes, checkpoint["config"]
 
 
 def _build(path: Path, checkpoint: dict, *, image_size: tuple[int, int] | None) -> SSD:
@@ -151,7 +157,7 @@ def _check_fit(
 ) -> None:
     own = model.state_dict()
     *_, score_bias = score_tensors(model)
-    if score_bias in weights and weights[score_bias].shape != own[score_bias].shape:
+    if weights.keys() == own.keys() and weights[score_bias].shape != own[score_bias].shape:
         in_file = weights[score_bias].shape[0] // model.network.num_priors[-1] - 1
         raise ValueError(f"{path}: has {in_file} classes, {labels} has {num_names}")
     if problem := _misfit(model, weights):

@@ -59,11 +59,20 @@ def check_parts(state: dict, *, where: Path) -> None:
         ValueError: one has another form; names `where`, and the key.
     """
     check_config(state["config"], where=where)
-    for name, form in (("classes", list[SavedClass]), ("best", Best), ("progress", _NUMBERS)):
-        _check(state[name], form, f"{where}: the checkpoint's {name!r} was edited")
+    for name, form in _PARTS.items():
+        _check(state.get(name), form, f"{where}: the checkpoint's {name!r} was edited")
+    thresholds = state.get("thresholds")
+    if thresholds is not None and len(thresholds) != len(state["classes"]):
+        raise ValueError(f"{where}: the checkpoint's 'thresholds' are not those of its classes")
 
 
 _NUMBERS = dict[str, int | float]
+_PARTS = {
+    "classes": list[SavedClass],
+    "best": Best,
+    "progress": _NUMBERS,
+    "thresholds": list[_NUMBERS] | None,  # older checkpoints have none
+}
 
 
 def _check(content: object, form: Any, problem: str) -> None:

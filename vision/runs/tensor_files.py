@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vision.files.guarded import regular_only
+from vision.files.stand_ins import refuse_stand_in
 
 MOST_BYTES = 1 << 33  # of a checkpoint, which is read whole; VGG16's with AdamW has 0.4 GB
 
@@ -44,12 +45,9 @@ def _check_is_no_text(path: Path, file: BinaryIO) -> None:
     """Name the pages and pointers that downloads leave under the name of weights."""
     first = file.read(512)
     file.seek(0)
-    if first.startswith(b"version https://git-lfs"):
-        raise ValueError(
-            f"{path}: a Git LFS pointer, not the weights themselves; fetch them with git lfs pull"
-        )
-    if first.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError(f"{path}: a web page, not weights; download the file itself")
+    refuse_stand_in(first, path)
+    if first.lstrip().startswith(b"<?xml"):
+        raise ValueError(f"{path}: an XML page, not weights; download the file itself")
     if not first:
         raise ValueError(f"{path}: the file is empty; download or save it again")
 

@@ -291,6 +291,7 @@ def build_validator(
         loss_fn=loss_fn,
         device=device,
         every=args.eval_every,
+        min_precision=args.min_precision,
     )
 
 
@@ -307,7 +308,7 @@ def describe_run(
         "machine": machine(options.device, options.precision),
         "data": {"train": data.train.fingerprint(), "val": data.val.fingerprint()},
         "history": resumed.get("history") or [],
-        "job": distributed.on_main_process(distributed.job_id)(),
+        "job": start.job,
     }
 
 

@@ -49,6 +49,7 @@ class RunStart:
         checkpoint: its content.
         is_named: the user chose this checkpoint; it need not be the newest.
         changes: {argument: [saved, given]} of those that differ from the saved ones.
+        job: of torchrun, by which a run knows that its processes were started again.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class RunStart:
     checkpoint: dict | None = None
     is_named: bool = False
     changes: dict[str, list] = field(default_factory=dict)
+    job: str | None = None
 
     @property
     def epoch(self) -> int:
@@ -130,25 +132,22 @@ def open_run(args: TrainArguments, given: set[str], locks: ExitStack) -> RunStar
     Raises:
         ValueError: there is no run to resume, or one already where a new one is wanted.
     """
-    if args.resume:
-        return _open_resumed(args, given, locks)
-    folder, job = Path(args.checkpoint_folder), distributed.job_id()
-    if job and (folder / CONFIG).is_file() and read_config(folder).get("job") == job:
+    job = distributed.job_id()
+    if not args.resume:
+        folder = Path(args.checkpoint_folder)
+        has_run = (folder / CONFIG).is_file()
+        if not (job and has_run and read_config(folder).get("job") == job):
+            refuse_used_folder(folder)
+            return RunStart(folder, args, job=job)
         # torchrun has started its processes again
         args = dataclasses.replace(args, resume=args.checkpoint_folder)
-        return _open_resumed(args, given, locks)
-    refuse_used_folder(folder)
-    return RunStart(folder, args)
-
-
-def _open_resumed(args: TrainArguments, given: set[str], locks: ExitStack) -> RunStart:
     folder, named = locate_run(Path(args.resume))
     locks.enter_context(RunLock(folder))
     config, path, checkpoint = find_checkpoint(folder, named)
     args, changes = resume_arguments(config["arguments"], args, given)
     if args.epochs is None:
         raise ValueError(f"{folder / CONFIG}: it has lost --epochs; give --epochs N")
-    return RunStart(folder, args, config, path, checkpoint, named is not None, changes)
+    return RunStart(folder, args, config, path, checkpoint, named is not None, changes, job)
 
 
 def refuse_used_folder(folder: Path) -> None:

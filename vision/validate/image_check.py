@@ -170,6 +170,8 @@ def _check_stream(file: str, stream, num_bytes: int) -> ImageCheck:
     try:
         height, width, orientation = read_header(stream)
     except ValueError as error:
+        if "git lfs pull" in str(error):  # puts the image in its place, so it has to stay there
+            return ImageCheck(file, "not fetched", str(error))
         return unreadable("truncated" if "cut off" in str(error) else "not an image", error)
     num_pixels = height * width
     is_large = num_pixels > _MAX_PIXELS
