@@ -122,9 +122,8 @@ def check_box_form(path: str, annotations: Annotations, images: Images, rows: np
 
 def find_doubts(images: Images, annotations: Annotations) -> Iterator[str]:
     """Yield what in a file contradicts itself, in words."""
-    names = Counter(images.names)
-    repeated = [name for name, count in names.items() if count > 1]
-    if repeated:
+    if len(set(images.names)) < len(images.names):
+        repeated = [name for name, count in Counter(images.names).items() if count > 1]
         yield (
             f"{len(repeated)} images are listed twice, each entry with its own boxes (first "
             f"{repeated[0]}): what one entry marks is background in the other; join the entries"
