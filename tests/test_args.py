@@ -44,6 +44,21 @@ def test_a_flag_beside_a_recipe_wins():
     assert "--lr" not in recipe_flags("coco", given)
 
 
+@pytest.mark.parametrize(
+    ("flags", "augmentation"),
+    [
+        (["--epochs", 20], "light"),
+        (["--epochs", 40], "light"),
+        (["--epochs", 41], "ssd"),
+        ([], "ssd"),
+        (["--epochs", 20, "--augmentation", "flip"], "flip"),
+    ],
+    ids=flags_as_id,
+)
+def test_a_short_run_has_lighter_augmentation(flags, augmentation):
+    assert parse(*flags).augmentation == augmentation
+
+
 def test_resuming_takes_no_recipe(capsys):
     with pytest.raises(SystemExit, match="2"):
         parse_train_args(["--resume", "run", "--recipe", "coco"])
@@ -242,7 +257,7 @@ EVERYTHING = [
     "--dataset-type=yolo", "--train-split=a.txt", "--val-split=b.txt", "--strict-labels",
     "--train-json", "a.json", "b.json", "--train-images=c", "--boxes=xyxy", "--label-format=pose",
     "--use-difficult", "--one-based", "--balance-data",
-    "--augmentation=ssd", "--resize=linear", "--tiles=2", "--cache=disk", "--workers=3",
+    "--augmentation=light", "--resize=linear", "--tiles=2", "--cache=disk", "--workers=3",
     "--net=mb2-ssd", "--image-size=256x384",
     "--mb2-width-mult=0.5", "--priors=default",
     "--prior-sizes", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7",

@@ -19,7 +19,7 @@ START = ["--datasets", "/data", "--checkpoint-folder", "/run", "--image-size", "
 # A value other than the default for every flag.
 OTHER = {
     "dataset_type": "yolo", "datasets": "/b", "validation_dataset": "/v", "train_split": "/t.txt",
-    "val_split": "/v.txt", "strict_labels": True, "augmentation": "ssd",
+    "val_split": "/v.txt", "strict_labels": True, "augmentation": "light",
     "resize": "point", "tiles": 2, "cache": "ram",
     "workers": 7, "train_json": ["/a.json"], "train_images": ["/a"], "val_json": ["/v.json"],
     "val_images": ["/v"], "boxes": "xyxy", "label_format": "pose", "use_difficult": True,

@@ -32,6 +32,7 @@ DEFAULT_LR = {"adamw": 0.004, "adam": 0.002, "sgd": 0.01}
 # Of a run without --epochs: as many as reach so many steps, within limits; see docs/recipes.md.
 DEFAULT_STEPS = 2000
 FEWEST_EPOCHS, MOST_EPOCHS = 30, 300
+LIGHT_UP_TO = 40  # epochs: an image that is seen more often has to look different each time
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "adam": 0.0, "sgd": 5e-4}
 _OTHER_RATES = "".join(
     f"; {network.lr_scale:g} of that for {name}"
@@ -40,11 +41,10 @@ _OTHER_RATES = "".join(
 )
 # --recipe: the flags that it stands for; docs/recipes.md says why, and what was measured.
 RECIPES: dict[str, dict[str, Any]] = {
-    "small": {"net": "mb2-ssd-lite-fpn", "ema": 0.99, "cache": "ram", "keep_last": 5},
+    "small": {"net": "mb2-ssd-lite-fpn", "cache": "ram", "keep_last": 5},
     "coco": {
-        "image_size": (320, 320), "augmentation": "ssd", "epochs": 600, "batch_size": 192,
-        "optimizer": "sgd", "lr": 0.015, "weight_decay": 4e-5, "iou_threshold": 0.5,
-        "eval_every": 10, "keep_last": 5,
+        "image_size": (320, 320), "epochs": 600, "batch_size": 192, "optimizer": "sgd", "lr": 0.015,
+        "weight_decay": 4e-5, "iou_threshold": 0.5, "eval_every": 10, "keep_last": 5,
     },
     "small-objects": {"net": "mb2-ssd-lite-fpn", "image_size": (448, 448)},
 }  # fmt: skip
@@ -167,9 +167,9 @@ class TrainArguments:
     strict_labels: bool = flag(
         False, "yolo: a bad label line or an unknown class id is an error",
         read=bool, group="data")  # fmt: skip
-    augmentation: str = flag(
-        "light", "training transforms; ssd: the paper's, for long training on many images",
-        choices=tuple(PRESETS), group="data")  # fmt: skip
+    augmentation: str | None = flag(
+        None, f"training transforms; default: light for --epochs up to {LIGHT_UP_TO}, else ssd, as "
+        "in the paper", choices=tuple(PRESETS), group="data")  # fmt: skip
     resize: str = flag(
         "linear", "of images to the network's input; point: one pixel each, as NVIDIA's detectNet "
         "does on a Jetson",
@@ -334,6 +334,7 @@ class TrainArguments:
         """Fill in the defaults that follow from the network, the optimizer or the machine."""
         defaults = {
             "image_size": MODELS[self.net].image_size,
+            "augmentation": "light" if self.epochs and self.epochs <= LIGHT_UP_TO else "ssd",
             "lr": DEFAULT_LR[self.optimizer] * MODELS[self.net].lr_scale,
             "weight_decay": DEFAULT_WEIGHT_DECAY[self.optimizer],
             "workers": default_workers(),

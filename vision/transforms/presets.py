@@ -29,7 +29,7 @@ class Augmentation:
 
 
 PRESETS: dict[str, Augmentation] = {
-    # As in the SSD paper, for long training on many images.
+    # As in the SSD paper, for long training.
     "ssd": Augmentation(PhotometricDistort(), RandomExpand(), RandomIouCrop(), 0.5),
     # For short training: the size of an object varies by a factor of 2.5 instead of 13, so that the
     # network sees sizes like those of the val images more often (docs/recipes.md has the figures).
