@@ -325,7 +325,7 @@ def test_a_signal_stops_all_processes_at_the_same_step(pair, data, trainer, tmp_
 def test_all_processes_choose_the_same_epochs_and_stop_at_the_same_step(data, trainer, tmp_path):
     run, other = tmp_path / "run", tmp_path / "other"
     flags = [flag for flag in FLAGS if "epochs=2" not in flag]
-    argv = ("--datasets", data, *flags, "--checkpoint-folder")
+    argv = ("--datasets", data, *flags, "--augmentation=ssd", "--checkpoint-folder")
     first, second = run_two(trainer, *argv, run, "--max-hours=1e-6")
     assert "--epochs 1, as many as --max-hours 1e-06 has time for: 3 steps" in first.stderr
     assert "stopped by --max-hours after step 1, " in first.stdout

@@ -179,7 +179,7 @@ def short(monkeypatch):
     monkeypatch.setattr("vision.training.length.FEWEST_EPOCHS", 2)
     monkeypatch.setattr("vision.training.length.DEFAULT_STEPS", 2)
     monkeypatch.setattr("vision.training.length.PROBE_SECONDS", 0.0)
-    return [flag for flag in FAST if not flag.startswith("--epochs")]
+    return [*(flag for flag in FAST if not flag.startswith("--epochs")), "--augmentation=ssd"]
 
 
 @pytest.mark.parametrize(

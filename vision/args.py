@@ -317,7 +317,7 @@ class TrainArguments:
         "precision on the val split",
         read=float, metavar="X", limits=TO_1, resume=FREE, group="run")  # fmt: skip
     report: bool = flag(
-        True, "write RUN/report.html after validations, for at most a twentieth of the time",
+        True, "write RUN/report.html after each validation and at the end",
         read=bool, resume=FREE, group="run")  # fmt: skip
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps", resume=FREE, group="run")
     profile: bool = flag(

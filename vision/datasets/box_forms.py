@@ -10,6 +10,7 @@ BOX_FORMS = ("xywh", "xyxy", "cxcywh", "xywh-fractions", "xyxy-fractions", "cxcy
 # are of that form. Sound files have a few boxes that reach outside, of a pixel or two.
 _LEAVING, _INSIDE = 0.1, 0.99
 _FEWEST = 4  # boxes that a judgement is made on
+_FEWEST_CENTRES = 20  # the same for centres: a few boxes that reach outside may look like these
 _TOLERANCE = 1.0  # pixels; tools round
 
 
@@ -79,7 +80,7 @@ def look_at_boxes(boxes: np.ndarray, sizes: np.ndarray) -> BoxSignature:
     form, still_outside = None, 0
     if count >= _FEWEST and num_outside >= _LEAVING * count:
         form, still_outside = _other_form(boxes, limits)
-    if form is None:
+    if form is None or (form == "cxcywh" and count < _FEWEST_CENTRES):
         return BoxSignature(count, num_outside, None, "")
     reason = (
         f"as x, y, width and height {num_outside} of {count} boxes reach outside their images, "

@@ -45,4 +45,5 @@ def render_page(template: str, **context: object) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **context,
     )
-    return "\n".join(map(printable, page.split("\n")))  # names in files may have control characters
+    lines = as_utf8(page).decode().split("\n")
+    return "\n".join(map(printable, lines))  # names in files may have control characters
