@@ -1,8 +1,11 @@
 """TFLite files: a network by litert-torch, and TFLite's own detection operator behind it."""
 
+import io
 import json
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 
 import flatbuffers
 import litert_torch
@@ -57,10 +60,22 @@ def quantize(content: bytes, images: Sequence[np.ndarray]) -> bytes:
     for operator in (operators.CONV_2D, operators.DEPTHWISE_CONV_2D, operators.ADD, operators.PAD):
         quantizer.update_quantization_recipe(regex=".*", operation_name=operator, op_config=config)
     (name,) = Interpreter(model_content=content).get_signature_list()[SIGNATURE]["inputs"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it keeps all tensors, and says that this takes memory
+    with _silence():
         ranges = quantizer.calibrate({SIGNATURE: [{name: image[None]} for image in images]})
-    return bytes(quantizer.quantize(ranges).quantized_model)
+        return bytes(quantizer.quantize(ranges).quantized_model)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the quantizer's words: progress bars, also without a terminal, and how much it keeps."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def append_detection(content: bytes, priors: np.ndarray, settings: PostProcessing) -> bytes:
