@@ -34,7 +34,8 @@ NUM_EMPTY_CLASSES = MOST_TFLITE_THREADS - 1
 
 def convert(form: nn.Module, example: torch.Tensor) -> bytes:
     """Return a float TFLite file of a module of one input."""
-    return litert_torch.convert(form.eval(), (example,)).model_content()
+    with _silence():
+        return litert_torch.convert(form.eval(), (example,)).model_content()
 
 
 def quantize(content: bytes, images: Sequence[np.ndarray]) -> bytes:
@@ -67,7 +68,7 @@ def quantize(content: bytes, images: Sequence[np.ndarray]) -> bytes:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the quantizer's words: progress bars, also without a terminal, and how much it keeps."""
+    """Keep the converters' words: what they lower, progress bars where there is no terminal."""
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
