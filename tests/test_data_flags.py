@@ -57,6 +57,10 @@ def parse(*argv):
         (["--train-images", "a"], "--train-json FILE and --train-images DIR belong together"),
         (["--dataset", "d", "--val-json", "a", "--val-images", "b"], "give one of them"),
         (["--dataset-type", "voc", "--val-json", "a", "--val-images", "b"], "a file of COCO's"),
+        (
+            ["--val-split", "f", "--val-json", "a", "--val-images", "b"],
+            "the val split of --dataset",
+        ),
     ],
 )
 def test_what_names_no_data_set_or_two(argv, said, capsys):

@@ -305,3 +305,5 @@ def test_a_record_of_a_download_of_other_types_is_started_again(tmp_path, record
     (tmp_path / "a.zip.part").write_bytes(b"1234")
     (tmp_path / "a.zip.part.json").write_text(json.dumps(record))
     PartFile(tmp_path / "a.zip", "http://localhost/a.zip").close()
+    assert (tmp_path / "a.zip.part").read_bytes() == b""
+    assert json.loads((tmp_path / "a.zip.part.json").read_text())["url"] == "http://localhost/a.zip"

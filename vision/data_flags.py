@@ -88,8 +88,8 @@ def check_data_flags(
         parser.error(f"--dataset and --{first}-json both name the data; give one of them")
     if needed and not args.dataset and not pairs:
         parser.error("--dataset ROOT is needed, or --val-json FILE with --val-images DIR")
-    if pairs and args.val_split:
-        parser.error("--val-split FILE is the val split of --dataset; leave the other flag out")
+    if args.val_split and not args.dataset:
+        parser.error("--val-split FILE is the val split of --dataset ROOT, which is not given")
     if pairs and args.dataset_type not in ("auto", "coco"):
         parser.error(f"--dataset-type {args.dataset_type}: --{first}-json is a file of COCO's")
 
