@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from export_models import as_detectnet_feeds, opinionated, pixels
 
 from vision.deploy.export_form import BestClassForm, DetectionForm, PlainForm
@@ -14,22 +15,51 @@ from vision.ssd.postprocess import PostProcessing
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from vision.deploy.onnx_file import encode, export_onnx, operators  # noqa: E402
+from vision.deploy.onnx_file import encode, export_onnx  # noqa: E402
 
-# The operators of these files that are in the support matrices of TensorRT 8.4 and 8.5
-# (docs/operators.md of onnx/onnx-tensorrt, commits 009d6541b4ee and 6d0ab7be324d), without a
-# restriction or with one that holds here: axes, K and sizes are constants. Of the matrix of 10.15
-# (fa5aa9f61e77) only a part was read: TopK, Transpose and Unsqueeze were not seen there. That of
-# 8.2 (release/8.2-GA) ends at opset 13, as these files do; its rows were not compared. TopK takes
-# K up to 3840 (docs.nvidia.com/deeplearning/tensorrt, operators, TopK). Resize is nearest,
-# asymmetric and floor, which the matrices of 7.0 to 10 have.
-TENSORRT = {
-    "Add", "And", "ArgMax", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Conv",
-    "Div", "Equal", "Exp", "Expand", "Gather", "GatherElements", "Gemm", "GlobalAveragePool",
-    "Greater", "HardSigmoid", "Identity", "Less", "MatMul", "Max", "MaxPool", "Min", "Mul", "Pad",
-    "Pow", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize",
-    "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Sub", "TopK", "Transpose", "Unsqueeze",
+TYPES = {"FLOAT": "FP32", "INT64": "INT64", "INT32": "INT32", "BOOL": "BOOL"}
+# Inputs that TensorRT wants to be constant, by place.
+CONSTANT_INPUTS = {
+    "Conv": [1, 2], "Clip": [1, 2], "Expand": [1], "Pad": [1, 2], "Reshape": [1], "Resize": [2, 3],
+    "Slice": [1, 2, 3, 4], "Split": [1], "TopK": [1], "Unsqueeze": [1],
 }  # fmt: skip
+
+
+def tensorrt_rows() -> dict[str, list[set[str]]]:
+    """The page's table: for each operator the types here, of 8.2 to 8.4, and of 10.15."""
+    lines = (ROOT / "docs/tensorrt.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+    return {name: [set(cell.split(", ")) for cell in row[:3]] for name, *row in cells[2:]}
+
+
+def assert_tensorrt_takes_it(exported: "onnx.ModelProto") -> None:
+    """Each operator is in the table, with a type of both matrices, and keeps its restriction."""
+    rows = tensorrt_rows()
+    inferred = onnx.shape_inference.infer_shapes(exported, strict_mode=True, data_prop=True).graph
+    values = [*inferred.value_info, *inferred.input, *inferred.output]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    constants = {node.output[0]: node.attribute[0].t for node in inferred.node
+                 if node.op_type == "Constant"}  # fmt: skip
+    constants |= {tensor.name: tensor for tensor in inferred.initializer}
+    types |= {name: tensor.data_type for name, tensor in constants.items()}
+    for node in inferred.node:
+        here, early, late = rows[node.op_type]
+        name = (node.input or node.output)[0]
+        kind = TYPES[onnx.TensorProto.DataType.Name(types[name])]
+        assert kind in here and kind in late, node
+        assert kind in early or (kind == "INT64" and "INT32" in early), node
+        for place in CONSTANT_INPUTS.get(node.op_type, []):
+            if place < len(node.input) and node.input[place]:
+                assert node.input[place] in constants, node
+        attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+        if node.op_type == "TopK":
+            (k,) = onnx.numpy_helper.to_array(constants[node.input[1]])
+            assert k < 3840 and attributes.get("sorted", 1) == 1
+        if node.op_type == "MaxPool":
+            assert len(node.output) == 1 and set(attributes.get("dilations", [1])) == {1}
+        if node.op_type == "Resize":
+            assert attributes["coordinate_transformation_mode"] == b"asymmetric"
+            assert (attributes["mode"], attributes["nearest_mode"]) == (b"nearest", b"floor")
 
 
 def feed(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -58,16 +88,8 @@ def test_tensorrt_knows_the_operators_and_onnxruntime_agrees(name, plain):
     model, images = feed(name)
     form = PlainForm(model) if plain else BestClassForm(model, iou_threshold=0.45)
     exported = export_onnx(form, images, input_name="input_0", output_names=["scores", "boxes"])
-    assert operators(exported) - TENSORRT == set()
+    assert_tensorrt_takes_it(exported)
     assert [entry.version for entry in exported.opset_import] == [13]
-    for node in exported.graph.node:
-        if node.op_type == "Resize":
-            modes = {item.name: item.s.decode() for item in node.attribute if item.s}
-            assert modes == {
-                "coordinate_transformation_mode": "asymmetric",
-                "mode": "nearest",
-                "nearest_mode": "floor",
-            }
     num_rows = len(model.priors_cxcywh) if plain else min(200, len(model.priors_cxcywh))
     assert shapes(exported.graph.input) == {"input_0": [1, 3, *model.image_size]}
     assert shapes(exported.graph.output) == {

@@ -53,6 +53,7 @@ def export_onnx(
     model = onnx.load_from_string(content.getvalue())
     while _fold_sizes(model):  # what was folded lets more sizes be inferred
         pass
+    _drop_identities(model.graph)
     if not any_batch:  # of outputs whose size it computed in the graph, the tracer knows none
         for output in model.graph.output:
             output.type.tensor_type.ClearField("shape")
@@ -72,9 +73,19 @@ def encode(model: onnx.ModelProto, about: Mapping) -> dict[str, bytes]:
     return {".onnx": model.SerializeToString()}
 
 
-def operators(model: onnx.ModelProto) -> set[str]:
-    """Return the types of the operators in a graph."""
-    return {node.op_type for node in model.graph.node}
+def _drop_identities(graph: onnx.GraphProto) -> None:
+    """Give layers their weights themselves: the tracer writes equal ones once, and points to them.
+
+    TensorRT wants initializers there.
+    """
+    outputs = {value.name for value in graph.output}
+    sources: dict[str, str] = {}
+    for node in list(graph.node):
+        for place, name in enumerate(node.input):
+            node.input[place] = sources.get(name, name)
+        if node.op_type == "Identity" and node.output[0] not in outputs:
+            sources[node.output[0]] = node.input[0]
+            graph.node.remove(node)
 
 
 def _fold_sizes(model: onnx.ModelProto) -> bool:
