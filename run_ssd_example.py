@@ -106,7 +106,7 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
     add("--label-file", metavar="FILE", help="class names, for a bare state dict")
     add("--score-threshold", type=float, metavar="X",
         help="lowest score of a detection; default: for each class what the checkpoint or the "
-        f"exported file recommends, else {SCORE_THRESHOLD}")  # fmt: skip
+        f"exported file recommends; a bare state dict: {SCORE_THRESHOLD} for all")  # fmt: skip
     add("--iou-threshold", type=float, metavar="X",
         help="overlap above which the lower-scored of two boxes of a class goes; default: the "
         "network's own; an exported file has its own inside")  # fmt: skip

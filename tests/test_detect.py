@@ -2,21 +2,24 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from export_models import CLASSES, opinionated
+from export_models import CLASSES, TARGETS, opinionated
 from PIL import Image
 from torchvision.ops import nms
 
 from vision.deploy import Detector, detect
+from vision.deploy.device_script import device_script, script_beside
 from vision.deploy.torch_detector import TorchDetector
 
 pytest.importorskip("onnx")
@@ -81,6 +84,60 @@ def test_the_script_runs_alone(folder, expected):
     assert [row["name"] for row in result["detections"]] == expected.names
     boxes = [row["xyxy"] for row in result["detections"]]
     np.testing.assert_allclose(boxes, expected.xyxy, atol=0.2)
+
+
+@pytest.mark.parametrize("target", [name for name in TARGETS if "int8" not in name])
+def test_each_target_has_a_script_of_its_own(model, target, tmp_path, expected):
+    """It has the parts for its file, runs there alone, and is for what follows there too."""
+    from vision.deploy.export import ExportOptions, build_export
+
+    options = ExportOptions(score_threshold=THRESHOLD)
+    build_export(target, model, CLASSES, options, trained_model="x").write(tmp_path)
+    Image.fromarray(photo()).save(tmp_path / "photo.png")
+    line = [sys.executable, "-I", "detect.py", "photo.png", "--json"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)["detections"]
+    if target == "jetson":  # the best class of each prior only
+        names = {row["name"] for row in found}
+        assert names and names <= set(expected.names)
+    else:
+        assert [row["name"] for row in found] == expected.names
+    script = (tmp_path / "detect.py").read_text()
+    runtimes = {"onnx": "OnnxRuntime", "openvino": "OpenVino", "tflite": "TfLite"}
+    own = runtimes["onnx" if target == "jetson" else target]
+    assert [name for name in runtimes.values() if f"class {name}" in script] == [own]
+    assert script.count("\n") < 450
+    other = {"target": "openvino", "resize": "point", "tiles": 2}
+    both = script_beside(tmp_path, other).decode()
+    assert all(f"class {name}" in both for name in (own, "OpenVino"))
+    assert "def tile_rectangles" in both and "def resize_linear" in both
+
+
+PARTS = ("onnx", "openvino", "tflite", "jetson", "frigate", "raw_heads", "tiles", "linear", "point")
+
+
+@pytest.mark.parametrize("resize", ["linear", "point"])
+@pytest.mark.parametrize(
+    "parts",
+    [("onnx",), ("onnx", "jetson"), ("onnx", "tiles"), ("openvino", "frigate"), ("tflite",),
+     ("tflite", "raw_heads"), PARTS],
+    ids=str,
+)  # fmt: skip
+def test_no_part_lacks_another(parts, resize, tmp_path):
+    (tmp_path / "detect.py").write_text(device_script({*parts, resize}))
+    line = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E", "--line-length",
+            "100", "detect.py"]  # fmt: skip
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert "# end" not in (tmp_path / "detect.py").read_text()
+
+
+def test_every_part_can_be_wanted():
+    source = Path(detect.__file__).read_text()
+    wanted = re.findall(r"# only (.+):\n", source)
+    assert {part for parts in wanted for part in parts.split(", ")} == set(PARTS)
+    assert source.count("# end\n") == len(wanted)
 
 
 @pytest.fixture(scope="module")

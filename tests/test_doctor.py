@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,12 +12,14 @@ from PIL import Image
 from script_runs import call, tree
 from voc_factory import CAT, make_voc, voc_xml
 
+from vision.datasets.annotation_index import Category, build_index
 from vision.datasets.layouts.choose import open_folder
 from vision.datasets.sample import write_sample_dataset
 from vision.doctor.check import check_folder
 from vision.doctor.divide import assign
 from vision.doctor.duplicates import MOST_BITS, groups_of, near_pairs, popcount
 from vision.doctor.look import look_at_images, perceptual_hash
+from vision.doctor.suggest import Coverage, suggest_flags
 
 
 def picture(seed: int, *, height=240, width=320) -> np.ndarray:
@@ -191,6 +194,30 @@ def test_the_page_and_the_json(tmp_path):
     assert len(re.findall(r'<img src="data:image/jpeg', text)) == 9
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # no request
     assert tree(tmp_path / "data") == before
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "tiles"),
+    # At 300 px boxes have 300 / width of their side; in 2 x 2 tiles 1.8 times that, in 3 x 3 2.6.
+    [((300, 300), 10, None), ((1200, 1200), 80, None), ((1200, 1200), 40, 2), ((1200, 1200), 30, 3),
+     ((600, 600), 8, 2)],
+    ids=str,
+)  # fmt: skip
+def test_tiles_are_suggested_where_photos_are_large_and_objects_small(size, side, tiles):
+    boxes = np.array([[x, 10, side, side] for x in range(10, 200, 40)], float)
+    index = build_index(
+        "made up", [Category(1, 1, 1, "cat")], image_ids=np.array([1]), file_names=["a.jpg"],
+        sizes=np.array([size]), rows=np.zeros(len(boxes), int), labels=np.ones(len(boxes), int),
+        boxes_xywh=boxes, areas=boxes[:, 2] * boxes[:, 3], iscrowd=np.zeros(len(boxes), bool),
+    )  # fmt: skip
+    data = SimpleNamespace(splits={"train": SimpleNamespace(index=index)})
+    flags = suggest_flags(data, [Coverage("mb2-ssd-lite", 1, 1, {})], (300, 300))
+    reasons = {flag: reason for flag, reason in flags if flag.startswith("--tiles")}
+    assert list(reasons) == ([f"--tiles {tiles}"] if tiles else [])
+    if tiles == 3:
+        (reason,) = reasons.values()
+        assert "1200x1200 pixels or more, 4.0 times the side of the input" in reason
+        assert "100% of the boxes are under 16 px; in the tiles 0% are; 10 times" in reason
 
 
 def test_a_folder_of_no_layout(tmp_path):

@@ -346,7 +346,7 @@ def test_resume_goes_on_to_the_same_bits_and_refuses_other_tiles(run, tmp_path):
     assert all(torch.equal(x, after["model"][name]) for name, x in before["model"].items())
 
 
-def test_prediction_is_evaluation(run, sample, tmp_path):
+def test_prediction_is_evaluation(run, sample, tmp_path, caplog):
     flags = ("--output-dir", tmp_path, "--score-threshold=0.05")
     evaluated(run, sample, *flags)
     results = json.loads((tmp_path / "detections.json").read_text())
@@ -361,6 +361,9 @@ def test_prediction_is_evaluation(run, sample, tmp_path):
         np.testing.assert_allclose(found["boxes"], corners, atol=0.02)
         np.testing.assert_allclose(found["scores"], [r["score"] for r in expected], atol=1e-4)
     whole = load_predictor(run, precision="fp32", score_threshold=0.05, tiles=1)(images[0])
+    assert not caplog.messages
+    load_predictor(run, tiles=3)
+    assert "in 3 x 3 tiles objects are larger than in the 2 x 2 that" in caplog.messages[0]
     assert len(whole["scores"]) != len(predict(images[0])["scores"])
 
 
@@ -409,7 +412,7 @@ def test_small_objects_on_seams_are_learned_and_found(tmp_path):
 # ---- files
 
 
-def test_an_exported_file_looks_at_the_same_tiles(tmp_path, sample):
+def test_an_exported_file_looks_at_the_same_tiles(tmp_path, sample, caplog):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     from vision.deploy.export import ExportOptions, build_export
@@ -426,6 +429,9 @@ def test_an_exported_file_looks_at_the_same_tiles(tmp_path, sample):
     assert 20 < len(found) == len(expected)
     np.testing.assert_allclose(found.confidence, expected.confidence, atol=1e-3)
     np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=0.5)
+    assert not caplog.messages
+    Detector.load(path, threshold=0.05, tiles=3)
+    assert "in 3 x 3 tiles objects are larger than in the 2 x 2 that" in caplog.messages[0]
     whole = Detector.load(path, threshold=0.05, tiles=1).predict(image)
     model.network = replace(model.network, tiles=1)
     same = TorchDetector(model, CLASSES, threshold=0.05).predict(image)

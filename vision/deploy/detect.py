@@ -29,6 +29,22 @@ import numpy as np
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MOST_BYTES = 1 << 28  # of a file
 MOST_PIXELS = 1 << 28  # of an image; it takes 0.8 GB
+# only tiles:
+MAX_TILES = 16  # along each side
+TILE_EDGE = 0.01  # of a tile's side: how near to an edge a box counts as cut by it
+# end
+# only raw_heads:
+NUM_CANDIDATES = 400  # pairs of a prior and a class that decode_heads looks at
+NUM_DETECTIONS = 100  # that it gives: as many as count in COCO
+# end
+# only openvino:
+PROPERTIES_IN_XML = "ssd_training_toolkit"
+# end
+# only tflite:
+METADATA_IN_TFLITE = "ssd_training_toolkit"
+# With more the detection operator would leave out a class, by a fault of LiteRT's.
+MOST_TFLITE_THREADS = 16
+# end
 Image = np.ndarray | str | os.PathLike
 
 
@@ -82,12 +98,13 @@ class FileDetector:
         path: .onnx, .tflite, or .xml with its .bin beside it.
         threshold: lowest score of a detection; None: what the file recommends, for each class.
         threads: of the runtime; 0: one for each core.
+        # only tiles:
         tiles: look at each image whole and in so many overlapping tiles along each side; None: as
             the file says.
+        # end
 
     Attributes:
         about: what the file says of itself, as in the JSON file beside it.
-        tiles: the same.
         raw: from the file's input to its outputs, as both are.
 
     Raises:
@@ -101,7 +118,9 @@ class FileDetector:
         *,
         threshold: float | None = None,
         threads: int = 0,
+        # only tiles:
         tiles: int | None = None,
+        # end
     ):
         suffix = Path(path).suffix.lower()
         if suffix not in RUNTIMES:
@@ -120,9 +139,18 @@ class FileDetector:
             self._category_ids = np.array([0, *ids], np.int64)
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError):
             raise ValueError(f"{path}: not a detector that export_ssd.py wrote") from None
+        # only tiles:
         self.tiles = self.about["tiles"] if tiles is None else tiles
         if not isinstance(self.tiles, int) or not 1 <= self.tiles <= MAX_TILES:
             raise ValueError(f"{path}: tiles {self.tiles}; 1 to {MAX_TILES} are possible")
+        if self.tiles > self.about["tiles"] > 1:
+            import logging
+
+            logging.getLogger(__name__).warning(
+                "%s: in %d x %d tiles objects are larger than in the %d x %d that it was trained "
+                "with; expect a lower AP", path, *[self.tiles] * 2, *[self.about["tiles"]] * 2,
+            )  # fmt: skip
+        # end
 
     def predict(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
         """Detect objects in one image (a path, or uint8 [H, W, 3] RGB), or in each of a list."""
@@ -133,11 +161,13 @@ class FileDetector:
             raise ValueError(
                 f"an image is uint8 [H, W, 3] in RGB, not {image.dtype} {list(image.shape)}"
             )
-        if self.tiles == 1:
-            return self.name(*self._find(image))
-        rectangles = tile_rectangles(image.shape[:2], self.tiles)
-        found = [self._find(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in rectangles]
-        return self.name(*join_views(found, rectangles, self.about["iou_threshold"]))
+        # only tiles:
+        if self.tiles > 1:
+            rectangles = tile_rectangles(image.shape[:2], self.tiles)
+            found = [self._find(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in rectangles]
+            return self.name(*join_views(found, rectangles, self.about["iou_threshold"]))
+        # end
+        return self.name(*self._find(image))
 
     def _find(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run the network on an image or a tile; returns boxes in its pixels, scores, labels."""
@@ -166,26 +196,37 @@ class FileDetector:
         Returns:
             boxes float32 [N, 4], xyxy in 0..1, scores float32 [N], best first, labels int64 [N].
         """
+        # only jetson:
         if self.about["target"] == "jetson":
             return self._run_jetson(image)
+        # end
+        # only tflite:
         if self.about["target"].startswith("tflite"):
             return self._run_tflite(image)
+        # end
+        # only frigate:
         if self.about["frigate"]:
             ((rows,),) = self.raw(image[None, :, :, ::-1])[0]  # in BGR, see export_ssd.py --frigate
-            boxes, scores, labels = rows[:, 3:], rows[:, 2], rows[:, 1].astype(int)
-        else:
-            boxes, scores, labels = (output[0] for output in self.raw(image[None]))
+            found = rows[:, 2] > 0  # zeros fill up the rest
+            return rows[found, 3:], rows[found, 2], rows[found, 1].astype(int)
+        # end
+        boxes, scores, labels = (output[0] for output in self.raw(image[None]))
         num_found = np.count_nonzero(scores)  # zeros fill up the rest
         return boxes[:num_found], scores[:num_found], labels[:num_found]
 
+    # only tflite:
     def _run_tflite(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # only raw_heads:
         if self.about["raw_heads"]:
             return decode_heads(*self.raw(image[None]), self.about["iou_threshold"])
+        # end
         boxes, classes, scores, count = self.raw(image[None])
         found = slice(int(count[0]))  # boxes are y1, x1, y2, x2; classes are without the background
         corners = boxes[0, found][:, [1, 0, 3, 2]].clip(0, 1)
         return corners, scores[0, found], classes[0, found].astype(int) + 1
 
+    # end
+    # only jetson:
     def _run_jetson(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         scores, boxes = self.raw(detectnet_input(image))
         labels = scores[0, :, 1:].argmax(axis=1) + 1
@@ -195,6 +236,7 @@ class FileDetector:
         order = order[suppress(boxes[0, order], labels[order], self.about["iou_threshold"])]
         return boxes[0, order], best[order], labels[order]
 
+    # end
     def name(self, xyxy: np.ndarray, confidence: np.ndarray, labels: np.ndarray) -> Detections:
         """Return detections with the names and ids of their labels."""
         return Detections(
@@ -228,21 +270,20 @@ def _read_about(properties: dict[str, str]) -> dict:
     if not (0 < height < 10_000 and 0 < width < 10_000 and about["resize"] in RESIZE):
         raise ValueError("another input")
     about["image_size"] = (int(height), int(width))
-    if not all(isinstance(text, str) for text in _texts_of(about)):
+    texts = [about["target"], *(item["name"] for item in about["classes"])]
+    if not all(isinstance(text, str) for text in texts):
         raise TypeError("no text")
     return about
 
 
-def _texts_of(about: dict) -> list:
-    return [about["target"], *(item["name"] for item in about["classes"])]
-
-
+# only jetson:
 def detectnet_input(image: np.ndarray) -> np.ndarray:
     """Normalise uint8 [H, W, 3] to what the target jetson takes, float32 [1, 3, H, W] in -1..1."""
     scaled = image.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
 
 
+# end
 def check_file(path: str | os.PathLike) -> Path:
     """Refuse a pipe, which would be waited for, a device, and a file that fills the memory."""
     status = os.stat(path)
@@ -283,6 +324,7 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
     return np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
 
 
+# only linear:
 def resize_linear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Stretch uint8 [H, W, 3] to (height, width), linearly between the nearest pixels.
 
@@ -300,6 +342,15 @@ def resize_linear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.rint(columns).astype(np.uint8)
 
 
+def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each target pixel the source pixels around its centre, and the share of the second."""
+    place = ((np.arange(target) + 0.5) * (source / target) - 0.5).clip(0, source - 1)
+    first = np.floor(place).astype(int)
+    return first, np.minimum(first + 1, source - 1), (place - first).astype(np.float32)
+
+
+# end
+# only point:
 def sample_points(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize uint8 [H, W, 3] to (height, width) as detectNet does: one pixel each, no filter."""
     rows, columns = (
@@ -309,16 +360,18 @@ def sample_points(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image[rows[:, None], columns]
 
 
-RESIZE = {"linear": resize_linear, "point": sample_points}
+# end
+RESIZE = {
+    # only linear:
+    "linear": resize_linear,
+    # end
+    # only point:
+    "point": sample_points,
+    # end
+}
 
 
-def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each target pixel the source pixels around its centre, and the share of the second."""
-    place = ((np.arange(target) + 0.5) * (source / target) - 0.5).clip(0, source - 1)
-    first = np.floor(place).astype(int)
-    return first, np.minimum(first + 1, source - 1), (place - first).astype(np.float32)
-
-
+# only tiles:
 def tile_rectangles(size: tuple[int, int], tiles: int) -> list[tuple[int, int, int, int]]:
     """Return the whole photo of (height, width), then its tiles row by row, as x1, y1, x2, y2.
 
@@ -363,6 +416,8 @@ def join_views(
     return boxes[order], scores[order], labels[order]
 
 
+# end
+# only jetson, raw_heads, tiles:
 def suppress(boxes: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.ndarray:
     """Greedy non-maximum suppression of boxes [N, 4], best first, each class on its own.
 
@@ -383,6 +438,8 @@ def suppress(boxes: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.
     return np.array(kept, int)
 
 
+# end
+# only raw_heads:
 def decode_heads(
     scores: np.ndarray, encodings: np.ndarray, priors: np.ndarray, iou_threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -407,15 +464,11 @@ def decode_heads(
     return boxes[kept], scores[rows[kept], classes[kept]], classes[kept] + 1
 
 
+# end
+# What runs a file. Calling it maps the file's input to its outputs; `properties`: JSON by name.
+# only onnx:
 class OnnxRuntime:
-    """An .onnx file in onnxruntime, on the CPU.
-
-    Attributes:
-        package: the runtime's name.
-        properties: what the file says of itself, JSON by name.
-
-    Calling it maps the file's input to its outputs, as both are.
-    """
+    """An .onnx file in onnxruntime."""
 
     package = "onnxruntime"
 
@@ -439,8 +492,10 @@ class OnnxRuntime:
         return self._session.run(None, {self._session.get_inputs()[0].name: inputs})
 
 
+# end
+# only openvino:
 class OpenVino:
-    """An .xml file, and the .bin file beside it, in OpenVINO on the CPU; as OnnxRuntime is."""
+    """An .xml file, and the .bin file beside it, in OpenVINO."""
 
     package = "openvino"
 
@@ -466,8 +521,10 @@ class OpenVino:
         return list(self._run(np.ascontiguousarray(inputs)).values())
 
 
+# end
+# only tflite:
 class TfLite:
-    """A .tflite file in LiteRT (TensorFlow Lite) on the CPU; as OnnxRuntime is."""
+    """A .tflite file in LiteRT (TensorFlow Lite)."""
 
     package = "ai_edge_litert"
 
@@ -506,15 +563,18 @@ def _tflite_properties(content: bytes) -> dict[str, str]:
     return {}
 
 
-METADATA_IN_TFLITE = "ssd_training_toolkit"
-# With more the detection operator would leave out a class, by a fault of LiteRT's.
-MOST_TFLITE_THREADS = 16
-RUNTIMES = {".onnx": OnnxRuntime, ".xml": OpenVino, ".tflite": TfLite}
-NUM_CANDIDATES = 400  # pairs of a prior and a class that decode_heads looks at
-MAX_TILES = 16  # along each side
-TILE_EDGE = 0.01  # of a tile's side: how near to an edge a box counts as cut by it
-NUM_DETECTIONS = 100  # that it gives: as many as count in COCO
-PROPERTIES_IN_XML = "ssd_training_toolkit"
+# end
+RUNTIMES = {
+    # only onnx:
+    ".onnx": OnnxRuntime,
+    # end
+    # only openvino:
+    ".xml": OpenVino,
+    # end
+    # only tflite:
+    ".tflite": TfLite,
+    # end
+}
 
 
 def _in_one_line(error: Exception) -> str:
@@ -542,17 +602,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
     parser.add_argument("--model", help="default: the one in this script's folder")
     parser.add_argument("--threshold", type=float, help="lowest score; default: the file's")
+    # only tiles:
     parser.add_argument(
         "--tiles", type=int, help="N x N tiles to look at besides the whole; default: the file's"
     )
+    # end
     parser.add_argument("--json", action="store_true", help="one line of JSON for each image")
     args = parser.parse_args(argv)
+    options = {"threshold": args.threshold}
+    # only tiles:
     if args.tiles is not None and not 1 <= args.tiles <= MAX_TILES:
         parser.error(f"--tiles must be 1 to {MAX_TILES}")
+    options["tiles"] = args.tiles
+    # end
     try:
-        detector = FileDetector(
-            args.model or _model_beside(), threshold=args.threshold, tiles=args.tiles
-        )
+        detector = FileDetector(args.model or _model_beside(), **options)
         return _detect(detector, _find_images(args.images), as_json=args.json)
     except (ValueError, OSError) as error:
         print(_printable(f"error: {error}"), file=sys.stderr)

@@ -15,7 +15,8 @@ import onnx
 import torch
 
 from vision import __version__
-from vision.deploy import onnx_file
+from vision.deploy import device_script, onnx_file
+from vision.deploy.device_script import script_beside
 from vision.deploy.export_form import (
     DETECTNET_INPUT,
     PIXELS,
@@ -33,7 +34,6 @@ from vision.ssd.ssd import SSD
 
 T = TypeVar("T")
 MOST_TFLITE_CALIBRATION_IMAGES = 60  # its quantizer takes about a second for each
-DETECT_SCRIPT = Path(__file__).with_name("detect.py")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Export:
         folder.mkdir(parents=True, exist_ok=True)
         names = [item["name"] for item in self.about["classes"]]
         write_lines(folder / "labels.txt", ["BACKGROUND", *names])
-        write_atomically(folder / DETECT_SCRIPT.name, DETECT_SCRIPT.read_bytes())
+        write_atomically(folder / device_script.NAME, script_beside(folder, self.about))
         parts = self.encode(self.about)
         path = folder / (name or self.stem + next(iter(parts)))
         for suffix, content in reversed(parts.items()):  # the first one is of no use alone

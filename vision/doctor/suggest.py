@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vision.datasets.annotation_index import AnnotationIndex
 from vision.doctor.check import CheckedData
 from vision.ops.priors import build_priors
+from vision.ops.tiles import num_views, tile_growth
 from vision.priors.boxes import BoxSample, own_boxes
 from vision.priors.coverage import MATCHED_FROM, best_prior_iou
 from vision.priors.fit import fit_priors
@@ -15,6 +17,7 @@ FINER = "mb2-ssd-lite-fpn"  # the network with one more map for small objects
 LEAST_GAIN = 0.05  # of the share of boxes, as for --priors auto
 _SMALL, _SMALL_SHARE = 16, 0.2  # pixels at the input
 _FEW_IMAGES = 2000
+_MOST_TILES = 4  # along a side; more is for a person to decide
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,38 @@ def suggest_flags(
             f"{share:.0%} of the boxes are under {_SMALL} px at {image_size[1]}x{image_size[0]}"
         )
         flags.append((f"--image-size {larger}", reason))
+    flags += _suggest_tiles(index, image_size)
     if len(index) < _FEW_IMAGES:
         reason = f"{len(index)} training images are too few to learn a backbone from nothing"
         flags.append(("--base-net imagenet", reason))
     return flags
+
+
+def _suggest_tiles(index: AnnotationIndex, image_size: tuple[int, int]) -> list[tuple[str, str]]:
+    """Suggest tiles where many boxes are small, and the photos have more pixels than the input.
+
+    As few tiles as leave few boxes small, and no more than have the input's pixels.
+    """
+    boxes = _sizes(own_boxes([index]), image_size)
+    share = float((boxes < _SMALL).mean()) if len(index) else 0.0
+    if share < _SMALL_SHARE:
+        return []
+    height, width = np.median(index.sizes, axis=0).astype(int)
+    scale = float(np.sqrt(height * width / np.prod(image_size)))
+    left, chosen = share, 1
+    for tiles in range(2, _MOST_TILES + 1):
+        growth = tile_growth(tiles)
+        if growth > scale or left < _SMALL_SHARE:
+            break
+        left, chosen = float((boxes * growth < _SMALL).mean()), tiles
+    if chosen == 1:
+        return []
+    reason = (
+        f"half of the photos have {width}x{height} pixels or more, {scale:.1f} times the side of "
+        f"the input, where {share:.0%} of the boxes are under {_SMALL} px; in the tiles {left:.0%} "
+        f"are; {num_views(chosen)} times the work"
+    )
+    return [(f"--tiles {chosen}", reason)]
 
 
 def _sizes(boxes: BoxSample, image_size: tuple[int, int]) -> np.ndarray:

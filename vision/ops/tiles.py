@@ -31,6 +31,11 @@ def num_views(tiles: int) -> int:
     return 1 if tiles == 1 else 1 + tiles * tiles
 
 
+def tile_growth(tiles: int) -> float:
+    """Return how many times as large an object is on the input in a tile as in the whole photo."""
+    return tiles - (tiles - 1) / _OVERLAP_PARTS
+
+
 def tile_rectangles(sizes: np.ndarray, tiles: int) -> np.ndarray:
     """Return what the network sees of photos, each as x1, y1, x2, y2 in whole pixels.
 

@@ -1,5 +1,6 @@
 """A trained model from a run folder, a checkpoint, or a weight file of the family."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from vision.runs.weights import (
 from vision.ssd.models import MODELS, build_model, get_network
 from vision.ssd.ssd import SSD
 from vision.ssd.torchvision_ssd import NamedClasses
+
+logger = logging.getLogger(__name__)
 
 
 def load_for_inference(
@@ -48,6 +51,12 @@ def load_for_inference(
     """
     model, classes, config = _load(path, net, label_file, image_size)
     if tiles is not None:
+        if tiles > model.network.tiles > 1:
+            logger.warning(
+                "%s: in %d x %d tiles objects are larger than in the %d x %d that it was trained "
+                "with; expect a lower AP, or train with --tiles %d",
+                path, *[tiles] * 2, *[model.network.tiles] * 2, tiles,
+            )  # fmt: skip
         model.network = replace(model.network, tiles=tiles)
     return model, classes, config
 
