@@ -62,8 +62,11 @@ def assert_tensorrt_takes_it(exported: "onnx.ModelProto") -> None:
             assert (attributes["mode"], attributes["nearest_mode"]) == (b"nearest", b"floor")
 
 
-def feed(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
-    model = opinionated(name)
+def feed(
+    name: str, *, image_size: tuple[int, int] = (99, 131)
+) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A network with an odd input that is not square, and an image for it."""
+    model = opinionated(name, image_size=image_size)
     return model, as_detectnet_feeds(pixels(model, num_images=1))
 
 
@@ -102,12 +105,33 @@ def test_tensorrt_knows_the_operators_and_onnxruntime_agrees(name, plain):
             assert all(isinstance(size, int) and size for size in known[output]), node.name
     with torch.no_grad():
         expected = form(images)
-    # Two rows whose scores differ by a rounding error may change places.
     got = np.concatenate(run(exported, images.numpy()), axis=-1)[0]
-    wanted = torch.cat(expected, dim=-1)[0].numpy()
+    assert_same_rows(got, torch.cat(expected, dim=-1)[0].numpy())
+
+
+def assert_same_rows(got: np.ndarray, wanted: np.ndarray) -> None:
+    """Two rows whose scores differ by a rounding error may change places."""
+    assert got.shape == wanted.shape
     nearest = np.abs(got[:, None] - wanted).max(axis=-1).argmin(axis=1)
-    assert np.array_equal(np.sort(nearest), np.arange(num_rows))
+    assert np.array_equal(np.sort(nearest), np.arange(len(wanted)))
     np.testing.assert_allclose(got, wanted[nearest], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["own", "odd"])
+@pytest.mark.parametrize("name", MODELS)
+def test_detections_of_each_network_at_its_own_size_and_at_an_odd_one(name, size):
+    model, _ = feed(name, **({"image_size": MODELS[name].image_size} if size == "own" else {}))
+    form = DetectionForm(model, PostProcessing(score_threshold=0.01, detections_per_image=20))
+    images = pixels(model, num_images=1)
+    outputs = ["boxes", "scores", "labels"]
+    exported = export_onnx(form, images, input_name="images", output_names=outputs)
+    assert shapes(exported.graph.input) == {"images": [1, *model.image_size, 3]}
+    with torch.no_grad():
+        expected = [x[0].numpy() for x in form(images)]
+    boxes, scores, labels = (x[0] for x in run(exported, images.numpy()))
+    assert len(scores) == 20 and scores[0] > 0.3
+    got = np.column_stack([boxes, scores, labels])
+    assert_same_rows(got, np.column_stack(expected))
 
 
 def test_any_number_of_images():

@@ -25,6 +25,7 @@ from vision.deploy.export_form import (
     HeadsForm,
     PlainForm,
 )
+from vision.deploy.int8_weights import round_weights
 from vision.deploy.onnx_file import export_onnx
 from vision.evaluation.exported import SCORE_THRESHOLD
 from vision.evaluation.thresholds import preferred
@@ -33,6 +34,7 @@ from vision.ssd.network import Normalization
 from vision.ssd.ssd import SSD
 
 T = TypeVar("T")
+ROUNDING_IMAGES = 16  # which biases are corrected with
 MOST_TFLITE_CALIBRATION_IMAGES = 60  # its quantizer takes about a second for each
 
 
@@ -273,11 +275,13 @@ def _build_tflite(model: SSD, options: ExportOptions, about: dict) -> Encode:
     about |= _input("images", "uint8 [1, H, W, 3] RGB", PIXELS)
     about["raw_heads"] = options.raw_heads
     example = torch.zeros(1, *model.image_size, 3, dtype=torch.uint8)
-    heads = options.shared("heads", lambda: tflite_file.convert(HeadsForm(model), example))
     if is_int8:
-        step = math.ceil(len(options.calibration) / MOST_TFLITE_CALIBRATION_IMAGES)
-        heads = tflite_file.quantize(heads, options.calibration[::step])
-        about["calibration_images"] = len(options.calibration[::step])
+        images = _at_most(MOST_TFLITE_CALIBRATION_IMAGES, options.calibration)
+        form = HeadsForm(_with_int8_weights(model, options))
+        heads = tflite_file.quantize(tflite_file.convert(form, example), images)
+        about["calibration_images"] = len(images)
+    else:
+        heads = tflite_file.convert(HeadsForm(model), example)
     priors = model.priors_cxcywh[:, [1, 0, 3, 2]].numpy()
     if options.raw_heads:
         content = tflite_file.append_priors(heads, priors)
@@ -285,6 +289,18 @@ def _build_tflite(model: SSD, options: ExportOptions, about: dict) -> Encode:
         settings = model.network.postprocessing.changed(iou_threshold=about["iou_threshold"])
         content = tflite_file.append_detection(heads, priors, settings)
     return partial(tflite_file.encode, content)
+
+
+def _at_most(number: int, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """Take some, spread over all."""
+    return images[:: math.ceil(len(images) / number)]
+
+
+def _with_int8_weights(
+    model: SSD, options: ExportOptions, *, keep_float: tuple[str, ...] = ()
+) -> SSD:
+    images = _at_most(ROUNDING_IMAGES, options.calibration)
+    return round_weights(model, images, keep_float=keep_float)
 
 
 def _detections_onnx(model: SSD, about: dict, *, any_batch: bool = False) -> onnx.ModelProto:
@@ -311,17 +327,15 @@ def _int8_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelPro
     from vision.deploy.quantize import quantize  # onnxruntime's, which other targets do not need
 
     _check_calibration(options, about)
-    network = _detections_onnx(model, about)
-    quantized, kept = options.shared(
-        "int8",
-        lambda: quantize(
-            network,
-            options.calibration,
-            heads=model.network.parts.heads,
-            keep_float=options.keep_float,
-        ),
-    )
-    about["float_layers"] = [*kept, *(name.rstrip(".") for name in model.network.parts.heads)]
+    heads = model.network.parts.heads
+
+    def make() -> tuple[onnx.ModelProto, list[str]]:
+        network = _detections_onnx(_with_int8_weights(model, options, keep_float=heads), about)
+        return quantize(network, options.calibration, heads=heads, keep_float=options.keep_float)
+
+    quantized, kept = options.shared("int8", make)
+    about |= _input("images", "uint8 [B, H, W, 3] RGB", PIXELS)
+    about["float_layers"] = [*kept, *(name.rstrip(".") for name in heads)]
     about["calibration_images"] = len(options.calibration)
     return copy.deepcopy(quantized)  # each file writes of itself into its own
 

@@ -59,10 +59,9 @@ def _overlap(boxes: Tensor, iou_threshold: float) -> Tensor:
     x1, y1, x2, y2 = boxes.split(1, dim=-1)  # [B, K, 1]
 
     def overlap(start: Tensor, end: Tensor) -> Tensor:
-        ends = torch.minimum(end, end.transpose(1, 2))
-        return torch.relu(ends - torch.maximum(start, start.transpose(1, 2)))
+        return torch.minimum(end, end.transpose(1, 2)) - torch.maximum(start, start.transpose(1, 2))
 
-    area = (x2 - x1) * (y2 - y1)
-    intersection = overlap(x1, x2) * overlap(y1, y2)
-    total = area + area.transpose(1, 2)  # union and intersection
-    return intersection * (1 + iou_threshold) > total * iou_threshold
+    # The areas are those of union and intersection together. They are scaled before they become
+    # K x K, and one side of the intersection may be below 0: each operation on K x K counts.
+    share = (x2 - x1) * (y2 - y1) * (iou_threshold / (1 + iou_threshold))
+    return torch.relu(overlap(x1, x2)) * overlap(y1, y2) > share + share.transpose(1, 2)

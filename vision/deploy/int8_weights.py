@@ -1,0 +1,70 @@
+"""Weights as int8 will have them, and biases that take out what the rounding changes on average."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vision.deploy.export_form import PIXELS, RescaledInput
+from vision.ssd.ssd import SSD
+
+LARGEST = 127  # of a weight in int8, symmetric around 0
+
+
+@torch.no_grad()
+def round_weights(
+    model: SSD, images: Sequence[np.ndarray], *, keep_float: tuple[str, ...] = ()
+) -> SSD:
+    """Return a copy whose convolutions have weights that int8 holds exactly, by output channel.
+
+    A depthwise convolution sums nine weights: their rounding errors do not cancel, and move all
+    values of a channel the same way. The mean of that over images is taken out of the bias
+    (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction",
+    section 4.2, with images in place of BatchNorm's statistics). A quantizer that scales each
+    channel by its largest weight, as all here do, then finds these very weights; BatchNorm scales
+    whole channels, and changes nothing of that.
+
+    Args:
+        model: the network, on the CPU.
+        images: uint8 [H, W, 3] of the input's size, like those that will come.
+        keep_float: beginnings of the names of layers that stay as they are.
+    """
+    model = copy.deepcopy(model).eval()
+    convs = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and not name.startswith(keep_float)
+    }
+    errors = {name: _on_grid(conv.weight) - conv.weight for name, conv in convs.items()}
+    changes = {name: torch.zeros(conv.out_channels) for name, conv in convs.items()}
+
+    def add_change(name: str, conv: nn.Conv2d, x: Tensor) -> None:
+        change = F.conv2d(
+            x, errors[name], None, conv.stride, conv.padding, conv.dilation, conv.groups
+        )
+        changes[name] += change.mean(dim=(0, 2, 3)) / len(images)
+
+    handles = [
+        conv.register_forward_hook(lambda conv, x, _, name=name: add_change(name, conv, *x))
+        for name, conv in convs.items()
+    ]
+    rescaled = RescaledInput(model, fed_as=PIXELS)
+    for image in images:
+        rescaled(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+    for handle in handles:
+        handle.remove()
+    for name, conv in convs.items():
+        conv.weight += errors[name]
+        own = 0 if conv.bias is None else conv.bias
+        conv.bias = nn.Parameter(own - changes[name])
+    return model
+
+
+def _on_grid(weight: Tensor) -> Tensor:
+    """Round weights [O, I, H, W] to a channel's multiples of 1/127 of its largest."""
+    scale = weight.abs().amax(dim=(1, 2, 3), keepdim=True) / LARGEST
+    scale[scale == 0] = 1
+    return (weight / scale).round() * scale
