@@ -6,7 +6,8 @@
 One image at 300 px, all in turn in one run. The weights are random, of 4 classes, with BatchNorm
 statistics of random pixels: without them values shrink from layer to layer, and int8 has nothing to
 hold. The bare network is the same graph without softmax, boxes and suppression. What counts is the
-time as a share of the bare network's in the same round. It is processor time, of all threads, so
+time as a share of the bare network's in the same round, and of the least time the share of its least,
+which other work on the machine disturbs less. It is processor time, of all threads, so
 that other work on the machine matters little; --clock wall takes the clock on the wall.
 
 Then a video of 640x480: what run_ssd_example.py takes for a frame with --json, beside what
@@ -71,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
         shares = [value / bare for value, bare in zip(values, seconds[BARE], strict=True)]
         print(
             f"{name:22} {statistics.median(values) * 1e3:6.1f} ms  "
-            f"{statistics.median(shares):5.3f} of the bare network"
+            f"{statistics.median(shares):5.3f} of the bare network, least by least "
+            f"{min(values) / min(seconds[BARE]):5.3f}"
         )
     alone, whole = map(statistics.median, measure_video(args.repeats // 4 + 1, clock).values())
     print(f"a frame of a video     {whole * 1e3:6.1f} ms  {whole / alone:5.3f} of its parts alone")
