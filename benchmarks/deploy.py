@@ -6,9 +6,9 @@
 One image at 300 px, all in turn in one run. The weights are random, of 4 classes, with BatchNorm
 statistics of random pixels: without them values shrink from layer to layer, and int8 has nothing to
 hold. The bare network is the same graph without softmax, boxes and suppression. What counts is the
-time as a share of the bare network's in the same round, and of the least time the share of its least,
-which other work on the machine disturbs less. It is processor time, of all threads, so
-that other work on the machine matters little; --clock wall takes the clock on the wall.
+time as a share of the bare network's in the same round (the median), and the least time as a share of
+its least, which other work on the machine disturbs less. It is processor time, of all threads;
+--clock wall takes the clock on the wall.
 
 Then a video of 640x480: what run_ssd_example.py takes for a frame with --json, beside what
 decoding, the resize and the network take alone.

@@ -18,6 +18,7 @@ DETECTNET_INPUT = Normalization(mean=(127.5,) * 3, std=(127.5,) * 3)
 PIXELS = Normalization(mean=(0.0,) * 3, std=(1.0,) * 3)
 # The boxes of an image that are looked at: the best of them, whatever their score.
 NUM_CANDIDATES = 200
+NUM_PAIRS = 300  # of a prior and a class; the time of suppression goes with its square
 
 
 class RescaledInput(nn.Module):
@@ -137,9 +138,7 @@ class DetectionForm(nn.Module):
             scores.
     """
 
-    def __init__(
-        self, model: SSD, settings: PostProcessing, *, num_candidates: int = 2 * NUM_CANDIDATES
-    ):
+    def __init__(self, model: SSD, settings: PostProcessing, *, num_candidates: int = NUM_PAIRS):
         super().__init__()
         self.rescaled = RescaledInput(model, fed_as=PIXELS)
         self.register_buffer("priors_cxcywh", model.priors_cxcywh)

@@ -53,7 +53,7 @@ def export_onnx(
     model = onnx.load_from_string(content.getvalue())
     while _fold_sizes(model):  # what was folded lets more sizes be inferred
         pass
-    _drop_identities(model.graph)
+    _tidy(model.graph)
     if not any_batch:  # of outputs whose size it computed in the graph, the tracer knows none
         for output in model.graph.output:
             output.type.tensor_type.ClearField("shape")
@@ -73,10 +73,10 @@ def encode(model: onnx.ModelProto, about: Mapping) -> dict[str, bytes]:
     return {".onnx": model.SerializeToString()}
 
 
-def _drop_identities(graph: onnx.GraphProto) -> None:
-    """Give layers their weights themselves: the tracer writes equal ones once, and points to them.
+def _tidy(graph: onnx.GraphProto) -> None:
+    """Give layers their weights themselves, and drop constants that nothing takes.
 
-    TensorRT wants initializers there.
+    The tracer writes equal weights once, and points to them; TensorRT wants initializers.
     """
     outputs = {value.name for value in graph.output}
     sources: dict[str, str] = {}
@@ -85,6 +85,10 @@ def _drop_identities(graph: onnx.GraphProto) -> None:
             node.input[place] = sources.get(name, name)
         if node.op_type == "Identity" and node.output[0] not in outputs:
             sources[node.output[0]] = node.input[0]
+            graph.node.remove(node)
+    used = outputs.union(*(node.input for node in graph.node))
+    for node in list(graph.node):
+        if node.op_type == "Constant" and node.output[0] not in used:
             graph.node.remove(node)
 
 
