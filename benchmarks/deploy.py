@@ -6,7 +6,7 @@
 One image at 300 px, all in turn in one run. The weights are random, of 4 classes, with BatchNorm
 statistics of random pixels: without them values shrink from layer to layer, and int8 has nothing to
 hold. The bare network is the same graph without softmax, boxes and suppression. What counts is the
-time as a share of the bare network's in the same round (the median), and the least time as a share of
+time as a share of the bare network's in the same round (median), and the least time as a share of
 its least, which other work on the machine disturbs less. It is processor time, of all threads;
 --clock wall takes the clock on the wall.
 
