@@ -47,6 +47,7 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Download what is asked for; return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     work = partial(_download, _parse(argv), argv)
     return run_script(work, interrupted=f"interrupted; to continue: {_command(argv)}")

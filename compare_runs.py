@@ -23,6 +23,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_script(partial(run, args), explain=explain)
 
 
-def build_compare_parser(**kwargs) -> argparse.ArgumentParser:
+def build_compare_parser(**kwargs: Any) -> argparse.ArgumentParser:
     """Build the parser; `kwargs` go to ArgumentParser."""
     parser = FamilyParser(
         prog="compare_runs.py", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs

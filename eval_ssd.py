@@ -27,6 +27,7 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_script(partial(run, args), explain=explain)
 
 
-def build_eval_parser(**kwargs) -> argparse.ArgumentParser:
+def build_eval_parser(**kwargs: Any) -> argparse.ArgumentParser:
     """Build the parser of eval_ssd.py; `kwargs` go to ArgumentParser."""
     parser = FamilyParser(
         prog="eval_ssd.py", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
@@ -191,7 +192,8 @@ def evaluate_split(args: argparse.Namespace) -> None:
     index = source.index
     if not len(index):
         raise ValueError(f"{index.annotation_file}: it lists no images")
-    check_same_for_all([DataSplit(args.split, [source])], model)
+    if distributed.world_size() > 1:
+        check_same_for_all([DataSplit(args.split, [source])], model)
     tiles = model.network.tiles
     loader = evaluation_loader(
         [source],

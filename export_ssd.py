@@ -26,7 +26,7 @@ import os
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_script(partial(run, args), explain=explain)
 
 
-def build_export_parser(**kwargs) -> argparse.ArgumentParser:
+def build_export_parser(**kwargs: Any) -> argparse.ArgumentParser:
     """Build the parser of export_ssd.py; `kwargs` go to ArgumentParser."""
     parser = FamilyParser(
         prog="export_ssd.py", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs

@@ -29,6 +29,7 @@ from vision.repair.coco_rewrite import write_repair
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Repair the annotations; return the exit code."""
     arguments = build_parser().parse_args(argv)
     return run_script(
         partial(fix_annotations, arguments.path, dry_run=arguments.dry_run),

@@ -75,7 +75,8 @@ def train(args: TrainArguments, given: set[str]) -> int:
     """Train to the end, from the beginning or from where the run stopped."""
     began = time.monotonic()
     with distributed.process_group(), ExitStack() as locks:
-        check_same_flags(args, given)
+        if distributed.world_size() > 1:
+            check_same_flags(args, given)
         if args.recipe and distributed.is_main_process():
             print(f"--recipe {args.recipe}: {recipe_flags(args.recipe, given)}")
         start = open_run(args, given, locks)
@@ -95,13 +96,16 @@ def train(args: TrainArguments, given: set[str]) -> int:
         )
         steps = loader.num_batches
         epochs = args.epochs or default_epochs(args, steps)
-        state = build_state(args, model, steps_per_epoch=steps, total_steps=epochs * steps)
-        validator = build_validator(args, data.val, loss_fn, device=options.device)
-        num_val = len(data.val) * num_views(args.tiles)
-        args = choose_length(
-            args, state, loader, loss_fn, options=options, num_val=num_val, stop_at=stop_at
+        state = build_state(
+            args, model, options=options, steps_per_epoch=steps, total_steps=epochs * steps
         )
-        start = replace(start, args=args)
+        validator = build_validator(args, data.val, loss_fn, device=options.device)
+        if args.epochs is None:
+            num_val = len(data.val) * num_views(args.tiles)
+            args = choose_length(
+                args, state, loader, loss_fn, options=options, num_val=num_val, stop_at=stop_at
+            )
+            start = replace(start, args=args)
         config = describe_run(start, data, model.network, options)
         restore(state, start, config=config, steps_per_epoch=steps)
         begin(start, config, locks)

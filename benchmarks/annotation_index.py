@@ -30,6 +30,7 @@ BATCH = 16
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Print seconds and memory of each reader."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=16_000, help="images in the epoch")
     parser.add_argument("--only", choices=sorted(TASKS), help="run one task in this process")
@@ -83,16 +84,19 @@ def memory(file: str, *keys: str, pid: int | str = "self") -> float:
 
 
 def load_ours(folder: Path, _num_images: int) -> None:
+    """Read the file as flat arrays."""
     from vision.datasets.coco_index import load_coco_index
 
     measure_load("ours", folder, load_coco_index)
 
 
 def load_peer(folder: Path, _num_images: int) -> None:
+    """Read the file as the peer does."""
     measure_load("peer", folder, load_with_pycocotools)
 
 
-def load_with_pycocotools(path: Path):
+def load_with_pycocotools(path: Path) -> object:
+    """Read the file with pycocotools."""
     from contextlib import redirect_stdout
 
     from pycocotools.coco import COCO
@@ -107,6 +111,7 @@ def keep_a_corner(image: np.ndarray, target: dict, _rng: np.random.Generator):
 
 
 def workers_of_ours(folder: Path, num_images: int, method: str) -> None:
+    """Measure the memory of our loader's workers."""
     from vision.datasets.coco import CocoDetection, load_coco_index
     from vision.datasets.loader import DetectionLoader
 
@@ -154,6 +159,7 @@ class PeerDataset:
 
 
 def workers_of_peer(folder: Path, num_images: int) -> None:
+    """Measure the memory of the peer's workers."""
     from torch.utils.data import DataLoader
 
     dataset = PeerDataset(folder / "instances.json", num_images)

@@ -56,11 +56,12 @@ def make_step(batch_size: int) -> tuple[TrainingState, Callable[[], None]]:
         "labels": torch.tensor([1]),
         "iscrowd": torch.tensor([False]),
     }
-    options = StepOptions(device=torch.device("cpu"))
+    options = StepOptions(torch.device("cpu"), "fp32")
     return state, lambda: train_step(state, images, [target] * batch_size, loss_fn, options=options)
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Time one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

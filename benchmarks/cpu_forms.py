@@ -64,6 +64,7 @@ def training_passes(dtype: torch.dtype, batch_size: int) -> tuple[Callable, Call
 
 
 def train_once(model: torch.nn.Module, images: Tensor, dtype: torch.dtype) -> None:
+    """Time some training steps of one form."""
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         cls_logits, bbox_regression = model(images)
     (cls_logits.float().mean() + bbox_regression.float().mean()).backward()
@@ -98,6 +99,7 @@ def strided_gradients(kernel: int, shape: tuple[int, ...]) -> tuple[Callable, Ca
 
 
 def build() -> torch.nn.Module:
+    """Build the network in one form."""
     torch.manual_seed(0)
     return build_model("mb2-ssd-lite", num_classes=81).to(memory_format=torch.channels_last)
 

@@ -60,6 +60,7 @@ def annotate(root: Path, split: str, names: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Print the doctor's seconds and memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=DIFFERENT)
     args = parser.parse_args(argv)

@@ -43,6 +43,7 @@ http {{
 
 
 def main() -> int:
+    """Print the seconds for each number of connections."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=48, help="size of the file")
     parser.add_argument("--rate", type=int, default=2, help="MB/s for one connection")

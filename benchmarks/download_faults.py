@@ -53,6 +53,7 @@ install(archive, Path(sys.argv[2]), base_url=sys.argv[3], connections=int(sys.ar
 
 
 def main() -> int:
+    """Run each fault, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sequences", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)

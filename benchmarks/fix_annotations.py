@@ -84,6 +84,7 @@ def measure_shares(source: Path, folder: Path, repeat: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Print seconds and memory of the repair."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--file", type=Path, help="an instances file to copy and fix")
     parser.add_argument("--shares", action="store_true", help="also files that need repairs")
@@ -123,6 +124,7 @@ def median(runs: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def report(name: str, runs: list[tuple[float, float]]) -> None:
+    """Print one line of the table."""
     seconds, peak = median(runs)
     slowest = max(runs)[0]
     print(f"{name}: {seconds:.2f} s (slowest of {len(runs)}: {slowest:.2f}), peak {peak:.0f} MB")

@@ -68,6 +68,7 @@ def images_per_second(work: Callable[[], int], clock: Callable[[], float]) -> fl
 
 
 def decode_files(paths: list[Path]) -> int:
+    """Decode all images, and do nothing else."""
     flag = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
     for path in paths:
         cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flag)
@@ -75,6 +76,7 @@ def decode_files(paths: list[Path]) -> int:
 
 
 def read_files(paths: list[Path]) -> int:
+    """Read all files, and do nothing else."""
     for path in paths:
         read_image(path)
     return len(paths)
@@ -91,12 +93,14 @@ def fill_cache(
 
 
 def load_batches(dataset: CocoDetection, *, batch_size: int, epoch: int) -> int:
+    """Go through our loader once."""
     loader = DetectionLoader(dataset, batch_size=batch_size, num_workers=0, shuffle=True)
     loader.set_position(epoch)
     return sum(len(images) for images, _ in loader)
 
 
 def run_torchvision(dataset: CocoDetection, transform: v2.Transform, *, num_images: int) -> int:
+    """Go through torchvision's transforms and torch's loader once."""
     for index in range(num_images):
         image, target = dataset[index]
         height, width = image.shape[:2]
@@ -109,6 +113,7 @@ def run_torchvision(dataset: CocoDetection, transform: v2.Transform, *, num_imag
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", default="../shared/data/coco-mini", help="COCO folder")
     parser.add_argument("--split", default="train")
@@ -125,6 +130,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Print images per second of each way."""
     args = parse_arguments(argv)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -161,6 +167,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report(rates: dict[str, list[float]], num_images: int, args: argparse.Namespace) -> None:
+    """Print the rates of each way."""
     time_counted = "processor time" if args.processor_time else "wall time"
     print(
         f"{num_images} images, {args.augmentation} at {args.image_size} px, one core, "

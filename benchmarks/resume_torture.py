@@ -90,6 +90,7 @@ class Torture:
             assert ended.returncode == 0, ended.stderr
 
     def start_flags(self, run: Path) -> list[str]:
+        """Return the flags of a new run."""
         return ["--datasets", str(self.data), *RECIPE, "--checkpoint-folder", str(run)]
 
     def live_and_die(self, run: Path, chance: random.Random, kills: Counter) -> int:

@@ -38,6 +38,7 @@ def load(path: Path, size: tuple[int, int], *, is_scaled: bool) -> np.ndarray:
 
 
 def images_per_second(paths: list[Path], size: tuple[int, int], *, is_scaled: bool) -> float:
+    """Time reading and transforming all images once."""
     start = time.perf_counter()
     for path in paths:
         load(path, size, is_scaled=is_scaled)

@@ -68,7 +68,7 @@ def train_and_validate(data: str, num_images: int) -> dict:
             images,
             targets,
             loss_fn,
-            options=StepOptions(CPU, clip_grad_norm=5.0),
+            options=StepOptions(CPU, "fp32", clip_grad_norm=5.0),
             is_padding=loader.sampler.is_padding(batch),
         )
         steps.append(values)

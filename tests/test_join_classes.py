@@ -35,7 +35,7 @@ def test_labels_follow_the_names(tmp_path):
     a = coco(tmp_path / "a", ["cat", "dog"], [[box(3, 0, 0, 9, 9), box(6, 1, 1, 9, 9)]])
     b = coco(tmp_path / "b", ["fox", "dog"], [[box(3, 2, 2, 9, 9)], [box(6, 3, 3, 9, 9)]])
     data = open_sources([a, b])
-    assert data.class_names == ["cat", "dog", "fox"]
+    assert data.train.class_names == ["cat", "dog", "fox"]
     first, second = data.train.indices
     assert first.labels.tolist() == [1, 2] and second.labels.tolist() == [3, 2]
     assert first.unannotated == {3} and second.unannotated == {1}
@@ -66,7 +66,7 @@ def test_three_layouts_in_one_run(tmp_path, caplog):
         ),
     ]
     data = open_sources(roots, options=OpenOptions(use_difficult=True))
-    assert data.class_names == ["cat", "dog", "bird", "owl"]
+    assert data.train.class_names == ["cat", "dog", "bird", "owl"]
     assert [index.iscrowd.sum() for index in data.train.indices] == [0, 0, 0]
     assert "not annotated there, and not counted in its images" in caplog.text
     with pytest.raises(ValueError, match="--use-difficult has no meaning there"):

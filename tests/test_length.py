@@ -47,7 +47,6 @@ def arguments(run) -> dict:
     [
         (4, 6, 2, 1, True),
         (4, 5, 2, 1, False),
-        (4, 99, 0, 1, False),
         (4, 7, 2, 2, False),  # validated after 6 only
         (4, 8, 2, 2, True),
         (None, 9, 2, 1, False),  # no AP yet

@@ -1,5 +1,7 @@
 """The networks: the family's keys and output, any size and width."""
 
+from dataclasses import replace
+
 import golden_facts
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from small_networks import build_small
 
 from vision.ops.box_coder import decode_boxes
+from vision.ops.priors import PriorMap
 from vision.ssd.models import MODELS, build_model
 from vision.ssd.network import Network
 
@@ -154,7 +157,19 @@ def test_numbers_come_back_from_a_checkpoint(name):
         network.with_numbers({"resize": "cubic"})
 
 
-@pytest.mark.parametrize("name", MODELS)
+def test_prior_sizes_are_refused_where_priors_do_not_grow():
+    network = MODELS["mb2-ssd-lite"]
+    upright = (PriorMap(((0.2, 0.3), (0.3, 0.2))),) * 2
+    with pytest.raises(ValueError, match="--prior-sizes: mb2-ssd-lite has priors of its own"):
+        replace(network, priors=upright).with_prior_sizes((0.1, 0.2, 0.3))
+
+
+def grow(network: Network) -> bool:
+    """Whether each map has two squares first, as `growing_sizes` makes them."""
+    return all(w == h for prior_map in network.priors for w, h in prior_map.shapes[:2])
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if grow(MODELS[name])])
 def test_prior_sizes_keep_shapes_and_strides(name):
     network = MODELS[name]
     sizes = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.05)[: len(network.priors) + 1]

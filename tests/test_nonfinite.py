@@ -20,7 +20,7 @@ from vision.ssd.models import build_model
 pytest_plugins = ["resume_fixtures"]
 # The first step throws the weights so far that every loss after it is not finite.
 EXPLODE = ["--lr=1e30", "--warmup-epochs=0", "--scheduler=none", "--ema=0"]
-CPU = StepOptions(device=torch.device("cpu"))
+CPU = StepOptions(torch.device("cpu"), "fp32")
 
 
 @pytest.fixture(autouse=True)

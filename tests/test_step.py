@@ -33,7 +33,7 @@ def test_the_gradient_is_cut_to_the_limit(limit):
         torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8),
         [target, target],
         MultiBoxLoss(model.priors_cxcywh, image_size=(96, 96)),
-        options=StepOptions(torch.device("cpu"), clip_grad_norm=limit),
+        options=StepOptions(torch.device("cpu"), "fp32", clip_grad_norm=limit),
     )
     assert is_taken and 0.5 < values["grad_norm"] < 1e6
     applied = 0.5 if limit == 0.5 else values["grad_norm"]

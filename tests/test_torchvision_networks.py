@@ -156,12 +156,12 @@ def test_detections_are_torchvisions(pair):
 def test_freezing(name, frozen):
     """The backbone is what an ImageNet file can fill: not SSD's fc6 and fc7, in extra.0.7."""
     model = build_model(name, num_classes=NUM_CLASSES)
-    freeze(model, base_net=True, all_but_heads=False)
+    freeze(model, all_but_heads=False)
     rates = {"lr": 0.1, "base_net_lr": 0.01, "extra_layers_lr": None}
     assert [g["name"] for g in parameter_groups(model, **rates)] == ["extra_layers", "heads"]
     names = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert names == {n for n, _ in model.named_parameters() if n.startswith(frozen)}
-    freeze(model, base_net=False, all_but_heads=True)
+    freeze(model, all_but_heads=True)
     trained = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
     assert trained == {"head"}
 

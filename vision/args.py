@@ -373,7 +373,7 @@ def pairs_of(files: Sequence[str] | None, folders: Sequence[str] | None) -> list
     return list(zip(files, folders * len(files) if len(folders) == 1 else folders, strict=True))
 
 
-def build_train_parser(**kwargs) -> FamilyParser:
+def build_train_parser(**kwargs: Any) -> FamilyParser:
     """Build the parser of train_ssd.py; `kwargs` go to ArgumentParser."""
     parser = FamilyParser(
         prog="train_ssd.py", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
@@ -394,7 +394,7 @@ def build_train_parser(**kwargs) -> FamilyParser:
     return parser
 
 
-def parse_train_args(argv: Sequence[str] | None, **kwargs) -> tuple[TrainArguments, set[str]]:
+def parse_train_args(argv: Sequence[str] | None, **kwargs: Any) -> tuple[TrainArguments, set[str]]:
     """Parse the flags of train_ssd.py; wrong usage ends the program with exit code 2.
 
     Returns:

@@ -72,20 +72,16 @@ class LastingStream:
 def lasting_streams() -> Iterator[None]:
     """Let sys.stdout and sys.stderr outlast their readers inside the `with` block."""
     streams = sys.stdout, sys.stderr
-    _occupy_descriptors()
+    # Where 0, 1 or 2 is closed, a checkpoint would get that number, and C code print in it.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
     sys.stdout = LastingStream(sys.stdout or _nowhere(), is_log=False)
     sys.stderr = LastingStream(sys.stderr or _nowhere(), is_log=True)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
-
-
-def _occupy_descriptors() -> None:
-    """Open 0, 1 and 2 where they are closed: a checkpoint would get one, and C code print in it."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
 
 
 def _nowhere() -> TextIO:

@@ -147,7 +147,9 @@ class TiledImages(CocoDetection):
         views_per_item: how many they are.
     """
 
-    def __init__(self, sources: list[tuple[AnnotationIndex, str | os.PathLike]], **options):
+    def __init__(
+        self, sources: list[tuple[AnnotationIndex, str | os.PathLike]], **options: Any
+    ) -> None:
         """Take the arguments of CocoDetection without `views`; `tiles` is 2 or more."""
         super().__init__(sources, **options)
         self.views_per_item = num_views(self.tiles)

@@ -4,7 +4,6 @@ As COCO itself has it, and as CVAT, Roboflow, Label Studio and FiftyOne export i
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from vision.datasets.folder_contents import contents_of
@@ -29,7 +28,7 @@ def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
         raise ValueError(f"{root}: no such data set folder")
     annotation_file = find_annotation_file(root, split)
     if annotation_file is None:
-        looked_for = [f"annotations/instances_{name}.json" for name in _plain_names(split)]
+        looked_for = [f"annotations/instances_{name}.json" for name in (f"{split}2017", split)]
         others = sorted(path.name for path in Path(root, "annotations").glob("*.json"))
         raise ValueError(
             f"{root}: no annotations of split {split!r}; looked for {_and(looked_for)}"
@@ -48,7 +47,7 @@ def split_files(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
 
 def find_annotation_file(root: str | os.PathLike, split: str) -> Path | None:
     """The annotation file of a split, if the data set has one."""
-    names = list(dict.fromkeys([*_plain_names(split), *spellings(split)]))
+    names = list(dict.fromkeys([f"{split}2017", split, *spellings(split)]))
     places = [f"annotations/instances_{name}" for name in names]
     places += [f"annotations/{name}" for name in names]
     files = [f"{place}{ending}" for place in places for ending in _ENDINGS]
@@ -64,7 +63,7 @@ def _has_own(root: str | os.PathLike):
     """Whether a split has a file of its own."""
 
     def has_own(split: str) -> bool:
-        names = [*_plain_names(split), *spellings(split)]
+        names = [f"{split}2017", split, *spellings(split)]
         files = [f"annotations/{kind}{n}.json" for n in names for kind in ("instances_", "")]
         return _first_there(Path(root), [*files, *(f"{n}/{ROBOFLOW}" for n in names)]) is not None
 
@@ -73,9 +72,11 @@ def _has_own(root: str | os.PathLike):
 
 def image_folder_of(annotation_file: Path) -> Path | None:
     """The folder that the file names in an annotation file are relative to."""
-    root = _root_of(annotation_file)
+    root = annotation_file.parent
     if annotation_file.name == ROBOFLOW:
         return root
+    if root.name == "annotations":
+        root = root.parent
     path = _first_there(root, _folders_of(annotation_file), is_kind=Path.is_dir)
     return root if path is None and scan_images(root, recursive=False).images else path
 
@@ -97,11 +98,6 @@ def find_image_folder(root: str | os.PathLike, split: str) -> Path | None:
     return next((path for path in paths if path.is_dir()), None)
 
 
-def _root_of(annotation_file: Path) -> Path:
-    folder = annotation_file.parent
-    return folder.parent if folder.name == "annotations" else folder
-
-
 def _name_of(annotation_file: Path) -> str:
     """train of instances_train.json and of instances_train.json.gz."""
     return annotation_file.name.removeprefix("instances_").partition(".json")[0]
@@ -115,7 +111,7 @@ def _folders_of(annotation_file: Path) -> list[str]:
         return ["images/default", "default", "images"]
     split = split_of(name.lower())
     # Beside instances_valid.json the images are in valid/, if that is there.
-    own = [] if name in _plain_names(split) else [name, f"images/{name}"]
+    own = [] if name in (f"{split}2017", split) else [name, f"images/{name}"]
     return [*own, *_folder_names(split)]
 
 
@@ -125,25 +121,16 @@ def _first_there(root: Path, names: list[str] | tuple[str, ...], *, is_kind=Path
         path = root / name
         if is_kind(path):
             return path
-    listed = {parent: _lower_names(root / parent) for parent in {os.path.dirname(n) for n in names}}
+    listed = {}
+    for parent in {os.path.dirname(name) for name in names}:
+        entries = (root / parent).iterdir() if (root / parent).is_dir() else ()
+        listed[parent] = {path.name.lower(): path.name for path in entries}
     for name in names:
         parent, base = os.path.split(name)
         actual = listed[parent].get(base.lower())
         if actual and is_kind(root / parent / actual):
             return root / parent / actual
     return None
-
-
-def _lower_names(folder: Path) -> dict[str, str]:
-    return {path.name.lower(): path.name for path in _entries(folder)}
-
-
-def _entries(folder: Path) -> Iterator[Path]:
-    return folder.iterdir() if folder.is_dir() else iter(())
-
-
-def _plain_names(split: str) -> list[str]:
-    return [f"{split}2017", split]
 
 
 def _folder_names(split: str) -> list[str]:

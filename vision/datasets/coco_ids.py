@@ -1,10 +1,13 @@
 """The ids of a COCO file as numbers; ids that are text, which some tools write, get numbers."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 MISSING_ID = -(2**63)
 
 
+@dataclass
 class TextIds:
     """Numbers for the ids of images or categories that are text: "7" is 7, other text is new.
 
@@ -12,10 +15,9 @@ class TextIds:
         count: how many entries have such an id.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._numbers: dict[str, int] = {}
-        self._next = 1
+    count: int = 0
+    _numbers: dict[str, int] = field(default_factory=dict)
+    _next: int = 1
 
     def define(self, ids: list) -> list:
         """Replace the text in the ids of the entries themselves; new numbers follow the largest."""
@@ -45,12 +47,12 @@ class TextIds:
         return next((repr(text) for text, n in self._numbers.items() if n == number), str(number))
 
 
+@dataclass
 class CocoIds:
     """What is known of the ids of one file: filled by reading images and categories."""
 
-    def __init__(self) -> None:
-        self.images = TextIds()
-        self.categories = TextIds()
+    images: TextIds = field(default_factory=TextIds)
+    categories: TextIds = field(default_factory=TextIds)
 
 
 def id_array(ids: list, what: str) -> np.ndarray:

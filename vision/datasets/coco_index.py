@@ -10,7 +10,7 @@ import numpy as np
 from vision.datasets.annotation_index import NOT_FINITE, AnnotationIndex, Category, build_index
 from vision.datasets.box_forms import look_at_boxes, to_xywh
 from vision.datasets.coco_ids import MISSING_ID, CocoIds
-from vision.datasets.coco_json import CategoryRecord, CocoJson
+from vision.datasets.coco_json import CocoJson
 from vision.datasets.coco_kinds import refuse_other_kinds
 from vision.datasets.coco_tables import (
     Annotations,
@@ -77,7 +77,10 @@ def _index_of(
         box_form = "xywh"
     return build_index(
         document.path,
-        [_category(label, record) for label, record in enumerate(categories, 1)],
+        [
+            Category(label, r.id, r.id if r.original_id is None else r.original_id, r.name)
+            for label, r in enumerate(categories, 1)
+        ],
         image_ids=images.ids,
         file_names=images.names,
         sizes=images.sizes,
@@ -174,11 +177,6 @@ def _accepted(ids: CocoIds, images: Images, annotations: Annotations) -> Iterato
     for what, rows in counts.items():
         if rows.any():
             yield what, int(rows.sum())
-
-
-def _category(label: int, record: CategoryRecord) -> Category:
-    original = record.id if record.original_id is None else record.original_id
-    return Category(label, record.id, original, record.name)
 
 
 def _refuse_unknown(

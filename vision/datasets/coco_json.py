@@ -197,9 +197,10 @@ def _without_not_finite(source: mmap.mmap) -> bytes:
 def raw_spans(text: bytes | mmap.mmap, values: dict[str, msgspec.Raw]) -> dict[str, tuple]:
     """Return where in `text` the values are that msgspec decoded from it: {key: (start, stop)}."""
 
-    def address(buffer: bytes | mmap.mmap | msgspec.Raw) -> int:
-        return np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
-
-    base = address(text)
-    starts = {key: address(raw) - base for key, raw in values.items()}
-    return {key: (start, start + len(memoryview(values[key]))) for key, start in starts.items()}
+    base = np.frombuffer(text, np.uint8).ctypes.data
+    spans = {}
+    for key, raw in values.items():
+        value = np.frombuffer(raw, np.uint8)
+        start = value.ctypes.data - base
+        spans[key] = (start, start + len(value))
+    return spans

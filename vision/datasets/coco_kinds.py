@@ -11,7 +11,11 @@ def refuse_other_kinds(document: CocoJson) -> None:
     Raises:
         ValueError: names the kind and the file that is needed.
     """
-    first = _first_annotation(document)
+    start, _ = document.spans.get("annotations", (0, 0))
+    if document.parsed[start : start + 1] != b"[":
+        return
+    _, _, records = next(document.chunks("annotations", dict[str, msgspec.Raw]), (0, 0, []))
+    first = records[0] if records else {}
     if "bbox" in first:
         return
     kinds = {"segments_info": "panoptic segments", "caption": "captions"}
@@ -21,13 +25,3 @@ def refuse_other_kinds(document: CocoJson) -> None:
             f"{document.path}: holds {kind}, with no box to train on; take the instances_*.json of "
             "the same images"
         )
-
-
-def _first_annotation(document: CocoJson) -> dict:
-    """The keys of the first entry of `annotations`; empty where there is none."""
-    start, _ = document.spans.get("annotations", (0, 0))
-    if document.parsed[start : start + 1] != b"[":
-        return {}
-    for _, _, records in document.chunks("annotations", dict[str, msgspec.Raw]):
-        return records[0] if records else {}
-    return {}

@@ -40,8 +40,10 @@ def find_open_images(root: Path) -> dict[str, OpenImagesSplit]:
         for name in names:
             folder = next((root / place for place in (name, f"images/{name}")
                            if (root / place).is_dir()), None)  # fmt: skip
+            if folder is None or split in found:
+                continue
             csv, is_subset = _csv_of(root, name)
-            if csv and folder and split not in found:
+            if csv:
                 found[split] = OpenImagesSplit(csv, folder, is_subset)
     return found
 

@@ -50,28 +50,28 @@ def find_voc_splits(root: Path, findings: Findings | None = None) -> dict[str, V
     folders = {
         split: folder
         for split in SPLITS
-        for folder in [next(filter(_has_xml, (root / n for n in spellings(split))), None)]
+        for folder in [next(filter(_xml_folder, (root / n for n in spellings(split))), None)]
         if folder
     }
     if folders:
         return {split: _split_of_folder(folder, split) for split, folder in folders.items()}
-    return {"train": _split_of_folder(root, "train")} if _has_xml(root) else {}
+    return {"train": _split_of_folder(root, "train")} if _xml_folder(root) else {}
 
 
 def voc_signs(root: Path, split: str | None) -> str | None:
     """What in a folder speaks for VOC's layout; with a split only if that is listed."""
     if not root.is_dir():
         return None
-    lists = _find_lists(root)
-    if lists and _has_xml(root):
+    lists, xml_folder = _find_lists(root), _xml_folder(root)
+    if lists and xml_folder:
         wanted = _LISTS_OF.get(split, (split,)) if split else lists
         name = next((name for name in wanted if name in lists), None)
         return name and f"Annotations/*.xml, {_LISTS}/{name}.txt"
     for name in spellings(split) if split else [n for s in SPLITS for n in spellings(s)]:
-        if _has_xml(root / name):
+        if _xml_folder(root / name):
             return f"{name}/*.xml"
-    if split in (None, "train") and _has_xml(root):
-        return f"{_xml_folder(root).relative_to(root).as_posix()}/*.xml"
+    if split in (None, "train") and xml_folder:
+        return f"{xml_folder.relative_to(root).as_posix()}/*.xml"
     return None
 
 
@@ -105,7 +105,7 @@ def _splits_of_lists(root: Path, lists: dict[str, Path], findings: Findings) -> 
     content = {name: list(_listed(file)) for name, file in lists.items()}
     if any(names for name, names in content.items() if name != "default"):
         content.pop("default", None)  # it holds everything, and is a split only where it is alone
-    xml_folder, image_folder = _xml_folder(root), _image_folder(root)
+    xml_folder, image_folder = _xml_folder(root) or root, _image_folder(root)
     splits = {}
     for split, names in _LISTS_OF.items():
         name = next((name for name in names if content.get(name)), None)
@@ -140,7 +140,7 @@ def _listed(file: Path) -> Iterator[str]:
 
 
 def _split_of_folder(folder: Path, split: str) -> VocSplit:
-    xml_folder = _xml_folder(folder)
+    xml_folder = _xml_folder(folder) or folder
     names = sorted(
         path.relative_to(xml_folder).with_suffix("").as_posix()
         for path in xml_folder.rglob("*.xml")
@@ -149,13 +149,10 @@ def _split_of_folder(folder: Path, split: str) -> VocSplit:
     return VocSplit(split, f"{folder}", xml_folder, _image_folder(folder), names)
 
 
-def _xml_folder(root: Path) -> Path:
+def _xml_folder(root: Path) -> Path | None:
+    """The folder of the annotations: one of the usual names below this one, or this one."""
     places = (root / name for name in _XML_FOLDERS)
-    return next((place for place in places if next(place.glob("*.xml"), None)), root)
-
-
-def _has_xml(folder: Path) -> bool:
-    return next(_xml_folder(folder).glob("*.xml"), None) is not None
+    return next((place for place in places if next(place.glob("*.xml"), None)), None)
 
 
 def _image_folder(root: Path) -> Path:

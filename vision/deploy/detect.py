@@ -79,7 +79,7 @@ class Detections:
             for category, box, score in rows
         ]
 
-    def to_supervision(self):
+    def to_supervision(self) -> object:
         """Return a `supervision.Detections`; needs `pip install supervision`."""
         import supervision
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vision.deploy.detect import RUNTIMES, Detections, FileDetector, Image
 
@@ -9,7 +10,8 @@ from vision.deploy.detect import RUNTIMES, Detections, FileDetector, Image
 class Detector:
     """A detector from a run folder, a checkpoint or an exported file; `load` makes one."""
 
-    def __init__(self, backend):
+    def __init__(self, backend: Any) -> None:
+        """Take what `load` has opened."""
         self._backend = backend
 
     @classmethod

@@ -9,6 +9,7 @@ import math
 import socket
 import threading
 import time
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -82,7 +83,7 @@ class WatchedSession(requests.Session):
         """Nobody waits for the connection."""
         self._watch.deadline = math.inf
 
-    def open(self, method: str, url: str, **options) -> requests.Response:
+    def open(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send a request, follow redirects, and return the answer with its body still to be read.
 
         Raises:

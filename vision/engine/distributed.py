@@ -39,12 +39,12 @@ class MainProcessStopped(SystemExit):
 
 def rank() -> int:
     """The number of this process in the job, from 0; rank 0 is the main process."""
-    return dist.get_rank() if _is_joined() else 0
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
     """The number of processes in the job, over all machines."""
-    return dist.get_world_size() if _is_joined() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def is_main_process() -> bool:
@@ -71,7 +71,7 @@ def process_group() -> Iterator[None]:
     Raises:
         RuntimeError: the other processes did not connect.
     """
-    if _launched_world_size() == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
     store, own_rank, num_processes = next(dist.rendezvous("env://"))
@@ -171,7 +171,7 @@ def explain_lost(error: RuntimeError) -> str | None:
     every kind of failure. So the text decides, except for DistStoreError: the store is used only to
     wait for the other processes.
     """
-    if _launched_world_size() == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return None
     if isinstance(error, dist.DistStoreError) or _PEER_LOST.search(str(error)):
         own = os.environ["RANK"]
@@ -190,11 +190,3 @@ def set_threads(number: int = 0) -> None:
         number = max(1, cores // local_world_size())
     if number:
         torch.set_num_threads(number)
-
-
-def _is_joined() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _launched_world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))

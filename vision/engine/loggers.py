@@ -42,7 +42,7 @@ class RunLogger(Protocol):
         """Write what is left."""
 
 
-class TensorBoard:
+class TensorBoard(RunLogger):
     """RUN/tensorboard, by torch.utils.tensorboard."""
 
     def __init__(self, run: Path, config: dict, *, first_epoch: int):
@@ -78,7 +78,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class Trackio:
+class Trackio(RunLogger):
     """trackio, of Hugging Face: a local database and dashboard."""
 
     def __init__(self, run: Path, config: dict, *, first_epoch: int):
@@ -110,7 +110,7 @@ class Trackio:
         self._run.finish()
 
 
-class Wandb:
+class Wandb(RunLogger):
     """Weights & Biases."""
 
     def __init__(self, run: Path, config: dict, *, first_epoch: int):
@@ -144,7 +144,7 @@ class Wandb:
         self._run.finish()
 
 
-class Mlflow:
+class Mlflow(RunLogger):
     """MLflow tracking."""
 
     def __init__(self, run: Path, config: dict, *, first_epoch: int):

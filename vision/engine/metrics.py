@@ -37,8 +37,8 @@ class MetricsLog:
             ValueError: the file has another format.
         """
         self.path = path
-        self.records = self._read()
-        self.loggers = loggers or Loggers({})
+        self.records = _read_records(path) if path.is_file() else []
+        self.loggers = loggers
 
     def append(self, record: dict) -> None:
         """Add an epoch's record, in place of those of the same epoch and of later ones.
@@ -49,8 +49,9 @@ class MetricsLog:
         record = {name: None if _not_finite(value) else value for name, value in record.items()}
         self.records = [r for r in self.records if r["epoch"] < record["epoch"]] + [record]
         self._write()
-        numbers = {name: x for name, x in record.items() if isinstance(x, (int, float))}
-        self.loggers.log_numbers(numbers, numbers.pop("epoch"))
+        if self.loggers:
+            numbers = {name: x for name, x in record.items() if isinstance(x, (int, float))}
+            self.loggers.log_numbers(numbers, numbers.pop("epoch"))
 
     def keep_until(self, epoch: int) -> None:
         """Delete the records of epochs after `epoch`, which a resumed run does again."""
@@ -59,26 +60,25 @@ class MetricsLog:
             self.records = kept
             self._write()
 
-    def _read(self) -> list[dict]:
-        if not self.path.is_file():
-            return []
-        try:
-            records = msgspec.convert(read_json_lines(self.path), list[dict[str, NUMBER]])
-            if not all(isinstance(record.get("epoch"), int) for record in records):
-                raise ValueError("a line has no epoch")
-        except ValueError as error:
-            raise ValueError(
-                f"{self.path}: not the metrics of a run, one JSON object a line; it was edited "
-                f"({error}): repair it, or move it away"
-            ) from None
-        return records
-
     def content(self) -> bytes:
         """Return the content of the file."""
         return "".join(json.dumps(record) + "\n" for record in self.records).encode()
 
     def _write(self) -> None:
         write_atomically(self.path, self.content())
+
+
+def _read_records(path: Path) -> list[dict]:
+    try:
+        records = msgspec.convert(read_json_lines(path), list[dict[str, NUMBER]])
+        if not all(isinstance(record.get("epoch"), int) for record in records):
+            raise ValueError("a line has no epoch")
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: not the metrics of a run, one JSON object a line; it was edited "
+            f"({error}): repair it, or move it away"
+        ) from None
+    return records
 
 
 def _not_finite(value: object) -> bool:

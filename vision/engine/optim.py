@@ -13,12 +13,10 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULERS = ("cosine", "multi-step", "none")
 
 
-def freeze(model: SSD, *, base_net: bool, all_but_heads: bool) -> None:
+def freeze(model: SSD, *, all_but_heads: bool) -> None:
     """Freeze the backbone, or everything but the prediction heads: no gradients for them."""
     parts = model.network.parts
-    frozen = parts.backbone if base_net or all_but_heads else ()
-    if all_but_heads:
-        frozen += parts.extra_layers
+    frozen = parts.backbone + (parts.extra_layers if all_but_heads else ())
     for name, parameter in model.named_parameters():
         if name.startswith(frozen):
             parameter.requires_grad_(False)

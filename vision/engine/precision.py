@@ -43,7 +43,11 @@ def choose_precision(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu" and _cpu_has_bf16():
+    # A CPU without instructions for it is slower with bf16 than with fp32.
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+        return "bf16" if any(map(has.get, ("avx512_bf16", "amx_bf16", "bf16"))) else "fp32"
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return "bf16"
     return "fp32"
 
@@ -52,11 +56,3 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Return the autocast context for the network's forward pass."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-
-
-def _cpu_has_bf16() -> bool:
-    """Tell whether the CPU has bf16 instructions; without them bf16 is slower than fp32."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.cpu._is_avx512_bf16_supported()

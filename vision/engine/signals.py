@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from types import FrameType
 
 from vision.datasets.loader import Batch, DetectionLoader
@@ -52,20 +53,18 @@ class StoppableLoader:
             self._signals.check()
 
 
+@dataclass
 class StopSignals:
     """Catches SIGINT and SIGTERM inside a `with` block; a second SIGINT ends the process at once.
 
-    Args:
-        stop_at: when the time is up, by `time.monotonic`.
-
     Attributes:
+        stop_at: when the time is up, by `time.monotonic`.
         received: the number of the signal, None before one comes.
     """
 
-    def __init__(self, stop_at: float = math.inf) -> None:
-        self.stop_at = stop_at
-        self.received: int | None = None
-        self._previous: dict[int, object] = {}
+    stop_at: float = math.inf
+    received: int | None = None
+    _previous: dict[int, object] = field(default_factory=dict)
 
     def __enter__(self) -> "StopSignals":
         for signum in (signal.SIGINT, signal.SIGTERM):

@@ -36,10 +36,10 @@ def has_stalled(best: dict, epoch: int, *, patience: int, eval_every: int) -> bo
     Args:
         best: the best AP and its epoch, as of `TrainingState`.
         epoch: whole epochs done.
-        patience: number of validations; 0: never.
+        patience: number of validations.
         eval_every: epochs between two of them.
     """
-    if not patience or best["epoch"] is None:
+    if best["epoch"] is None:
         return False
     return epoch // eval_every - best["epoch"] // eval_every >= patience
 

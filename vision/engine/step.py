@@ -29,7 +29,7 @@ class StepOptions:
     """
 
     device: torch.device
-    precision: str = "fp32"
+    precision: str
     clip_grad_norm: float = 0.0
     skip_nonfinite: bool = False
 

@@ -62,9 +62,11 @@ def fit(
     every = validator.every if validator else 0
     with StopSignals(stop_at) as signals, saver:
         try:
-            while state.epoch < epochs and not has_stalled(
-                state.best, state.epoch, patience=patience, eval_every=every
-            ):
+            while state.epoch < epochs:
+                if patience and has_stalled(
+                    state.best, state.epoch, patience=patience, eval_every=every
+                ):
+                    break
                 train_metrics = train_one_epoch(
                     state,
                     loader,

@@ -111,7 +111,9 @@ def ground_truth_from_index(
     num_images = int(first_image[-1])
     rows = np.arange(len(image_index))
     num_classes = len(sources[0].categories)
-    unannotated = _unannotated(sources, num_classes)
+    unannotated = None
+    if any(source.unannotated for source in sources):
+        unannotated = _unannotated(sources, num_classes)
     if image_indices is not None:
         unannotated = None if unannotated is None else unannotated[image_indices]
         position = np.full(num_images, -1)
@@ -131,10 +133,8 @@ def ground_truth_from_index(
     )
 
 
-def _unannotated(sources: Sequence[AnnotationIndex], num_classes: int) -> np.ndarray | None:
-    """bool [I, C + 1]: what nobody looked for; None where everything was annotated everywhere."""
-    if not any(source.unannotated for source in sources):
-        return None
+def _unannotated(sources: Sequence[AnnotationIndex], num_classes: int) -> np.ndarray:
+    """bool [I, C + 1]: the classes that nobody looked for."""
     rows = np.zeros((len(sources), num_classes + 1), bool)
     for row, source in zip(rows, sources, strict=True):
         row[list(source.unannotated)] = True

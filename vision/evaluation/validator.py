@@ -1,5 +1,7 @@
 """Measures a model on the val split, from time to time during training."""
 
+from dataclasses import KW_ONLY, dataclass, field
+
 import torch
 from torch import nn
 
@@ -15,10 +17,11 @@ from vision.nn.cpu.optimize import optimize_for_inference
 from vision.ssd.loss import MultiBoxLoss
 
 
+@dataclass
 class Validator:
     """Measures a model's loss and COCO numbers, always on the same images.
 
-    Args:
+    Attributes:
         loader: their batches, not augmented.
         ground_truth: their boxes.
         class_names: of labels 1..C.
@@ -26,30 +29,18 @@ class Validator:
         device: of the model.
         every: epochs between two measurements; 0: only after the last.
         min_precision: wanted of each class, for `thresholds`; None: none.
-
-    Attributes:
         result: of the newest `validate`, in the main process; None before it and in others.
     """
 
-    def __init__(
-        self,
-        loader: DetectionLoader,
-        *,
-        ground_truth: GroundTruth,
-        class_names: list[str],
-        loss_fn: MultiBoxLoss,
-        device: torch.device,
-        every: int = 1,
-        min_precision: float | None = None,
-    ):
-        self._loader = loader
-        self.ground_truth = ground_truth
-        self._class_names = class_names
-        self._loss_fn = loss_fn
-        self._device = device
-        self.every = every
-        self._min_precision = min_precision
-        self.result: EvaluationResult | None = None
+    loader: DetectionLoader
+    _: KW_ONLY
+    ground_truth: GroundTruth
+    class_names: list[str]
+    loss_fn: MultiBoxLoss
+    device: torch.device
+    every: int
+    min_precision: float | None = None
+    result: EvaluationResult | None = field(default=None, init=False)
 
     def is_due(self, epoch: int, *, last_epoch: int) -> bool:
         """Tell whether to measure after this epoch (1-based)."""
@@ -67,15 +58,15 @@ class Validator:
         Returns:
             The result in the main process, None in others.
         """
-        if self._device.type == "cpu":
+        if self.device.type == "cpu":
             give_back_freed_memory()
         return evaluate(
             optimize_for_inference(model),
-            self._loader if signals is None else StoppableLoader(self._loader, signals),
+            self.loader if signals is None else StoppableLoader(self.loader, signals),
             ground_truth=self.ground_truth,
-            class_names=self._class_names,
-            device=self._device,
-            loss_fn=self._loss_fn,
+            class_names=self.class_names,
+            device=self.device,
+            loss_fn=self.loss_fn,
         )
 
     def validate(self, model: nn.Module, signals: StopSignals) -> dict:
@@ -92,5 +83,5 @@ class Validator:
         if self.result is None:
             return None
         matches = match_boxes(self.ground_truth, self.result.detections)
-        chosen = class_thresholds(matches, len(self._class_names), precision=self._min_precision)
+        chosen = class_thresholds(matches, len(self.class_names), precision=self.min_precision)
         return [choices.scores() for choices in chosen]

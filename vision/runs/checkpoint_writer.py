@@ -3,6 +3,7 @@
 import shutil
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ def save_error(path: Path, error: OSError, num_bytes: int) -> OSError:
     )
 
 
+@dataclass
 class CheckpointWriter:
     """Writes checkpoints in a thread, one at a time, while training continues.
 
@@ -31,11 +33,10 @@ class CheckpointWriter:
         last_size: its size in bytes.
     """
 
-    def __init__(self) -> None:
-        self.last_path: Path | None = None
-        self.last_size = 0
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+    last_path: Path | None = None
+    last_size: int = 0
+    _thread: threading.Thread | None = None
+    _error: Exception | None = None
 
     def save(
         self,

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 CONFIG, LABELS, METRICS, LOCK = "config.json", "labels.txt", "metrics.jsonl", "run.lock"
 
 
-class RunLock:
+class RunLock(contextlib.AbstractContextManager):
     """Locks a run folder, so that only one process writes in it.
 
     A POSIX record lock: the system releases it when the process ends for any reason, and child
@@ -61,9 +61,6 @@ class RunLock:
         self._file.truncate()
         self._file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
-
-    def __enter__(self) -> "RunLock":
-        return self
 
     def __exit__(self, *exception: object) -> None:
         with contextlib.suppress(OSError):

@@ -4,6 +4,8 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from vision.runs.run_folder import obsolete_checkpoints
 logger = logging.getLogger(__name__)
 
 
-class RunSaver:
+@dataclass
+class RunSaver(AbstractContextManager):
     """Writes the checkpoints and metrics of a run; at the end of a `with` block all is on disk.
 
-    Args:
+    Attributes:
         run: the run folder.
         metrics: its metrics.jsonl.
         config: the run's configuration, stored in each checkpoint.
@@ -30,40 +33,27 @@ class RunSaver:
         continue_on_error: continue training when a checkpoint could not be written.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        *,
-        metrics: MetricsLog,
-        config: dict,
-        classes: list[dict],
-        every_steps: int = 0,
-        every_minutes: float = 0.0,
-        keep_last: int = 0,
-        continue_on_error: bool = False,
-    ):
-        self.run = run
-        self.metrics = metrics
-        self.config = config
-        self.classes = classes
-        self.every_steps = every_steps
-        self.every_minutes = every_minutes
-        self.keep_last = keep_last
-        self.continue_on_error = continue_on_error
-        self._writer = CheckpointWriter()
-        self._last_save = time.monotonic()
-        self._disk_checked = False
+    run: Path
+    _: KW_ONLY
+    metrics: MetricsLog
+    config: dict
+    classes: list[dict]
+    every_steps: int = 0
+    every_minutes: float = 0.0
+    keep_last: int = 0
+    continue_on_error: bool = False
+    _writer: CheckpointWriter = field(default_factory=CheckpointWriter, init=False)
+    _last_save: float = field(default_factory=time.monotonic, init=False)
+    _disk_checked: bool = field(default=False, init=False)
 
     @property
     def newest(self) -> Path | None:
         """The newest checkpoint that this process has written."""
         return self._writer.last_path
 
-    def __enter__(self) -> "RunSaver":
-        return self
-
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
-        self.metrics.loggers.close()
+        if self.metrics.loggers:
+            self.metrics.loggers.close()
         try:
             self._writer.join()
         except OSError as failure:
@@ -155,15 +145,12 @@ class RunSaver:
         logger.error("%s; training goes on without it", error)
 
 
-class NoSaver:
+class NoSaver(AbstractContextManager):
     """Does nothing, in place of a RunSaver, in all processes but the main one."""
 
     def __init__(self, run: Path):
         self.run = run
         self.newest = None
-
-    def __enter__(self) -> "NoSaver":
-        return self
 
     def __exit__(self, *exception: object) -> None:
         """Do nothing: no write is in progress."""

@@ -165,16 +165,21 @@ class Network:
             sizes: one more than there are maps, growing shares of the image's shorter side.
 
         Raises:
-            ValueError: other sizes.
+            ValueError: other sizes, or the network's priors are not those of growing sizes.
         """
         ratios = [[round(w / h) for w, h in prior_map.shapes[2::2]] for prior_map in self.priors]
         grown = growing_sizes(sizes, aspect_ratios=ratios)
+        if self._aspect_ratios() != replace(self, priors=grown)._aspect_ratios():
+            raise ValueError(f"--prior-sizes: {self.name} has priors of its own; see --priors")
         return replace(
             self,
             priors=tuple(
                 replace(old, shapes=new.shapes) for old, new in zip(self.priors, grown, strict=True)
             ),
         )
+
+    def _aspect_ratios(self) -> list[list[float]]:
+        return [[round(w / h, 6) for w, h in prior_map.shapes] for prior_map in self.priors]
 
     def as_numbers(self) -> dict:
         """Return what checkpoints and config.json keep, each under its name."""

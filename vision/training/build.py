@@ -15,7 +15,7 @@ from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.engine.ema import ModelEma
-from vision.engine.environment import machine, versions
+from vision.engine.environment import environment
 from vision.engine.loggers import open_loggers
 from vision.engine.metrics import MetricsLog
 from vision.engine.optim import Schedule, build_optimizer, freeze, parameter_groups
@@ -43,7 +43,6 @@ from vision.training.data import (
     check_same_for_all,
     evaluation_loader,
     open_sources,
-    shared_loader,
 )
 from vision.training.priors import choose_priors
 from vision.training.resume import RunStart
@@ -102,7 +101,8 @@ def open_data(args: TrainArguments, *, classes: list[dict] | None = None) -> Tra
     )
     if classes is not None:
         check_classes(classes, data.train.categories, where="--datasets")
-    check_same_for_all([data.train, data.val])
+    if distributed.world_size() > 1:
+        check_same_for_all([data.train, data.val])
     return data
 
 
@@ -122,7 +122,7 @@ def build_network(
         resumed: a run that goes on keeps its priors and normalisation, and gets the weights of
             its checkpoint later.
     """
-    class_names = data.class_names
+    class_names = data.train.class_names
     saved = resumed.saved_numbers if resumed else None
     model = build_model(
         args.net,
@@ -142,7 +142,8 @@ def build_network(
         logger.info("%s: %s", args.pretrained_ssd, report)
     elif args.base_net != "none" and not has_checkpoint:
         logger.info("%s: %s", args.base_net, load_base_net(model, args.base_net))
-    freeze(model, base_net=args.freeze_base_net, all_but_heads=args.freeze_net)
+    if args.freeze_base_net or args.freeze_net:
+        freeze(model, all_but_heads=args.freeze_net)
     model.to(options.device, memory_format=torch.channels_last)
     optimize_for_training(model)
     if args.sync_bn and distributed.world_size() > 1:
@@ -206,17 +207,24 @@ def build_train_loader(
             input_size=whole_size(args.image_size, args.tiles),
             folder=cache_folder,
         )
-    return shared_loader(
+    return DetectionLoader(
         dataset,
         batch_size=min(args.batch_size, len(dataset)),
         num_workers=args.workers,
         seed=args.seed,
         shuffle=True,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
 
 
 def build_state(
-    args: TrainArguments, model: SSD, *, steps_per_epoch: int, total_steps: int
+    args: TrainArguments,
+    model: SSD,
+    *,
+    options: StepOptions,
+    steps_per_epoch: int,
+    total_steps: int,
 ) -> TrainingState:
     """Make the optimizer, the schedule and the rest of a fresh state."""
     if args.optimizer != "sgd" and args.lr > MAX_SENSIBLE_ADAM_LR:
@@ -231,10 +239,7 @@ def build_state(
         args.optimizer, groups, momentum=args.momentum, weight_decay=args.weight_decay
     )
     schedule = build_schedule(args, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-    device = next(model.parameters()).device
-    scaler = torch.amp.GradScaler(
-        device.type, enabled=choose_precision(args.precision, device) == "fp16"
-    )
+    scaler = torch.amp.GradScaler(options.device.type, enabled=options.precision == "fp16")
     ema = ModelEma(model, decay=args.ema) if args.ema else None
     return TrainingState(model, optimizer, schedule, scaler, ema)
 
@@ -304,8 +309,7 @@ def describe_run(
         "arguments": saved_arguments(start.args),
         "classes": start.classes or [asdict(item) for item in data.train.categories],
         **network.as_numbers(),
-        "versions": versions(),
-        "machine": machine(options.device, options.precision),
+        **environment(options.device, options.precision),
         "data": {"train": data.train.fingerprint(), "val": data.val.fingerprint()},
         "history": resumed.get("history") or [],
         "job": start.job,
@@ -327,7 +331,7 @@ def build_report(
         run=start.folder,
         network=describe_network(model),
         ground_truth=validator.ground_truth,
-        class_names=data.class_names,
+        class_names=data.train.class_names,
         sources=data.val.sources,
         train_sources=data.train.sources,
         dataset=data.val_place,
@@ -343,9 +347,12 @@ def build_saver(start: RunStart, config: dict, state: TrainingState) -> RunSaver
         return NoSaver(start.folder)
     args, folder = start.args, start.folder
     names = (*args.logger, "tensorboard") if args.tensorboard else args.logger
-    loggers = open_loggers(names, folder, config["arguments"], first_epoch=state.epoch + 1)
+    loggers = None
+    if names:
+        loggers = open_loggers(names, folder, config["arguments"], first_epoch=state.epoch + 1)
     metrics = MetricsLog(folder / METRICS, loggers=loggers)
-    metrics.keep_until(state.epoch)
+    if start.config is not None:
+        metrics.keep_until(state.epoch)
     return RunSaver(
         folder,
         metrics=metrics,

@@ -16,7 +16,7 @@ from vision.datasets.coco import CocoDetection, TiledImages
 from vision.datasets.join_classes import joined_names, source_with_classes
 from vision.datasets.layouts.choose import check_options_used, open_folder
 from vision.datasets.layouts.coco import CocoLayout, Pair, open_pair
-from vision.datasets.layouts.layout import NO_OPTIONS, Layout, OpenOptions, Source
+from vision.datasets.layouts.layout import NO_OPTIONS, OpenOptions, Source
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.ops.tiles import num_views
@@ -38,14 +38,17 @@ class DataSplit:
 
     @property
     def indices(self) -> list[AnnotationIndex]:
+        """The images and boxes of each source."""
         return [index for index, _ in self.sources]
 
     @property
     def categories(self) -> list[Category]:
+        """The classes, of labels 1..C."""
         return self.sources[0].index.categories
 
     @property
     def class_names(self) -> list[str]:
+        """Their names."""
         return [category.name for category in self.categories]
 
     def describe(self) -> list[str]:
@@ -53,16 +56,22 @@ class DataSplit:
         if not self.sources:
             return [f"no {self.name} split: no AP, no best"]
         indices = self.indices
+        lines = []
+        for index in indices:
+            if index.accepted:
+                lines.append(_describe_accepted(index))
+            if any(map(len, index.rejected.values())):
+                lines.append(_describe_rejected(index))
+            if len(index.clipped_ids):
+                lines.append(_describe_clipped(index))
+            lines += [f"{index.annotation_file}: {doubt}" for doubt in index.doubts]
         boxes = sum(int(index.trainable.sum()) for index in indices)
         empty = sum(index.num_empty_images() for index in indices)
         crowds = sum(int(index.iscrowd.sum()) for index in indices)
         return [
             f"{self.name}: {len(self)} images, {boxes} boxes, {empty} images without, "
             f"{crowds} crowds",
-            *filter(None, map(_describe_accepted, indices)),
-            *filter(None, map(_describe_rejected, indices)),
-            *filter(None, map(_describe_clipped, indices)),
-            *(f"{index.annotation_file}: {doubt}" for index in indices for doubt in index.doubts),
+            *lines,
             *self._describe_classes(),
         ]
 
@@ -123,11 +132,6 @@ class TrainingData:
         """Where the val split is, for messages."""
         return " and ".join(str(flags[1]) for flags in self.val_flags)
 
-    @property
-    def class_names(self) -> list[str]:
-        """Those of labels 1..C."""
-        return self.train.class_names
-
 
 def open_sources(
     datasets: Sequence[str] = (),
@@ -170,32 +174,27 @@ def open_sources(
         val_flags.append(flags + options.only(CocoLayout.takes).words())
     lists = {"train": train_split, "val": None if validation_dataset else val_split}
     with_lists = replace(options, split_files={k: file for k, file in lists.items() if file})
-    for root in datasets:
-        folder = open_folder(root, split="train", layout=layout, options=with_lists)
-        used |= folder.takes
-        train.append(folder.open("train"))
-        if validation_dataset or val_pairs:
-            continue
-        if "val" in folder.splits:
-            val.append(folder.open("val"))
-            val_flags.append(_flags_of(folder, root, layout, lists["val"]))
-        else:
-            logger.warning("%s: no val split; it has %s", root, ", ".join(folder.splits))
+    folders = [
+        open_folder(root, split="train", layout=layout, options=with_lists) for root in datasets
+    ]
+    train += [folder.open("train") for folder in folders]
+    val_folders = [] if val_pairs else folders
     if validation_dataset:
         val_options = replace(options, split_files={"val": val_split} if val_split else {})
-        folder = open_folder(validation_dataset, split="val", layout=layout, options=val_options)
-        used |= folder.takes
+        val_folders = [
+            open_folder(validation_dataset, split="val", layout=layout, options=val_options)
+        ]
+    for folder in val_folders:
+        if "val" not in folder.splits and not validation_dataset:
+            logger.warning("%s: no val split; it has %s", folder.root, ", ".join(folder.splits))
+            continue
         val.append(folder.open("val"))
-        val_flags.append(_flags_of(folder, validation_dataset, layout, val_split))
+        flags = ["--dataset", str(folder.root), *folder.options.words()]
+        flags += [] if layout == "auto" else ["--dataset-type", layout]
+        val_flags.append(flags + (["--val-split", val_split] if val_split else []))
+    used = used.union(*(folder.takes for folder in [*folders, *val_folders]))
     check_options_used(with_lists, used, where=" ".join(map(str, datasets)))
     return TrainingData(*_joined(train, val, balance_seed=balance_seed), val_flags)
-
-
-def _flags_of(folder: Layout, root: str, layout: str, val_split: str | None) -> list[str]:
-    """Return what eval_ssd.py needs to read the val split of a folder."""
-    words = ["--dataset", str(root), *folder.options.words()]
-    words += [] if layout == "auto" else ["--dataset-type", layout]
-    return words + (["--val-split", val_split] if val_split else [])
 
 
 def _joined(
@@ -231,22 +230,18 @@ def _joined(
 
 
 def _describe_accepted(index: AnnotationIndex) -> str:
-    """What a file lacks and what stands for it, by kind; empty where it lacks nothing."""
-    if not index.accepted:
-        return ""
+    """What a file lacks and what stands for it, by kind."""
     kinds = ", ".join(f"{count} {what}" for what, count in index.accepted.items())
     return f"{index.annotation_file}: {kinds}; fix_coco_annotations.py writes them in"
 
 
 def _describe_rejected(index: AnnotationIndex) -> str:
-    """The boxes of a file that training leaves out, by reason; empty where there are none."""
+    """The boxes of a file that training leaves out, by reason."""
     reasons = [
         f"{len(image_ids)} {reason} (first in image {image_ids[0]})"
         for reason, image_ids in index.rejected.items()
         if len(image_ids)
     ]
-    if not reasons:
-        return ""
     return (
         f"{index.annotation_file}: boxes left out: {', '.join(reasons)}; correct them there if "
         "they are meant to count"
@@ -254,21 +249,12 @@ def _describe_rejected(index: AnnotationIndex) -> str:
 
 
 def _describe_clipped(index: AnnotationIndex) -> str:
-    """How many boxes reach outside their images; empty where none does."""
+    """How many boxes reach outside their images."""
     count = len(index.clipped_ids)
-    if not count:
-        return ""
     share = 100 * count / max(1, len(index.labels))
     return (
         f"{index.annotation_file}: {count} boxes ({share:.2g} %) reach outside their images by "
         f"more than a pixel and are clipped (first in image {index.clipped_ids[0]})"
-    )
-
-
-def shared_loader(dataset: CocoDetection, **options) -> DetectionLoader:
-    """Return a DetectionLoader of this process's part; `options` as it takes them."""
-    return DetectionLoader(
-        dataset, rank=distributed.rank(), world_size=distributed.world_size(), **options
     )
 
 
@@ -300,11 +286,13 @@ def evaluation_loader(
         dataset = TiledImages(
             sources, transform=transform, image_indices=image_indices, tiles=tiles
         )
-    return shared_loader(
+    return DetectionLoader(
         dataset,
         batch_size=max(1, batch_size // num_views(tiles)),
         num_workers=num_workers,
         shuffle=False,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
 
 
@@ -341,15 +329,14 @@ def check_same_for_all(splits: Sequence[DataSplit], model: nn.Module | None = No
         ValueError: in the main process; names the other process, and what it has.
         MainProcessStopped: in the others.
     """
-    if distributed.world_size() > 1:
-        facts: dict = {"classes": splits[0].class_names}
-        if model is not None:
-            digest = hashlib.sha256()
-            for tensor in model.state_dict().values():
-                digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-            facts["weights"] = digest.hexdigest()
-        facts |= {split.name: split.fingerprint() for split in splits}
-        _refuse_differences(distributed.gather(facts))
+    facts: dict = {"classes": splits[0].class_names}
+    if model is not None:
+        digest = hashlib.sha256()
+        for tensor in model.state_dict().values():
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        facts["weights"] = digest.hexdigest()
+    facts |= {split.name: split.fingerprint() for split in splits}
+    _refuse_differences(distributed.gather(facts))
 
 
 @distributed.on_main_process

@@ -45,7 +45,9 @@ def dry_run(args: TrainArguments, *, picture: Path) -> list[str]:
     loader = build_train_loader(args, data.train, normalization=model.network.normalization)
     steps = loader.num_batches
     epochs = args.epochs or default_epochs(args, steps)
-    state = build_state(args, model, steps_per_epoch=steps, total_steps=epochs * steps)
+    state = build_state(
+        args, model, options=options, steps_per_epoch=steps, total_steps=epochs * steps
+    )
     images, targets = next(iter(loader))
     priors = loss_fn.priors_cxcywh
     keys = ("boxes", "labels", "iscrowd")
@@ -67,7 +69,7 @@ def dry_run(args: TrainArguments, *, picture: Path) -> list[str]:
     ]
     if not is_finite:
         lines.append("the loss or its gradient is not finite: lower --lr and look at the picture")
-    _write_picture(images, prior_labels, decoded, data.class_names, picture)
+    _write_picture(images, prior_labels, decoded, data.train.class_names, picture)
     return [*lines, f"picture: {picture}"]
 
 

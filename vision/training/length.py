@@ -38,7 +38,7 @@ def choose_length(
     num_val: int,
     stop_at: float,
 ) -> TrainArguments:
-    """Return the arguments with --epochs; where it was left out, time a few steps and choose it.
+    """Time a few steps, and return the arguments with the --epochs that was left out.
 
     Args:
         args: of the run.
@@ -49,8 +49,6 @@ def choose_length(
         num_val: images of the val split; an epoch takes its share of the validations too.
         stop_at: when --max-hours are over, by `time.monotonic`.
     """
-    if args.epochs is not None:
-        return args
     steps, images = loader.num_batches, len(loader.dataset)
     validated = num_val / args.eval_every if args.eval_every else 0.0
     seconds = measure_step(state, loader, loss_fn, options=options)

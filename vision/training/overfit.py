@@ -29,7 +29,7 @@ from vision.training.build import (
     open_data,
     prepare_machine,
 )
-from vision.training.data import DataSplit, shared_loader
+from vision.training.data import DataSplit
 from vision.transforms.presets import build_train_transform
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ def overfit(args: TrainArguments, *, max_steps: int = MAX_STEPS, rounds: int = 5
     validator = build_validator(
         args, data.train, loss_fn, device=options.device, num_images=args.overfit
     )
-    state = build_state(args, model, steps_per_epoch=loader.num_batches, total_steps=max_steps)
+    steps = loader.num_batches
+    state = build_state(args, model, options=options, steps_per_epoch=steps, total_steps=max_steps)
     return learn(
         state, loader, loss_fn, options=options, validator=validator, max_steps=max_steps,
         rounds=rounds,
@@ -104,7 +105,7 @@ def build_fixed_loader(
     )
     if len(dataset) < 2:
         raise ValueError(f"--datasets: {len(dataset)} images with boxes; --overfit needs 2 or more")
-    return shared_loader(
+    return DetectionLoader(
         dataset,
         batch_size=min(args.batch_size, len(dataset)),
         num_workers=args.workers,

@@ -46,27 +46,25 @@ def choose_priors(args: TrainArguments, split: DataSplit, model: SSD) -> None:
     if args.prior_sizes or args.priors == "default":
         return
     if args.priors not in ("auto", "fit"):
-        _set_priors(model, read_priors(Path(args.priors), model.network))
-        logger.info("priors of %s", args.priors)
-        return
-    trained = saved_priors(args.pretrained_ssd, model.network) if args.pretrained_ssd else None
-    if trained:
-        _set_priors(model, trained)
-    boxes = own_boxes(split.indices, seed=args.seed, tiles=args.tiles)
-    if not len(boxes.boxes):
-        return
-    maps, lines = _fit_and_compare(args, split, model, boxes, is_trained=bool(args.pretrained_ssd))
-    _set_priors(model, maps)
+        maps, lines = read_priors(Path(args.priors), model.network), [f"priors of {args.priors}"]
+    else:
+        trained = saved_priors(args.pretrained_ssd, model.network) if args.pretrained_ssd else None
+        maps, lines = _fit_and_compare(args, split, model, trained or model.network.priors)
+    model.network = replace(model.network, priors=maps)
+    model.place_priors()
     for line in lines:
         logger.info(line)
 
 
 @distributed.on_main_process
 def _fit_and_compare(
-    args: TrainArguments, split: DataSplit, model: SSD, boxes: BoxSample, *, is_trained: bool
+    args: TrainArguments, split: DataSplit, model: SSD, own: tuple[PriorMap, ...]
 ) -> tuple[tuple[PriorMap, ...], list[str]]:
     """Fit priors; return them or the model's own, and lines on what both cover."""
-    own, sizes = model.network.priors, model.feature_map_sizes()
+    boxes = own_boxes(split.indices, seed=args.seed, tiles=args.tiles)
+    if not len(boxes.boxes):
+        return own, []
+    sizes = model.feature_map_sizes()
     transform = build_train_transform(
         args.augmentation, image_size=model.image_size, mean=model.network.normalization.mean
     )
@@ -80,7 +78,8 @@ def _fit_and_compare(
     groups = _groups(boxes, model.image_size, split.class_names)
     rows = [(name, before[rows].mean(), after[rows].mean()) for name, rows in groups]
     mean_before, mean_after = (covered @ boxes.weights for covered in (before, after))
-    gain, needed = mean_after - mean_before, LEAST_GAIN_OVER_TRAINED if is_trained else LEAST_GAIN
+    gain = mean_after - mean_before
+    needed = LEAST_GAIN_OVER_TRAINED if args.pretrained_ssd else LEAST_GAIN
     lost = [name for name, old, new in rows if old - new > MOST_LOST]
     if args.priors == "fit":
         choice = "fitted, as --priors fit says"
@@ -133,8 +132,3 @@ def read_priors(path: Path, network: Network) -> tuple[PriorMap, ...]:
             f"{network.name} has {network.num_priors}"
         )
     return priors
-
-
-def _set_priors(model: SSD, maps: tuple[PriorMap, ...]) -> None:
-    model.network = replace(model.network, priors=maps)
-    model.place_priors()

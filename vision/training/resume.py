@@ -90,10 +90,10 @@ class RunStart:
     @property
     def has_stalled(self) -> bool:
         """Whether --patience has ended a resumed run."""
-        patience, eval_every = self.args.patience, self.args.eval_every
-        return self.checkpoint is not None and has_stalled(
-            self.checkpoint["best"], self.epoch, patience=patience, eval_every=eval_every
-        )
+        if self.checkpoint is None or not self.args.patience:
+            return False
+        best, patience = self.checkpoint["best"], self.args.patience
+        return has_stalled(best, self.epoch, patience=patience, eval_every=self.args.eval_every)
 
 
 def check_same_flags(args: TrainArguments, given: set[str]) -> None:
@@ -103,9 +103,8 @@ def check_same_flags(args: TrainArguments, given: set[str]) -> None:
         ValueError: in the main process: another one was given a flag that differs; names both.
         MainProcessStopped: then, in the others.
     """
-    if distributed.world_size() > 1:
-        flags = {flag_of(name): getattr(args, name) for name in sorted(given)}
-        _refuse_other_flags(distributed.gather(flags))
+    flags = {flag_of(name): getattr(args, name) for name in sorted(given)}
+    _refuse_other_flags(distributed.gather(flags))
 
 
 @distributed.on_main_process

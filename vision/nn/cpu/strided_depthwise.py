@@ -1,5 +1,7 @@
 """A depthwise convolution of stride 2 whose bfloat16 gradients are fast on CPUs."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,13 +17,13 @@ class StridedDepthwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         """Return [B, C, ceil(H / 2), ceil(W / 2)]."""
         ctx.save_for_backward(x, weight)
         return F.conv2d(x, weight, stride=2, padding=weight.shape[-1] // 2, groups=len(weight))
 
     @staticmethod
-    def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of x and weight."""
         x, weight = ctx.saved_tensors
         geometry = {"padding": weight.shape[-1] // 2, "groups": len(weight)}
