@@ -116,7 +116,7 @@ EXCEPTIONS = {
         {"torch.load", "zipfile.ZipFile"}, "the loader itself; the file is opened by regular_only"
     ),
     "vision/validate/quarantine.py": (
-        {"os.rename", "unlink", "rmdir"}, "names that is_inside has seen"
+        {"os.rename", "unlink", "rmdir"}, "names that is_below has seen"
     ),
 }  # fmt: skip
 
