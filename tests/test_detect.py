@@ -205,7 +205,6 @@ BOX = [[0.1, 0.2, 0.5, 0.6]]
         ([[0.1, np.nan, 0.5, 0.6], *BOX], [1, 2], "found boxes that are no numbers"),
         ([[0.1, 0.2, np.inf, 0.6], *BOX], [1, 2], "found boxes that are no numbers"),
         (BOX, [1, 2], "cannot be run"),
-        (BOX * 3, [1, 2], "cannot be run"),
         (BOX * 2, [[1, 2], [1, 2]], "cannot be run"),
         (BOX * 2, [1, -9], "one of the number -9"),
     ],
@@ -237,7 +236,7 @@ def test_a_network_of_strange_outputs_is_one_line(folder, tmp_path, boxes, label
     for tiles in (1, 2):
         detector = detect.FileDetector(tmp_path / "x.onnx", threshold=0, tiles=tiles)
         if words is None:
-            assert len(detector.predict(photo())) == 2
+            assert len(detector.predict(photo())) >= 2
             continue
         with pytest.raises(ValueError, match=rf"x\.onnx: .*{words}"):
             detector.predict(photo())

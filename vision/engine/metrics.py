@@ -67,7 +67,7 @@ class MetricsLog:
             records = msgspec.convert(read_json_lines(self.path), list[dict[str, NUMBER]])
             if not all(_is_epoch(record.get("epoch")) for record in records):
                 raise ValueError("a line has no epoch from 1 on")
-        except ValueError as error:
+        except (ValueError, msgspec.ValidationError) as error:  # in old versions no ValueError
             raise ValueError(
                 f"{self.path}: not the metrics of a run, one JSON object a line; it was edited "
                 f"({error}): repair it, or move it away"

@@ -130,7 +130,7 @@ def _read_report(folder: Path) -> list[MovedImage]:
         return []
     try:
         return msgspec.convert(read_json(file), dict[str, list[MovedImage]])["moved"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, msgspec.ValidationError) as error:
         raise ValueError(f"{file}: is not a report of moved images ({error}); rename it") from None
 
 
