@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     check_data_flags(parser, args)
-    if len(args.fractions) > 3 or min(args.fractions) <= 0 or sum(args.fractions) > 1.001:
+    shares = args.fractions
+    if len(shares) > 3 or not all(share > 0 for share in shares) or not sum(shares) <= 1.001:
         parser.error("--fractions are two or three shares above 0 that together make at most 1")
     return run_script(functools.partial(run, args))
 

@@ -238,7 +238,7 @@ def _any_boxes():
 
 @pytest.mark.usefixtures("_any_boxes")
 class TestAnyFile:
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(document=documents(), layout=layouts, chunk_bytes=st.sampled_from([20, 200, 1 << 20]))
     def test_repairs_and_nothing_else(self, tmp_path_factory, document, layout, chunk_bytes):
         path = tmp_path_factory.getbasetemp() / "instances_any.json"
@@ -256,7 +256,7 @@ class TestAnyFile:
         expected = json.loads(json.dumps(expected_repair(document)), **AS_SPELT)
         assert json.loads(fixed, **AS_SPELT) == expected
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(document=documents(), layout=layouts)
     def test_the_index_is_the_same(self, tmp_path_factory, document, layout):
         """So training and evaluation are: they read nothing else of the file."""
@@ -276,7 +276,7 @@ class TestAnyFile:
         path.write_bytes(fixed)
         assert_same_index(before, load_coco_index(path))
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(document=documents(), layout=layouts)
     def test_segmentations_byte_for_byte(self, tmp_path_factory, document, layout):
         for number, annotation in enumerate(document["annotations"] or [], 1):

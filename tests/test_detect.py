@@ -218,6 +218,8 @@ def test_hostile_images_are_one_line_each(folder, tmp_path, capsys, request, dec
         {"resize": ["linear"]},
         {"score_threshold": {}},
         {"target": None},
+        {"network": ["x"]},
+        {"iou_threshold": "x"},
     ],
     ids=str,
 )
@@ -248,6 +250,53 @@ def test_labels_that_no_class_has_are_one_line(folder, tmp_path, capsys):
         out, err = capsys.readouterr()
         assert "\x1b" not in out and err.count("\n") == (0 if names else 1)
     assert "  \\x1b[31m 0." in out
+
+
+BOX = [[0.1, 0.2, 0.5, 0.6]]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "labels", "words"),
+    [
+        (BOX * 2, [1, 2], None),
+        ([[0.1, np.nan, 0.5, 0.6], *BOX], [1, 2], "found boxes that are no numbers"),
+        ([[0.1, 0.2, np.inf, 0.6], *BOX], [1, 2], "found boxes that are no numbers"),
+        (BOX, [1, 2], "cannot be run"),
+        (BOX * 2, [[1, 2], [1, 2]], "cannot be run"),
+        (BOX * 2, [1, -9], "one of the number -9"),
+    ],
+)
+def test_a_network_of_strange_outputs_is_one_line(folder, tmp_path, boxes, labels, words):
+    """Constants instead of a network, in a file that says what a detector's does."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    source = onnx.load(folder / "mb2-ssd-lite-onnx.onnx")
+    arrays = [
+        np.array([boxes], np.float32), np.array([[0.9, 0.8]], np.float32), np.array([labels])
+    ]  # fmt: skip
+    nodes = [
+        helper.make_node("Constant", [], [f"{i}"], value=numpy_helper.from_array(array))
+        for i, array in enumerate(arrays)
+    ]
+    outputs = [
+        helper.make_tensor_value_info(
+            f"{i}", helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
+        for i, array in enumerate(arrays)
+    ]
+    graph = helper.make_graph(nodes, "x", source.graph.input[:1], outputs)
+    network = helper.make_model(graph, opset_imports=source.opset_import)
+    network.ir_version = source.ir_version
+    network.metadata_props.extend(source.metadata_props)
+    onnx.save(network, tmp_path / "x.onnx")
+    for tiles in (1, 2):
+        detector = detect.FileDetector(tmp_path / "x.onnx", threshold=0, tiles=tiles)
+        if words is None:
+            assert len(detector.predict(photo())) >= 2
+            continue
+        with pytest.raises(ValueError, match=rf"x\.onnx: .*{words}"):
+            detector.predict(photo())
 
 
 def test_which_model_has_to_be_clear(tmp_path, capsys, monkeypatch):

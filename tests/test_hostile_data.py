@@ -10,8 +10,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from script_runs import Run, call, tree
 from voc_factory import CAT, make_voc, voc_xml
@@ -19,14 +20,13 @@ from yolo_factory import BOX, make_folder, write_image
 
 from export_ssd import output_folder
 from vision.datasets.image_names import find_all
-from vision.deploy.frames import VideoFile
+from vision.deploy.frames import Frame, VideoFile
+from vision.deploy.outputs import Video
 from vision.download.part_file import PartFile
 from vision.report.page import render_page
 
 TERABYTE = 1 << 40
-SOME = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SOME = settings(max_examples=25)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
@@ -220,6 +220,46 @@ def test_folders_that_are_written_in_are_no_links(place):
     done = call("convert_to_coco", *flags)
     assert done.code == 1 and "annotations" in done.err and "is a link" in done.err
     assert tree(place / "beside") == before
+
+
+def test_nothing_is_moved_through_links_that_lead_out(place):
+    """Neither what lies where a link leads to, nor into such a folder; reading is another thing."""
+    content = coco_content("album/labels.txt")
+    write_coco(place / "data", content)
+    images = place / "data/images"
+    (place / "beside/broken.jpg").write_bytes(b"no image")
+    (images / "album").symlink_to(place / "beside")
+    (images / "own").mkdir()
+    (images / "own/bad.jpg").write_bytes(b"no image")
+    (images / "again").symlink_to("own")
+    before = tree(place / "beside")
+    done = call("validate_image_files", "--path", images, "--workers=1")
+    assert done.code == 1 and "not moved: 2" in done.out, done
+    assert tree(place / "beside") == before
+    invalid = place / "data/images_invalid"
+    moved = sorted(path.relative_to(invalid).as_posix() for path in invalid.rglob("*.jpg"))
+    assert len(moved) == 1 and moved[0].endswith("/bad.jpg")
+    report = json.loads((invalid / "report.json").read_text())
+    report["moved"] += [report["moved"][0] | {"file": "album/x.jpg"}]
+    (invalid / "report.json").write_text(json.dumps(report))
+    done = call("validate_image_files", "--path", images, "--restore")
+    assert done.code == 1 and "'album/x.jpg' leads out of the folder" in done.err
+    (images / "b").mkdir()
+    (images / "b/bad.jpg").write_bytes(b"no image")
+    (invalid / "b").symlink_to(place / "beside")
+    done = call("validate_image_files", "--path", images, "--workers=1")
+    assert done.code == 1 and "a link on the way to it leads out" in done.err
+    assert (images / "b/bad.jpg").exists() and tree(place / "beside") == before
+
+
+def test_a_link_under_a_videos_first_name_is_not_written_through(place):
+    (place / "out").mkdir()
+    (place / "out/.a.mp4.part.mp4").symlink_to(place / "beside/labels.txt")
+    video = Video(place / "out/a.mp4", fps=10, is_live=False)
+    frame = Frame("a.avi", pixels=np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(OSError, match="is a link"):
+        video.write(frame, [])
+    assert (place / "beside/labels.txt").read_text() == "mine"
 
 
 def test_a_pipe_as_video_is_not_waited_for(place):

@@ -155,6 +155,11 @@ def test_numbers_come_back_from_a_checkpoint(name):
     assert other.normalization.mean[1] == 99.0 and other.resize == "point"
     with pytest.raises(ValueError, match="resize or tiles are not what this toolkit writes"):
         network.with_numbers({"resize": "cubic"})
+    for side in (1e308, 1e-320, 10**20, -1, float("nan"), "x"):
+        numbers = network.as_numbers()
+        numbers["priors"][0]["shapes"][0] = [0.1, side]
+        with pytest.raises(ValueError, match="not what this toolkit writes"):
+            network.with_numbers(numbers)
 
 
 def test_prior_sizes_are_refused_where_priors_do_not_grow():

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from fault_server import FaultServer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from script_runs import FAST, call
 from yolo_factory import write_image
@@ -178,9 +178,7 @@ def test_a_large_file_is_read_row_by_row(tmp_path):
     assert [box.image_id for box in read_boxes(path, wanted={"i4999"})] == ["i4999"]
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_any_damage_is_read_or_named(tmp_path, data):
     text = subset(("a1", "Apple", 0.1, 0.6, 0.2, 0.8), ("b2", "Hot dog", 0, 1, 0, 1)).encode()

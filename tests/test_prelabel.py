@@ -74,6 +74,27 @@ def test_detections_of_another_set_are_refused(root, tmp_path):
     (tmp_path / "detections.json").write_text(json.dumps([{**RESULTS[0], "image_id": 9}]))
     done = convert(root, "yolo", tmp_path / "out")
     assert done.code == 1 and "entry 0 is of image 9" in done.err
-    (tmp_path / "detections.json").write_text("{}")
-    done = convert(root, "yolo", tmp_path / "out")
-    assert done.code == 1 and "not a list of COCO results" in done.err
+    for content, words in (
+        ("{}", "not a list of COCO results"),
+        (
+            json.dumps([{**RESULTS[0], "bbox": [1e308, 0, 1e308, 5]}]),
+            "entry 0 has a box or",
+        ),
+        ("version https://git-lfs.github.com/spec/v1\n", "detections.json: a Git LFS pointer"),
+    ):
+        (tmp_path / "detections.json").write_text(content)
+        done = convert(root, "yolo", tmp_path / "out")
+        assert done.code == 1 and words in done.err
+
+
+def test_names_with_control_characters_make_whole_files(root, tmp_path):
+    for path in (root / "annotations").iterdir():
+        path.write_text(path.read_text().replace('"dog"', '"d\\u001b[2Jog<\\u0001>"'))
+    assert convert(root, "voc", tmp_path / "voc").code == 0
+    named = list(read_voc_xml(tmp_path / "voc/Annotations/3.xml").objects) + list(
+        read_voc_xml(tmp_path / "voc/Annotations/1.xml").objects
+    )
+    assert "d\\x1b[2Jog<\\x01>" in {item.name for item in named}
+    assert "d\\x1b[2Jog<\\x01>\n" in (tmp_path / "voc/labels.txt").read_text()
+    assert convert(root, "yolo", tmp_path / "yolo").code == 0
+    assert "d\\x1b[2Jog<\\x01>\n" in (tmp_path / "yolo/classes.txt").read_text()

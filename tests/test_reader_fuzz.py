@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from script_runs import tree
 from voc_factory import CAT, DOG, make_voc, voc_xml
@@ -15,9 +15,7 @@ from vision.datasets.layouts.choose import LAYOUTS
 from vision.datasets.layouts.layout import NO_OPTIONS
 from vision.files.printable import printable
 
-SETTINGS = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SETTINGS = settings(max_examples=40)
 COCO = {
     "images": [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 50} for i in (1, 2)],
     "annotations": [

@@ -129,6 +129,7 @@ CONFIG = {"arguments": {"seed": 3}, "classes": [], "history": []}
         ({"versions": "torch numpy"}, "$.versions"),
         ({"machine": 5}, "$.machine"),
         ({"data": {"train": 3}}, "$.data[...]"),
+        ({"data": {"val": {"images": 3, "boxes": 2}}}, "$.data[...]"),
         ({"history": [{"changes": {"lr": 1}}]}, "$.history[0].changes[...]"),
     ],
 )

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from script_runs import FAST, call, tree
 from voc_factory import CAT, DOG, make_voc, voc_object, voc_xml
@@ -194,9 +194,7 @@ def test_entities_do_not_expand_without_end(tmp_path):
         read_voc_xml(tmp_path / "a.xml")
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_damage_is_read_or_named(tmp_path, data):
     text = voc_xml(CAT, DOG).encode()

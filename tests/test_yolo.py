@@ -108,7 +108,7 @@ rows = st.lists(st.tuples(st.integers(-1, 4), numbers, numbers, numbers, numbers
 sizes = st.sampled_from([(1, 1), (7, 3), (100, 50), (640, 480)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(sizes, rows), min_size=1, max_size=4))
 def test_any_rows_give_a_set_that_is_perfect_against_itself(images):
     labels = {

@@ -13,6 +13,10 @@ from vision.datasets.annotation_index import AnnotationIndex, build_index
 from vision.datasets.coco_export import coco_of_index, write_coco
 from vision.files.atomic_file import write_atomically
 from vision.files.guarded import is_inside, own_only, read_regular
+from vision.files.printable import printable
+from vision.files.stand_ins import refuse_stand_in
+
+_LARGEST = 1e9  # of a number in pixels, so that areas can be computed
 
 
 class _Result(msgspec.Struct, gc=False):
@@ -46,19 +50,23 @@ def read_detections(path: str | Path, index: AnnotationIndex) -> Found:
         OSError: it cannot be read.
         ValueError: not COCO's results format, or of another data set; names the entry.
     """
+    content = read_regular(path)
+    refuse_stand_in(content[:512], path)
     try:
-        entries = msgspec.json.decode(read_regular(path), type=list[_Result])
+        entries = msgspec.json.decode(content, type=list[_Result])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a list of COCO results ({error})") from None
     row_of = {int(number): row for row, number in enumerate(index.image_ids)}
     label_of = {category.category_id: category.label for category in index.categories}
-    for number, entry in enumerate(entries):
+    for place, entry in enumerate(entries):
         if entry.image_id not in row_of or entry.category_id not in label_of:
             raise ValueError(
-                f"{path}: entry {number} is of image {entry.image_id} and category "
+                f"{path}: entry {place} is of image {entry.image_id} and category "
                 f"{entry.category_id}, which {index.annotation_file} does not have; were the "
                 "detections made of another data set or split?"
             )
+        if not all(abs(number) <= _LARGEST for number in (*entry.bbox, entry.score)):
+            raise ValueError(f"{path}: entry {place} has a box or a score beyond {_LARGEST:g}")
     return Found(
         np.array([row_of[entry.image_id] for entry in entries], dtype=np.int64),
         np.array([label_of[entry.category_id] for entry in entries], dtype=np.int64),
@@ -73,7 +81,7 @@ def order_by_doubt(found: Found, num_images: int) -> list[int]:
     Images without any detection come last, in their own order.
     """
     doubt = np.zeros(num_images)
-    np.maximum.at(doubt, found.rows, 1 - np.abs(2 * found.scores - 1))
+    np.maximum.at(doubt, found.rows, 1 - np.abs(2 * found.scores.clip(0, 1) - 1))
     return np.argsort(-doubt, kind="stable").tolist()
 
 
@@ -98,7 +106,7 @@ def write_coco_labels(folder: Path, index: AnnotationIndex, found: Found) -> Non
 def write_yolo_labels(folder: Path, index: AnnotationIndex, found: Found) -> None:
     """Write labels/<image>.txt and classes.txt."""
     names = [category.name for category in index.categories]
-    write_atomically(folder / "classes.txt", "".join(f"{name}\n" for name in names).encode())
+    write_atomically(folder / "classes.txt", _name_lines(names))
     for stem, row, rows in _images(index, found):
         height, width = index.sizes[row].tolist()
         boxes = found.boxes_xywh[rows] / [width, height, width, height]
@@ -113,7 +121,7 @@ def write_yolo_labels(folder: Path, index: AnnotationIndex, found: Found) -> Non
 def write_voc_labels(folder: Path, index: AnnotationIndex, found: Found) -> None:
     """Write Annotations/<image>.xml and labels.txt."""
     names = [category.name for category in index.categories]
-    write_atomically(folder / "labels.txt", "".join(f"{name}\n" for name in names).encode())
+    write_atomically(folder / "labels.txt", _name_lines(names))
     for stem, row, rows in _images(index, found):
         height, width = index.sizes[row].tolist()
         objects = []
@@ -123,11 +131,11 @@ def write_voc_labels(folder: Path, index: AnnotationIndex, found: Found) -> None
             corners = zip(("xmin", "ymin", "xmax", "ymax"), (x, y, x + w, y + h), strict=True)
             box = "".join(f"<{key}>{value:.2f}</{key}>" for key, value in corners)
             objects.append(
-                f"<object><name>{escape(names[label - 1])}</name><difficult>0</difficult>"
+                f"<object><name>{_in_xml(names[label - 1])}</name><difficult>0</difficult>"
                 f"<bndbox>{box}</bndbox></object>"
             )
         text = (
-            f"<annotation><filename>{escape(index.file_name(row))}</filename><size><width>{width}"
+            f"<annotation><filename>{_in_xml(index.file_name(row))}</filename><size><width>{width}"
             f"</width><height>{height}</height><depth>3</depth></size>{''.join(objects)}"
             "</annotation>\n"
         )
@@ -158,6 +166,14 @@ def _images(index: AnnotationIndex, found: Found) -> Iterator[tuple[str, int, np
             )
     for row, stem in enumerate(name_of):
         yield stem, row, order[ends[row] : ends[row + 1]]
+
+
+def _name_lines(names: list[str]) -> bytes:
+    return "".join(f"{printable(name)}\n" for name in names).encode()
+
+
+def _in_xml(text: str) -> str:
+    return escape(printable(text))  # XML cannot hold control characters, however they are written
 
 
 def _write(path: Path, text: str) -> None:

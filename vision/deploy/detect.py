@@ -174,17 +174,24 @@ class FileDetector:
         resized = self.resize(image)
         try:
             boxes, scores, labels = self.run(resized)
+            scores, labels = scores.astype(np.float32), labels.astype(np.int64)
+            boxes = boxes.astype(np.float32).reshape(len(scores), 4)
+            labels = labels.reshape(len(scores))
         except Exception as error:  # each runtime has types of its own
             raise ValueError(f"{self.path}: cannot be run: {_in_one_line(error)}") from error
-        if labels.max(initial=0) >= len(self.names):
+        strange = labels[(labels < 0) | (labels >= len(self.names))]
+        if len(strange):
             raise ValueError(
                 f"{self.path}: names {len(self.names) - 1} classes, and found one of the number "
-                f"{labels.max()}; its description was edited"
+                f"{strange[0]}; its description was edited"
             )
         found = scores >= self._thresholds[labels]
         height, width = image.shape[:2]
         sides = np.array([width, height, width, height], np.float32)
-        return boxes[found] * sides, scores[found], labels[found]
+        boxes = boxes[found] * sides
+        if not np.isfinite(boxes).all():
+            raise ValueError(f"{self.path}: found boxes that are no numbers; export it again")
+        return boxes, scores[found], labels[found]
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Bring uint8 [H, W, 3] to the size of the input, in the way that was trained with."""
@@ -270,13 +277,27 @@ def _read_about(properties: dict[str, str]) -> dict:
     if not (0 < height < 10_000 and 0 < width < 10_000 and about["resize"] in RESIZE):
         raise ValueError("another input")
     about["image_size"] = (int(height), int(width))
+<<<<<<< HEAD
     texts = [about["target"], *(item["name"] for item in about["classes"])]
     if not all(isinstance(text, str) for text in texts):
+=======
+    for key in ("score_threshold", "iou_threshold"):
+        if not isinstance(about[key], (int, float)):
+            raise TypeError("no number")
+    if not all(isinstance(text, str) for text in _texts_of(about)):
+>>>>>>> h13
         raise TypeError("no text")
     return about
 
 
+<<<<<<< HEAD
 # only jetson:
+=======
+def _texts_of(about: dict) -> list:
+    return [about["target"], about["network"], *(item["name"] for item in about["classes"])]
+
+
+>>>>>>> h13
 def detectnet_input(image: np.ndarray) -> np.ndarray:
     """Normalise uint8 [H, W, 3] to what the target jetson takes, float32 [1, 3, H, W] in -1..1."""
     scaled = image.astype(np.float32) * np.float32(2 / 255) - np.float32(1)

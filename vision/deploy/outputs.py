@@ -14,6 +14,7 @@ from vision.deploy.detect import Detections
 from vision.deploy.frames import Frame
 from vision.deploy.tracker import Track
 from vision.files.atomic_file import write_atomically
+from vision.files.guarded import refuse_link
 from vision.visualize import draw_boxes
 
 COLUMNS = ("source", "frame", "seconds", "name", "score", "x1", "y1", "x2", "y2", "track", "lost")
@@ -136,6 +137,7 @@ class Video:
         if self._writer is None:
             self._size = picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2  # codecs want even
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            refuse_link(self._part)  # OpenCV would write through it
             codec = cv2.VideoWriter_fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._part), codec, self.fps, self._size)
             if not self._writer.isOpened():

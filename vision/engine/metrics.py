@@ -14,6 +14,7 @@ from vision.engine.loggers import Loggers
 from vision.files.atomic_file import write_atomically
 from vision.files.structured_text import read_json_lines
 
+_LARGEST_EPOCH = 10**9  # as vision/args.py takes
 NUMBER = int | float | str | None  # of an epoch's record; a logger's may be text
 
 
@@ -71,14 +72,18 @@ class MetricsLog:
 def _read_records(path: Path) -> list[dict]:
     try:
         records = msgspec.convert(read_json_lines(path), list[dict[str, NUMBER]])
-        if not all(isinstance(record.get("epoch"), int) for record in records):
-            raise ValueError("a line has no epoch")
-    except ValueError as error:
+        if not all(_is_epoch(record.get("epoch")) for record in records):
+            raise ValueError("a line has no epoch from 1 on")
+    except (ValueError, msgspec.ValidationError) as error:  # in old versions no ValueError
         raise ValueError(
             f"{path}: not the metrics of a run, one JSON object a line; it was edited "
             f"({error}): repair it, or move it away"
         ) from None
     return records
+
+
+def _is_epoch(value: object) -> bool:
+    return isinstance(value, int) and 0 < value <= _LARGEST_EPOCH
 
 
 def _not_finite(value: object) -> bool:

@@ -74,3 +74,13 @@ def is_inside(name: str) -> bool:
     windows = PureWindowsPath(name)
     is_relative = not (PurePosixPath(name).is_absolute() or windows.drive or windows.root)
     return is_relative and ".." not in windows.parts and "\0" not in name and bool(name)
+
+
+def is_below(folder: str | Path, name: str) -> bool:
+    """Tell whether a file is inside a folder by its name, and by the links on the way to it.
+
+    Asked of what is moved: a link to another folder may be a user's, but a stranger's, too.
+    """
+    root = os.path.realpath(folder)
+    parent = os.path.realpath(os.path.dirname(os.path.join(folder, name)))
+    return is_inside(name) and os.path.commonpath([root, parent]) == root

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vision.files.guarded import read_regular
+from vision.files.stand_ins import refuse_stand_in
 
 MOST_BYTES = 1 << 26  # 64 MB; a run's config.json has some kB
 
@@ -43,10 +44,12 @@ def read_json(path: str | Path) -> object:
     """Read a JSON file.
 
     Raises:
-        ValueError: its content is no JSON, or nested too deeply.
+        ValueError: its content is no JSON, nested too deeply, or what a download left instead.
         OSError: it cannot be read, or has more than MOST_BYTES.
     """
-    return parse_json(read_regular(path, most_bytes=MOST_BYTES), where=path)
+    content = read_regular(path, most_bytes=MOST_BYTES)
+    refuse_stand_in(content[:512], path)
+    return parse_json(content, where=path)
 
 
 def read_json_lines(path: str | Path) -> list:

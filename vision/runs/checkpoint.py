@@ -11,6 +11,7 @@ import torch
 
 from vision.files.atomic_file import show_in_use, sync_folder, temporary_path, write_atomically
 from vision.files.guarded import read_regular, regular_only
+from vision.files.stand_ins import refuse_stand_in
 from vision.runs.run_config import check_parts
 from vision.runs.tensor_files import MOST_BYTES, load_tensors
 
@@ -88,6 +89,7 @@ def read_checkpoint(path: Path) -> dict:
     comment = content[-_COMMENT_SIZE:]
     if not content:
         raise ValueError(f"{path}: the file is empty")
+    refuse_stand_in(content[:512], path)
     if not comment.startswith(_DIGEST_PREFIX):
         raise ValueError(f"{path}: cut short, or not a checkpoint of this toolkit (no digest)")
     signed = content[: -_COMMENT_SIZE - 2] + b"\x00\x00"

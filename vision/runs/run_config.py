@@ -23,6 +23,14 @@ class Resumption(msgspec.Struct):
     step: int | None = None
 
 
+class DataFacts(msgspec.Struct):
+    """What tells the images and boxes of a split from others."""
+
+    images: int
+    boxes: int
+    sha256: str
+
+
 class RunConfig(msgspec.Struct):
     """What the toolkit reads of a configuration; further keys are let through."""
 
@@ -32,7 +40,7 @@ class RunConfig(msgspec.Struct):
     resumes: list[dict[str, int | None]] | None = None
     versions: dict[str, str | None] = {}
     machine: dict[str, str | int | float | None] = {}
-    data: dict[str, dict | None] = {}
+    data: dict[str, DataFacts | None] = {}
     job: str | None = None
 
 

@@ -230,8 +230,8 @@ class Network:
 
 def _read_prior_map(saved: dict) -> PriorMap:
     shapes = tuple((_positive(width), _positive(height)) for width, height in saved["shapes"])
-    if not shapes:
-        raise ValueError
+    if not shapes or not all(1e-6 <= side <= 1e6 for shape in shapes for side in shape):
+        raise ValueError  # float32 would make 0 or infinity of others' areas
     stride = saved["stride"] if saved["stride"] is None else _positive(saved["stride"])
     return PriorMap(shapes, stride, bool(saved["clamp_centers"]))
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 
 from vision.files.atomic_file import write_atomically
-from vision.files.guarded import is_inside, refuse_link
+from vision.files.guarded import is_below, refuse_link
 from vision.files.structured_text import read_json
 
 REPORT_NAME = "report.json"
+_LEADS_OUT = "a link on the way to it leads out of the folder, so nothing was moved; remove it"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def move_aside(image_folder: Path, images: list[MovedImage]) -> list[MovedImage]
     for image in images:
         moved_to = _free_name(folder, image.file, taken)
         taken.add(moved_to)
+        if not (is_below(image_folder, image.file) and is_below(folder, moved_to)):
+            raise OSError(errno.ELOOP, _LEADS_OUT, str(folder / moved_to))
         moves.append(replace(image, moved_to=moved_to))
     _write_report(folder, known + moves)
     for image in moves:
@@ -75,7 +78,7 @@ def restore(image_folder: Path, *, dry_run: bool = False) -> tuple[list[str], li
         raise ValueError(f"{folder / REPORT_NAME}: no such file, so there is nothing to restore")
     restored, kept, problems = [], [], []
     for image in _read_report(folder):
-        if not (is_inside(image.file) and is_inside(image.moved_to)):
+        if not (is_below(image_folder, image.file) and is_below(folder, image.moved_to)):
             kept.append(image)
             problems.append(f"{folder / REPORT_NAME}: {image.file!r} leads out of the folder")
             continue
@@ -127,7 +130,7 @@ def _read_report(folder: Path) -> list[MovedImage]:
         return []
     try:
         return msgspec.convert(read_json(file), dict[str, list[MovedImage]])["moved"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, msgspec.ValidationError) as error:
         raise ValueError(f"{file}: is not a report of moved images ({error}); rename it") from None
 
 

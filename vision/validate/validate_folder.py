@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vision.datasets.findings import Findings, no_progress
 from vision.datasets.image_list import scan_images
+from vision.files.guarded import is_below
 from vision.validate.image_check import UNREADABLE, check_images
 from vision.validate.image_entries import Annotations, ImageEntries, compare_size
 from vision.validate.quarantine import MovedImage, invalid_folder
@@ -63,7 +64,10 @@ def validate_folder(
             findings.add(difference[0], check.file, difference[1])
         if entry is None and entries.expects(name):
             findings.add("file without entry", check.file, "no annotation file has an entry for it")
-        if check.kind in UNREADABLE:
+        if check.kind in UNREADABLE and not is_below(image_folder, name):
+            message = "a link on the way to it leads out of the folder; move it yourself"
+            findings.add("not moved", check.file, message)
+        elif check.kind in UNREADABLE:
             reason = f"{check.kind}: {check.message}"
             digest = f"sha256:{check.sha256}"
             unreadable.append(MovedImage(name, name, reason, check.num_bytes, digest))
