@@ -277,27 +277,16 @@ def _read_about(properties: dict[str, str]) -> dict:
     if not (0 < height < 10_000 and 0 < width < 10_000 and about["resize"] in RESIZE):
         raise ValueError("another input")
     about["image_size"] = (int(height), int(width))
-<<<<<<< HEAD
-    texts = [about["target"], *(item["name"] for item in about["classes"])]
-    if not all(isinstance(text, str) for text in texts):
-=======
     for key in ("score_threshold", "iou_threshold"):
         if not isinstance(about[key], (int, float)):
             raise TypeError("no number")
-    if not all(isinstance(text, str) for text in _texts_of(about)):
->>>>>>> h13
+    texts = [about["target"], about["network"], *(item["name"] for item in about["classes"])]
+    if not all(isinstance(text, str) for text in texts):
         raise TypeError("no text")
     return about
 
 
-<<<<<<< HEAD
 # only jetson:
-=======
-def _texts_of(about: dict) -> list:
-    return [about["target"], about["network"], *(item["name"] for item in about["classes"])]
-
-
->>>>>>> h13
 def detectnet_input(image: np.ndarray) -> np.ndarray:
     """Normalise uint8 [H, W, 3] to what the target jetson takes, float32 [1, 3, H, W] in -1..1."""
     scaled = image.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
