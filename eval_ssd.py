@@ -115,6 +115,9 @@ def build_eval_parser(**kwargs: Any) -> argparse.ArgumentParser:
     add("--iou-threshold", type=float, metavar="X",
         help="overlap above which the lower-scored of two boxes of a class goes; default: the "
         "network's own")  # fmt: skip
+    add("--box-voting", type=float, metavar="IOU",
+        help="move a detection to the mean of the boxes of its class with a higher IoU than this; "
+        "0: do not; default: as trained")  # fmt: skip
     add("--runtime", choices=RUNTIMES, default="auto",
         help="of an exported file: its own, or detectNet's way with images and boxes; auto: "
         "detectnet for the target jetson")  # fmt: skip
@@ -144,6 +147,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for flag, value in (
         ("--score-threshold", args.score_threshold),
         ("--iou-threshold", args.iou_threshold),
+        ("--box-voting", args.box_voting),
         ("--clustering", args.clustering),
     ):
         if value is not None and not 0 <= value <= 1:
@@ -151,6 +155,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     if is_exported(args):
         own = (
             ("--iou-threshold", args.iou_threshold),
+            ("--box-voting", args.box_voting),
             ("--image-size", args.image_size),
             ("--resize", args.resize),
         )
@@ -186,6 +191,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
         label_file=args.label_file,
         image_size=args.image_size,
         tiles=args.tiles,
+        box_voting=args.box_voting,
     )
     class_names = [item["name"] for item in classes]
     source = source_with_classes(open_source(args), class_names)
@@ -328,8 +334,13 @@ def threshold_of(args: argparse.Namespace) -> float:
 
 def weights_flags(args: argparse.Namespace) -> list[str]:
     """Return what a command needs besides --trained-model to load the same weights."""
-    pairs = (("--net", args.net), ("--label-file", args.label_file), ("--tiles", args.tiles))
-    return [word for flag, value in pairs if value for word in (flag, str(value))]
+    pairs = (
+        ("--net", args.net),
+        ("--label-file", args.label_file),
+        ("--tiles", args.tiles),
+        ("--box-voting", args.box_voting),
+    )
+    return [word for flag, value in pairs if value is not None for word in (flag, str(value))]
 
 
 def find_train_sources(args: argparse.Namespace, class_names: list[str]) -> list[Source] | None:

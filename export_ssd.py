@@ -91,6 +91,9 @@ def build_export_parser(**kwargs: Any) -> argparse.ArgumentParser:
     add("--iou-threshold", type=float, metavar="X",
         help="overlap above which the lower-scored of two boxes of a class goes; default: the "
         "network's own")  # fmt: skip
+    add("--box-voting", type=float, metavar="IOU",
+        help="move a detection to the mean of the boxes of its class with a higher IoU than this; "
+        "0: do not; default: as trained")  # fmt: skip
     add("--plain", action="store_true",
         help="jetson: without suppression in the graph, as pytorch-ssd's files are")  # fmt: skip
     add("--frigate", action="store_true",
@@ -122,6 +125,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         ("--score-threshold", args.score_threshold),
         ("--min-precision", args.min_precision),
         ("--iou-threshold", args.iou_threshold),
+        ("--box-voting", args.box_voting),
         ("--max-drop", args.max_drop),
     ):
         if value is not None and not 0 <= value <= 1:
@@ -168,6 +172,7 @@ def run(args: argparse.Namespace, *, name: str | None = None) -> int:
         label_file=args.label_file,
         image_size=args.image_size,
         tiles=args.tiles,
+        box_voting=args.box_voting,
     )
     if model.network.tiles > 1 and ("jetson" in args.target or args.frigate):
         logger.warning(
@@ -231,7 +236,8 @@ def measure_exports(
     from vision.deploy.compare import compare, set_thresholds
 
     source = open_dataset(args, split=args.split).open(args.split)
-    detector = TorchDetector(
+    build = partial(
+        TorchDetector,
         model,
         classes,
         threshold=model.network.postprocessing.score_threshold,
@@ -239,7 +245,12 @@ def measure_exports(
     )
     where = {"dataset": Path(data_name(args)).name, "split": args.split}
     rows, of_network = compare(
-        detector, exports, source, score_threshold=threshold_of(args), where=where
+        build(),
+        exports,
+        source,
+        without_voting=build(voting_iou=0.0),
+        score_threshold=threshold_of(args),
+        where=where,
     )
     lines = set_thresholds(
         exports,

@@ -257,7 +257,7 @@ EVERYTHING = [
     "--dataset-type=yolo", "--train-split=a.txt", "--val-split=b.txt", "--strict-labels",
     "--train-json", "a.json", "b.json", "--train-images=c", "--boxes=xyxy", "--label-format=pose",
     "--use-difficult", "--one-based", "--balance-data",
-    "--augmentation=light", "--resize=linear", "--tiles=2", "--cache=disk", "--workers=3",
+    "--augmentation=light", "--resize=linear", "--tiles=2", "--box-voting=0.7", "--cache=disk", "--workers=3",
     "--net=mb2-ssd", "--image-size=256x384",
     "--mb2-width-mult=0.5", "--priors=default",
     "--prior-sizes", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7",

@@ -67,8 +67,9 @@ def test_the_plain_form_has_every_prior():
     assert boxes.shape == (2, len(model.priors_cxcywh), 4)
 
 
+@pytest.mark.parametrize("voting_iou", [0.0, 0.6])
 @torch.no_grad()
-def test_detectnet_shows_what_our_post_processing_gives_for_the_best_class():
+def test_detectnet_shows_what_our_post_processing_gives_for_the_best_class(voting_iou):
     model = opinionated()
     images = pixels(model)
     cls_logits, bbox_regression = outputs_of(model, images)
@@ -76,15 +77,17 @@ def test_detectnet_shows_what_our_post_processing_gives_for_the_best_class():
     is_best = scores[..., 1:] == scores[..., 1:].amax(dim=-1, keepdim=True)
     scores[..., 1:] *= is_best
     threshold = float(scores[..., 1:].flatten(1).topk(100).values[:, -1].max())
+    settings = PostProcessing(
+        score_threshold=threshold, detections_per_image=None, voting_iou=voting_iou
+    )
     expected = select_detections(
         scores,
         bbox_regression,
         model.priors_cxcywh,
         torch.tensor([[90, 120]] * 2),
-        score_threshold=threshold,
-        detections_per_image=None,
+        **vars(settings),
     )
-    got_scores, got_boxes = BestClassForm(model, iou_threshold=0.45)(as_detectnet_feeds(images))
+    got_scores, got_boxes = BestClassForm(model, settings)(as_detectnet_feeds(images))
     for i, wanted in enumerate(expected):
         shown = detectnet(
             got_scores[i].numpy(),
@@ -108,7 +111,7 @@ def test_detectnet_shows_what_our_post_processing_gives_for_the_best_class():
 @torch.no_grad()
 def test_a_suppressed_box_is_background():
     model = opinionated()
-    form = BestClassForm(model, iou_threshold=0.45, num_candidates=50)
+    form = BestClassForm(model, PostProcessing(), num_candidates=50)
     scores, boxes = form(as_detectnet_feeds(pixels(model)))
     assert scores.shape == (2, 50, 4) and boxes.shape == (2, 50, 4)
     is_suppressed = scores[..., 1:].amax(dim=-1) == 0
@@ -125,7 +128,7 @@ def test_a_suppressed_box_is_background():
 def test_detections_are_those_of_the_post_processing(name):
     model = opinionated(name)
     images = pixels(model)
-    settings = PostProcessing(score_threshold=0.2, detections_per_image=20)
+    settings = PostProcessing(score_threshold=0.2, detections_per_image=20, voting_iou=0.6)
     boxes, scores, labels = DetectionForm(model, settings)(images)
     expected = postprocess(
         *outputs_of(model, images),

@@ -150,10 +150,12 @@ def test_numbers_come_back_from_a_checkpoint(name):
     changed["priors"][0]["shapes"][0] = [0.01, 0.02]
     changed["normalization"]["mean"][1] = 99.0
     changed["resize"] = "point"
+    changed["box_voting"] = 0.7
     other: Network = network.with_numbers(changed)
     assert other.priors[0].shapes[0] == (0.01, 0.02) and other.priors[1:] == network.priors[1:]
     assert other.normalization.mean[1] == 99.0 and other.resize == "point"
-    with pytest.raises(ValueError, match="resize or tiles are not what this toolkit writes"):
+    assert other.postprocessing.voting_iou == 0.7
+    with pytest.raises(ValueError, match="tiles or box_voting are not what this toolkit writes"):
         network.with_numbers({"resize": "cubic"})
     for side in (1e308, 1e-320, 10**20, -1, float("nan"), "x"):
         numbers = network.as_numbers()

@@ -14,7 +14,7 @@ from script_runs import call
 from vision.args import parse_train_args
 from vision.runs.checkpoint import read_checkpoint
 from vision.runs.load_model import load_for_inference
-from vision.training.saved_args import resume_arguments
+from vision.training.saved_args import read_saved_arguments, resume_arguments
 
 pytest_plugins = ["resume_fixtures"]
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -46,6 +46,8 @@ def test_a_model_of_it_gives_the_same_output(run, net):
     facts = FACTS[net]["inference"]
     model, classes, config = load_for_inference(run)
     assert classes == facts["classes"] and config["arguments"]["net"] == net
+    assert model.network.postprocessing.voting_iou == 0  # it knew no box voting
+    assert read_saved_arguments(config["arguments"]).box_voting == 0
     with torch.inference_mode():
         output = model(torch.from_numpy(images_for_inference()))
     for name, ours in zip(("cls_logits", "bbox_regression"), output, strict=True):

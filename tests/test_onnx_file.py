@@ -89,7 +89,7 @@ def shapes(values) -> dict[str, list]:
 )
 def test_tensorrt_knows_the_operators_and_onnxruntime_agrees(name, plain):
     model, images = feed(name)
-    form = PlainForm(model) if plain else BestClassForm(model, iou_threshold=0.45)
+    form = PlainForm(model) if plain else BestClassForm(model, PostProcessing(voting_iou=0.6))
     exported = export_onnx(form, images, input_name="input_0", output_names=["scores", "boxes"])
     assert_tensorrt_takes_it(exported)
     assert [entry.version for entry in exported.opset_import] == [13]

@@ -20,7 +20,7 @@ START = ["--datasets", "/data", "--checkpoint-folder", "/run", "--image-size", "
 OTHER = {
     "dataset_type": "yolo", "datasets": "/b", "validation_dataset": "/v", "train_split": "/t.txt",
     "val_split": "/v.txt", "strict_labels": True, "augmentation": "light",
-    "resize": "point", "tiles": 2, "cache": "ram",
+    "resize": "point", "tiles": 2, "box_voting": 0.7, "cache": "ram",
     "workers": 7, "train_json": ["/a.json"], "train_images": ["/a"], "val_json": ["/v.json"],
     "val_images": ["/v"], "boxes": "xyxy", "label_format": "pose", "use_difficult": True,
     "one_based": True, "balance_data": True,

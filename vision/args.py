@@ -32,6 +32,7 @@ DEFAULT_LR = {"adamw": 0.004, "adam": 0.002, "sgd": 0.01}
 # Of a run without --epochs: as many as reach so many steps, within limits; see docs/recipes.md.
 DEFAULT_STEPS = 2000
 FEWEST_EPOCHS, MOST_EPOCHS = 30, 300
+DEFAULT_VOTING = 0.6  # IoU; 0.5 to 0.7 give the same, see docs/recipes.md
 LIGHT_UP_TO = 40  # epochs: an image that is seen more often has to look different each time
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "adam": 0.0, "sgd": 5e-4}
 _OTHER_RATES = "".join(
@@ -198,6 +199,10 @@ class TrainArguments:
         "auto", "shapes of the priors: default (the network's own), fit (to the training boxes), "
         "auto (fitted where that covers clearly more boxes), or a run or file that has them",
         read=priors_source, metavar="auto|fit|default|FILE", group="network")  # fmt: skip
+    box_voting: float = flag(
+        DEFAULT_VOTING, "a detection moves to the mean of the boxes of its class with a higher IoU "
+        "than this, weighted by their scores; 0: it stays",
+        read=float, metavar="IOU", limits=FROM_0_BELOW_1, group="network")  # fmt: skip
     prior_sizes: tuple[float, ...] | None = flag(
         None, "sizes of the priors as shares of the image; default: the network's own",
         read=float, nargs=7, metavar="S", group="network")  # fmt: skip

@@ -26,6 +26,7 @@ def compare(
     exports: Sequence[Export],
     source: Source,
     *,
+    without_voting: TorchDetector,
     score_threshold: float,
     where: dict,
 ) -> tuple[list[dict], Measurement]:
@@ -37,6 +38,7 @@ def compare(
         detector: the network, with the lowest threshold.
         exports: files that are not written yet.
         source: the split to measure on.
+        without_voting: the same without box voting, to tell what files lose that have none.
         score_threshold: of precision, recall and `AP_at_threshold`, and detectNet's.
         where: names of data set and split, for the files.
 
@@ -51,7 +53,10 @@ def compare(
     of_network = measured(detector.predict)
     rows = [_row("pytorch", of_network)]
     for export in exports:
-        row = _measure_file(export, measured, score_threshold=score_threshold)
+        steps = {}
+        if detector.votes and not export.about["box_voting"]:
+            steps["no box voting"] = measured(without_voting.predict)
+        row = _measure_file(export, measured, steps, score_threshold=score_threshold)
         rows.append(row)
         export.about["measured"] = {
             **where,
@@ -62,7 +67,11 @@ def compare(
 
 
 def _measure_file(
-    export: Export, measured: Callable[..., Measurement], *, score_threshold: float
+    export: Export,
+    measured: Callable[..., Measurement],
+    steps: dict[str, Measurement],
+    *,
+    score_threshold: float,
 ) -> dict:
     """Write the file to a temporary folder and measure it; returns its row."""
     target = export.about["target"]
@@ -70,16 +79,13 @@ def _measure_file(
         path = export.write(Path(folder))
         exported = FileDetector(path, threshold=0)
         if target == "jetson":
-            steps = {
-                step: measured(
-                    DetectNet(exported, score_threshold=score_threshold, **options).predict
-                )
-                for step, options in _detectnet_steps(exported).items()
-            }
+            for step, options in _detectnet_steps(exported).items():
+                shown = DetectNet(exported, score_threshold=score_threshold, **options)
+                steps[step] = measured(shown.predict)
         else:
             is_int8 = target.endswith("-int8")
             step = "int8" if is_int8 else "one list of candidates for all classes"
-            steps = {step: measured(exported.predict)}
+            steps[step] = measured(exported.predict)
     num_bytes = sum(map(len, export.encode(export.about).values()))
     *_, last = steps.values()
     row = _row(target, last, file=path.name, megabytes=round(num_bytes / 1e6, 1))

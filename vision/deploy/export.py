@@ -148,6 +148,7 @@ def build_export(
             SCORE_THRESHOLD if options.score_threshold is None else options.score_threshold
         ),
         "iou_threshold": settings.iou_threshold,
+        "box_voting": settings.voting_iou,
         "toolkit_version": __version__,
         "measured": None,
     }
@@ -227,9 +228,11 @@ objects:
 def _build_jetson(model: SSD, options: ExportOptions, about: dict) -> Encode:
     about |= _input("input_0", "float32 [1, 3, H, W] RGB", DETECTNET_INPUT)
     if options.plain:
+        about["box_voting"] = 0.0
         form = PlainForm(model)
     else:
-        form = BestClassForm(model, iou_threshold=about["iou_threshold"])
+        settings = model.network.postprocessing.changed(iou_threshold=about["iou_threshold"])
+        form = BestClassForm(model, settings)
     about["suppressed"] = not options.plain
     example = torch.zeros(1, 3, *model.image_size)
     return partial(
@@ -274,6 +277,7 @@ def _build_tflite(model: SSD, options: ExportOptions, about: dict) -> Encode:
         _check_calibration(options, about)
     about |= _input("images", "uint8 [1, H, W, 3] RGB", PIXELS)
     about["raw_heads"] = options.raw_heads
+    about["box_voting"] = 0.0  # the operator has none
     example = torch.zeros(1, *model.image_size, 3, dtype=torch.uint8)
     if is_int8:
         images = _at_most(MOST_TFLITE_CALIBRATION_IMAGES, options.calibration)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vision.deploy.graph_suppression import GraphSuppression
 from vision.ops.box_coder import decode_boxes
+from vision.ops.box_voting import NUM_VOTERS
 from vision.ssd.network import Normalization
 from vision.ssd.postprocess import PostProcessing
 from vision.ssd.ssd import SSD
@@ -18,7 +19,7 @@ DETECTNET_INPUT = Normalization(mean=(127.5,) * 3, std=(127.5,) * 3)
 PIXELS = Normalization(mean=(0.0,) * 3, std=(1.0,) * 3)
 # The boxes of an image that are looked at: the best of them, whatever their score.
 NUM_CANDIDATES = 200
-NUM_PAIRS = 300  # of a prior and a class; the time of suppression goes with its square
+NUM_PAIRS = NUM_VOTERS  # of a prior and a class; the time of suppression goes with its square
 
 
 class RescaledInput(nn.Module):
@@ -92,16 +93,16 @@ class BestClassForm(nn.Module):
 
     Args:
         model: the network.
+        settings: the post-processing; lower scores than its own have no vote on a box's place.
         fed_as: the normalisation of the images that will come.
-        iou_threshold: of the suppression.
         num_candidates: priors that are looked at, those of the highest scores.
     """
 
     def __init__(
         self,
         model: SSD,
+        settings: PostProcessing,
         *,
-        iou_threshold: float,
         fed_as: Normalization = DETECTNET_INPUT,
         num_candidates: int = NUM_CANDIDATES,
     ):
@@ -109,7 +110,12 @@ class BestClassForm(nn.Module):
         self.rescaled = RescaledInput(model, fed_as=fed_as)
         self.register_buffer("priors_cxcywh", model.priors_cxcywh)
         self.num_candidates = min(num_candidates, len(model.priors_cxcywh))
-        self.suppression = GraphSuppression(self.num_candidates, iou_threshold=iou_threshold)
+        self.score_threshold = settings.score_threshold
+        self.suppression = GraphSuppression(
+            self.num_candidates,
+            iou_threshold=settings.iou_threshold,
+            voting_iou=settings.voting_iou,
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map [B, 3, H, W] to scores [B, K, C+1] and boxes [B, K, 4], xyxy in 0..1, best first.
@@ -121,8 +127,10 @@ class BestClassForm(nn.Module):
         rows = scores[..., 1:].amax(dim=-1).topk(self.num_candidates).indices  # [B, K]
         scores = _take(scores, rows)
         boxes = decode_boxes(_take(bbox_regression, rows), self.priors_cxcywh[rows]).clamp(0, 1)
-        labels = scores[..., 1:].argmax(dim=-1)
-        keep = self.suppression(boxes, labels)[..., None]
+        top_scores, labels = scores[..., 1:].max(dim=-1)
+        votes = top_scores * (top_scores > self.score_threshold)
+        keep, boxes = self.suppression(boxes, labels, votes)
+        keep = keep[..., None]
         background = torch.maximum(scores[..., :1], 1 - keep)
         return torch.cat([background, scores[..., 1:] * keep], dim=-1), boxes
 
@@ -147,7 +155,9 @@ class DetectionForm(nn.Module):
         self.num_rows = min(num_candidates, num_priors)
         self.num_candidates = min(num_candidates, num_priors * num_classes)
         self.suppression = GraphSuppression(
-            self.num_candidates, iou_threshold=settings.iou_threshold
+            self.num_candidates,
+            iou_threshold=settings.iou_threshold,
+            voting_iou=settings.voting_iou,
         )
         limit = settings.detections_per_image or self.num_candidates
         self.num_detections = min(limit, self.num_candidates)
@@ -171,7 +181,8 @@ class DetectionForm(nn.Module):
         labels = places - row_places * num_classes
         rows = rows.gather(1, row_places)
         boxes = decode_boxes(_take(bbox_regression, rows), self.priors_cxcywh[rows]).clamp(0, 1)
-        keep = self.suppression(boxes, labels) * (top_scores > self.score_threshold)
+        top_scores = top_scores * (top_scores > self.score_threshold)
+        keep, boxes = self.suppression(boxes, labels, top_scores)
         top_scores, order = (top_scores * keep).topk(self.num_detections)
         return _take(boxes, order), top_scores, labels.gather(1, order) + 1
 

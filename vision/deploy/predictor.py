@@ -33,6 +33,7 @@ class Predictor:
         dtype: of weights and activations; bfloat16 is the faster one where the CPU has it.
         score_threshold: lowest score of a detection.
         iou_threshold: of the suppression of overlapping boxes of a class; None: the network's.
+        voting_iou: of box voting, 0: none; None: the network's.
         batch_size: images, or views of them, that go through the network together; the views of
             an image stay together.
     """
@@ -49,12 +50,14 @@ class Predictor:
         dtype: torch.dtype = torch.float32,
         score_threshold: float = 0.3,
         iou_threshold: float | None = None,
+        voting_iou: float | None = None,
         batch_size: int = 16,
     ):
         self.class_names = list(class_names)
         self._settings = model.network.postprocessing.changed(
-            score_threshold=score_threshold, iou_threshold=iou_threshold
+            score_threshold=score_threshold, iou_threshold=iou_threshold, voting_iou=voting_iou
         )
+        self.voting_iou = self._settings.voting_iou
         self.batch_size = batch_size
         self._tiles = model.network.tiles
         self.device = torch.device(device)

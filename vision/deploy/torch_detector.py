@@ -30,6 +30,7 @@ class TorchDetector:
         threshold: lowest score of a detection; None: of each class what its thresholds say.
         default_threshold: where they say nothing.
         iou_threshold: of the suppression; None: the network's.
+        voting_iou: of box voting; None: the network's.
         device: where to run.
         dtype: of weights and activations.
     """
@@ -42,6 +43,7 @@ class TorchDetector:
         threshold: float | None = None,
         default_threshold: float = SCORE_THRESHOLD,
         iou_threshold: float | None = None,
+        voting_iou: float | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
@@ -62,7 +64,13 @@ class TorchDetector:
             dtype=dtype,
             score_threshold=float(self._thresholds[1:].min()),
             iou_threshold=iou_threshold,
+            voting_iou=voting_iou,
         )
+
+    @property
+    def votes(self) -> bool:
+        """Whether it moves boxes by box voting."""
+        return self._predictor.voting_iou > 0
 
     def predict(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
         """Detect objects in one image (a path, or uint8 [H, W, 3] RGB), or in each of a list."""

@@ -29,6 +29,7 @@ def load_for_inference(
     label_file: str | Path | None = None,
     image_size: tuple[int, int] | None = None,
     tiles: int | None = None,
+    box_voting: float | None = None,
 ) -> tuple[SSD | NamedClasses, list[dict], dict]:
     """Load a trained model in evaluation mode, with its averaged weights where it has them.
 
@@ -39,6 +40,7 @@ def load_for_inference(
         label_file: its labels.txt; the one beside the file when None.
         image_size: input (height, width), instead of the one trained with.
         tiles: along each side of a photo, instead of those trained with.
+        box_voting: lowest IoU of a vote, 0: none; instead of the run's.
 
     Returns:
         The model; its classes as dicts of label, category_id, original_category_id and name, and
@@ -58,6 +60,8 @@ def load_for_inference(
                 path, *[tiles] * 2, *[model.network.tiles] * 2, tiles,
             )  # fmt: skip
         model.network = replace(model.network, tiles=tiles)
+    if box_voting is not None:
+        model.network = model.network.with_box_voting(box_voting)
     return model, classes, config
 
 

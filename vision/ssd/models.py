@@ -56,6 +56,7 @@ def build_model(
     saved: Mapping | None = None,
     resize: str | None = None,
     tiles: int | None = None,
+    box_voting: float | None = None,
 ) -> SSD:
     """Build a network of MODELS with random weights.
 
@@ -65,10 +66,11 @@ def build_model(
         image_size: input (height, width); the network's own default when None.
         width_mult: channels of the backbone over the usual ones, of a network that has widths.
         prior_sizes: growing shares of the image's shorter side; the network's own when None.
-        saved: a checkpoint or config.json; where it has `priors`, `normalization`, `resize` and
-            `tiles`, these come before `prior_sizes` and the network's own.
+        saved: a checkpoint or config.json; where it has `priors`, `normalization`, `resize`,
+            `tiles` and `box_voting`, these come before `prior_sizes` and the network's own.
         resize: one of RESIZES; as saved, or linear, when None.
         tiles: along each side of a photo; as saved, or 1, when None.
+        box_voting: lowest IoU of a vote, 0: none; as saved, or the network's own, when None.
 
     Raises:
         ValueError: unknown name, an image too small for the maps, a width of a network without,
@@ -85,4 +87,6 @@ def build_model(
         network = replace(network, resize=resize)
     if tiles:
         network = replace(network, tiles=tiles)
+    if box_voting is not None:
+        network = network.with_box_voting(box_voting)
     return network.build(network, num_classes)

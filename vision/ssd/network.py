@@ -181,6 +181,10 @@ class Network:
     def _aspect_ratios(self) -> list[list[float]]:
         return [[round(w / h, 6) for w, h in prior_map.shapes] for prior_map in self.priors]
 
+    def with_box_voting(self, iou_threshold: float) -> "Network":
+        """Let boxes with a higher IoU than this vote on a detection's place; 0: none do."""
+        return replace(self, postprocessing=self.postprocessing.changed(voting_iou=iou_threshold))
+
     def as_numbers(self) -> dict:
         """Return what checkpoints and config.json keep, each under its name."""
         return {
@@ -197,6 +201,7 @@ class Network:
             },
             "resize": self.resize,
             "tiles": self.tiles,
+            "box_voting": self.postprocessing.voting_iou,
         }
 
     def with_numbers(self, saved: Mapping) -> "Network":
@@ -215,9 +220,13 @@ class Network:
                 changes["resize"] = RESIZES[RESIZES.index(saved["resize"])]
             if "tiles" in saved:
                 changes["tiles"] = range(MAX_TILES + 1)[_positive(saved["tiles"])]
+            if "box_voting" in saved:
+                voting = self.with_box_voting(_from_0_below_1(saved["box_voting"]))
+                changes["postprocessing"] = voting.postprocessing
         except (IndexError, KeyError, TypeError, ValueError):
             raise ValueError(
-                "its priors, normalization, resize or tiles are not what this toolkit writes"
+                "its priors, normalization, resize, tiles or box_voting are not what this toolkit "
+                "writes"
             ) from None
         network = replace(self, **changes)
         if len(network.priors) != len(self.priors):
@@ -242,6 +251,12 @@ def _read_normalization(saved: dict) -> Normalization:
         raise ValueError
     red_std, green_std, blue_std = map(_positive, saved["std"])
     return Normalization((red, green, blue), (red_std, green_std, blue_std))
+
+
+def _from_0_below_1(number: float) -> float:
+    if not 0 <= number < 1:
+        raise ValueError
+    return float(number)
 
 
 def _positive(number: float) -> float:

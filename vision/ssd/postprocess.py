@@ -1,4 +1,4 @@
-"""From the network's output to detections: score floor, top-k, decoding, NMS."""
+"""From the network's output to detections: score floor, top-k, decoding, NMS, box voting."""
 
 from dataclasses import dataclass, replace
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vision.ops.box_coder import decode_boxes
+from vision.ops.box_voting import NUM_VOTERS, vote_boxes
 from vision.ops.nms import PADDING, batched_nms
 
 
@@ -18,18 +19,29 @@ class PostProcessing:
         iou_threshold: of two boxes of a class with a higher IoU the better one stays.
         candidates_per_class: boxes per image and class that enter the NMS.
         detections_per_image: boxes per image that are returned; None returns all.
+        voting_iou: a box that stays moves to the mean, weighted by score, of the image's best boxes
+            of its class with a higher IoU (`vote_boxes`); 0: it stays where it is.
     """
 
     score_threshold: float = 0.01
     iou_threshold: float = 0.45
     candidates_per_class: int = 200
     detections_per_image: int | None = 100
+    voting_iou: float = 0.0
 
     def changed(
-        self, *, score_threshold: float | None = None, iou_threshold: float | None = None
+        self,
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        voting_iou: float | None = None,
     ) -> "PostProcessing":
         """Return the settings with other thresholds; None leaves one as it is."""
-        given = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
+        given = {
+            "score_threshold": score_threshold,
+            "iou_threshold": iou_threshold,
+            "voting_iou": voting_iou,
+        }
         return replace(self, **{name: x for name, x in given.items() if x is not None})
 
 
@@ -57,6 +69,7 @@ def select_detections(
     iou_threshold: float = PostProcessing.iou_threshold,
     candidates_per_class: int = PostProcessing.candidates_per_class,
     detections_per_image: int | None = PostProcessing.detections_per_image,
+    voting_iou: float = PostProcessing.voting_iou,
 ) -> list[dict[str, Tensor]]:
     """Turn scores and offsets into detections in original pixels.
 
@@ -83,7 +96,7 @@ def select_detections(
     num_priors = max([1, *(~(best_scores <= score_threshold)).sum(dim=1).tolist()])
     num_scores = num_priors * scores.shape[2]
     limit = detections_per_image or num_scores
-    num_candidates = min(5 * limit, num_scores)
+    num_candidates = min(max(5 * limit, NUM_VOTERS), num_scores)
     results: list[dict[str, Tensor]] = [{} for _ in scores]
     pending = torch.arange(len(scores), device=scores.device)
     while len(pending):
@@ -105,8 +118,12 @@ def select_detections(
             enough=detections_per_image,
         )
         is_done = is_last | (keep.sum(dim=1) >= limit)
-        boxes *= orig_sizes.to(boxes)[pending][:, None, [1, 0, 1, 0]]
         kept = keep & (keep.cumsum(dim=1) <= limit) & is_done[:, None]
+        if voting_iou:
+            boxes = vote_boxes(
+                boxes, top_scores, labels=labels, chosen=kept, iou_threshold=voting_iou
+            )
+        boxes *= orig_sizes.to(boxes)[pending][:, None, [1, 0, 1, 0]]
         counts = kept.sum(dim=1).tolist()
         columns = (x[kept].split(counts) for x in (boxes, top_scores, labels + 1))
         for image, done, *found in zip(pending.tolist(), is_done.tolist(), *columns, strict=True):

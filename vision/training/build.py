@@ -133,6 +133,7 @@ def build_network(
         saved=saved,
         resize=args.resize,
         tiles=args.tiles,
+        box_voting=args.box_voting,
     )
     if saved is None:
         choose_priors(args, data.train, model)

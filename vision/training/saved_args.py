@@ -15,6 +15,8 @@ from vision.args import (
 from vision.command_line import flag_of
 
 SAVED = [name for name, field in FLAGS.items() if field.metadata["resume"] != NOT_SAVED]
+# What runs did that are older than a flag, where its default is something else.
+_BEFORE_IT_WAS_SAVED = {"box_voting": 0.0}
 MAY_CHANGE = {name for name in SAVED if FLAGS[name].metadata["resume"] in (FREE, CHECKED)}
 
 
@@ -30,7 +32,7 @@ def read_saved_arguments(saved: dict) -> TrainArguments:
     Raises:
         ValueError: a name or a value that train_ssd.py does not write.
     """
-    values = {}
+    values = dict(_BEFORE_IT_WAS_SAVED)
     for name, value in saved.items():
         if name not in SAVED:
             raise ValueError(f"config.json: unknown argument {name!r}; it was edited or is damaged")
