@@ -80,7 +80,7 @@ def make_validation(
     return Validation(**{**values, **changes})
 
 
-def write_run(folder: Path, **columns: list) -> Path:
+def write_run(folder: Path, *, base_net: str = "none", **columns: list) -> Path:
     """Write a run folder of as many epochs as the columns have values."""
     folder.mkdir(parents=True, exist_ok=True)
     defaults = {
@@ -95,7 +95,7 @@ def write_run(folder: Path, **columns: list) -> Path:
     ]
     arguments = {
         "net": "mb2-ssd-lite", "datasets": ["cells"], "epochs": count, "batch_size": 8, "lr": 0.01,
-        "augmentation": "ssd", "base_net": "none", "image_size": [96, 96], "seed": 0,
+        "augmentation": "ssd", "base_net": base_net, "image_size": [96, 96], "seed": 0,
         "iou_threshold": 0.4, "neg_pos_ratio": 3.0, "workers": 2, "cache": "none",
         "weight_decay": 0.01, "tensorboard": False,
     }  # fmt: skip

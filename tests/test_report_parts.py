@@ -108,6 +108,32 @@ def test_an_ap_that_still_rises_asks_for_more_epochs(tmp_path):
     assert advice.gain == pytest.approx(0.1)
 
 
+def test_two_validations_are_enough_to_see_a_rise(tmp_path):
+    run = write_run(tmp_path / "run", AP=[None, 0.2, None, 0.4], val_loss=[None, 3, None, 1])
+    analysis = analyse(tmp_path, [(0, 1, *BOX)], [(0, 1, *BOX, 0.9)])
+    advice = advice_of(analysis, read_history(run))["--resume"]
+    assert advice.gain == pytest.approx(0.2) and "since epoch 2" in advice.statement
+
+
+@pytest.mark.parametrize(
+    ("base_net", "steps", "flag", "words"),
+    [
+        ("none", 500, "--base-net", "started from random weights"),
+        ("a.pth", 500, "--resume", "500 steps are few"),
+        ("a.pth", 5000, "--image-size", "that look alike need more"),
+    ],
+)
+def test_wrong_classes_have_a_remedy(tmp_path, base_net, steps, flag, words):
+    run = write_run(tmp_path / "run", base_net=base_net, AP=[0.2, 0.2], step=[steps // 2, steps])
+    boxes = grid(10, 1, 100)
+    analysis = analyse(tmp_path, boxes, [(box[0], 2, *box[2:], 0.9) for box in boxes])
+    advice = advice_of(analysis, read_history(run))[flag]
+    assert words in advice.statement
+    assert "right place and the wrong class, above the threshold most often cat taken for dog" in (
+        advice.statement
+    )
+
+
 def test_classes_with_few_boxes_are_named(tmp_path):
     boxes = [*grid(25, 1, 100), (26, 2, *BOX), (27, 2, *BOX)]
     analysis = analyse(tmp_path, boxes, [(*box, 0.9) for box in grid(25, 1, 100)])

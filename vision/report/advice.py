@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vision.args import DEFAULT_STEPS
 from vision.evaluation.errors import (
     BACKGROUND,
     CLASSIFICATION,
@@ -22,6 +23,7 @@ from vision.priors.fit import fit_priors
 from vision.report.analysis import Analysis
 from vision.report.dataset import SplitFacts
 from vision.report.inputs import NetworkFacts, RunHistory
+from vision.report.tables import most_confused
 from vision.report.words import percent
 
 LIMIT = 5
@@ -192,7 +194,7 @@ def _unfinished(history: RunHistory) -> Iterator[Advice]:
     """AP still rises at the end: train longer."""
     ap = history.column("AP")
     rows = np.flatnonzero(~np.isnan(ap))
-    if len(rows) < 3 or history.folder is None:
+    if len(rows) < 2 or history.folder is None:
         return
     last = history.epochs[rows[-1]]
     earlier = rows[history.epochs[rows] <= last - max(1, last // 4)]
@@ -205,10 +207,16 @@ def _unfinished(history: RunHistory) -> Iterator[Advice]:
             rise,
             f"AP still rises: by {rise:.3f} since epoch {history.epochs[since]}, and the last "
             f"epoch, {last}, is the best.",
-            f"./train_ssd.py --resume {shlex.quote(str(history.folder))} "
-            f"--epochs {last + max(5, last // 2)}",
+            _train_longer(history),
             "AP",
         )
+
+
+def _train_longer(history: RunHistory) -> str:
+    """Return the command that goes on with the run for half as many epochs again."""
+    last = history.epochs[-1]
+    folder = shlex.quote(str(history.folder))
+    return f"./train_ssd.py --resume {folder} --epochs {last + max(5, last // 2)}"
 
 
 def _rare_classes(analysis: Analysis, train: SplitFacts | None) -> Iterator[Advice]:
@@ -242,13 +250,24 @@ def _errors(analysis: Analysis, history: RunHistory) -> Iterator[Advice]:
     errors, arguments = analysis.errors, history.arguments
     gains, counts = errors.gains, errors.counts
     starts_blank = arguments.get("base_net") == "none" and not arguments.get("pretrained_ssd")
-    if gains[CLASSIFICATION] >= 0.02 and starts_blank:
-        yield Advice(
-            float(gains[CLASSIFICATION]),
-            f"{counts[CLASSIFICATION]} detections have the right place and the wrong class, and "
-            "the backbone started from random weights.",
-            "train_ssd.py --base-net imagenet",
-        )
+    if gains[CLASSIFICATION] >= 0.02:
+        statement = f"{counts[CLASSIFICATION]} detections have the right place and the wrong class"
+        pair = most_confused(analysis)
+        if pair:
+            statement += f", above the threshold most often {pair[0]} taken for {pair[1]}"
+        steps = history.column("step")
+        if starts_blank:
+            statement += ", and the backbone started from random weights."
+            remedy = "train_ssd.py --base-net imagenet"
+        elif history.folder is not None and len(steps) and steps[-1] < DEFAULT_STEPS:
+            statement += (
+                f". {steps[-1]:.0f} steps are few: without --epochs a run has {DEFAULT_STEPS}."
+            )
+            remedy = _train_longer(history)
+        else:
+            statement += ". See the confusions below: classes that look alike need more images."
+            remedy = _larger_input(analysis.given.network)[1]
+        yield Advice(float(gains[CLASSIFICATION]), statement, remedy)
     if gains[DUPLICATE] >= 0.01:
         iou = analysis.given.iou_threshold
         yield Advice(

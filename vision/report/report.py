@@ -260,15 +260,15 @@ def _size_sentence(analysis: Analysis) -> str:
     if not missed.any():
         return "No box is missed."
     sentence = (
-        f"Half of the {missed.sum()} missed boxes are under "
+        f"Missed boxes: {missed.sum()}, with a median of "
         f"{np.median(analysis.box_sizes[missed]):.0f} px at the input"
     )
     if not analysis.has_priors:
         return f"{sentence}."
     covered = analysis.is_covered()[missed]
     return (
-        f"{sentence}; for {covered.sum()} of all missed ones ({percent(covered.mean())}) some "
-        "prior had an IoU of 0.5 or more, so the network could have learned them."
+        f"{sentence}; with {covered.sum()} of them ({percent(covered.mean())}) some prior has an "
+        "IoU of 0.5 or more, so the network could have learned these."
     )
 
 
