@@ -27,17 +27,29 @@ def vote_boxes(
     Returns:
         [B, K, 4]. Boxes that are not chosen stay, and those without area, which overlap nothing.
     """
-    from torchvision.ops import box_iou  # slow to import: only where it is needed
+    first = chosen.byte().argsort(dim=1, descending=True, stable=True)
+    rows = first[:, : int(chosen.sum(dim=1).max())]  # [B, N], the chosen ones of each image, padded
+    own = boxes.gather(1, rows[..., None].expand(-1, -1, 4))
+    weights = scores[:, :NUM_VOTERS]  # [B, V]
+    is_box = weights > PADDING
+    weights = weights.masked_fill(~is_box, 0)
+    voters = boxes[:, :NUM_VOTERS].masked_fill(~is_box[..., None], 0)  # boxes with NaN among them
+    votes = _overlaps(own, voters, iou_threshold)
+    votes &= labels.gather(1, rows)[..., None] == labels[:, None, :NUM_VOTERS]
+    votes = votes * weights[:, None]  # [B, N, V]
+    total = votes.sum(dim=2, keepdim=True)
+    moved = torch.where(total > 0, votes @ voters / total, own)
+    moved = boxes.scatter(1, rows[..., None].expand(-1, -1, 4), moved)
+    return torch.where(chosen[..., None], moved, boxes)
 
-    moved = boxes.clone()
-    # A loop over images, as in the NMS: what is compared is only the image's own.
-    for image in range(len(boxes)):
-        own = chosen[image]
-        voters = (scores[image, :NUM_VOTERS] > PADDING).nonzero()[:, 0]
-        voting = boxes[image, voters]
-        votes = box_iou(boxes[image, own], voting) > iou_threshold  # [N, V]
-        votes &= labels[image, own, None] == labels[image, voters]
-        weights = votes * scores[image, voters]
-        total = weights.sum(dim=1, keepdim=True)
-        moved[image, own] = torch.where(total > 0, weights @ voting / total, boxes[image, own])
-    return moved
+
+def _overlaps(boxes: Tensor, others: Tensor, iou_threshold: float) -> Tensor:
+    """Bool [B, N, V]: pairs of boxes [B, N, 4] and [B, V, 4] with an IoU above the threshold."""
+    x1, y1, x2, y2 = boxes.split(1, dim=2)  # [B, N, 1]
+    other_x1, other_y1, other_x2, other_y2 = others.transpose(1, 2).contiguous().split(1, dim=1)
+    width = torch.minimum(x2, other_x2).sub_(torch.maximum(x1, other_x1)).clamp_(min=0)
+    height = torch.minimum(y2, other_y2).sub_(torch.maximum(y1, other_y1)).clamp_(min=0)
+    intersection = width.mul_(height)
+    areas = (x2 - x1) * (y2 - y1)
+    other_areas = (other_x2 - other_x1) * (other_y2 - other_y1)
+    return intersection > iou_threshold * (areas + other_areas - intersection)
