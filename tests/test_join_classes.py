@@ -42,7 +42,7 @@ def test_labels_follow_the_names(tmp_path):
     turned = with_classes(first, ["fox", "cat", "dog"])  # once more, in another order
     assert turned.labels.tolist() == [2, 3] and turned.unannotated == {1}
     with_order = open_sources([b, a])
-    assert with_order.class_names == ["fox", "dog", "cat"]
+    assert with_order.train.class_names == ["fox", "dog", "cat"]
 
 
 def test_the_same_classes_change_nothing(tmp_path):
