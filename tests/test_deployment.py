@@ -24,7 +24,7 @@ def test_no_file_loses_more_than_asked(exported):
     assert of_torch["AP"] > 0.4 and [row["target"] for row in rows] == list(TARGETS)
     for row in rows:
         what = "AP_at_threshold" if row["target"] == "jetson" else "AP"
-        assert row[what] >= of_torch[what] - MAY_LOSE, row
+        assert row[what] >= of_torch[what] - MAY_LOSE[row["target"]], row
         if not row["target"].endswith("-int8"):
             assert row[what] <= of_torch[what] + 0.005, row
 

@@ -11,7 +11,9 @@ from script_runs import FAST, call
 
 CLASSES = ("cup", "lid", "pot")
 SIZE = 96
-MAY_LOSE = 0.005  # of AP, a file beside PyTorch
+# AP that a file may lose. LiteRT's ranges on 24 drawn images cost 0.026; nothing on the blood cells
+# (docs/deployment.md).
+MAY_LOSE = {target: 0.05 if target == "tflite-int8" else 0.005 for target in TARGETS}
 
 
 def draw_images(root: Path, *, count: int = 24) -> None:
@@ -62,7 +64,7 @@ def exported(trained, tmp_path_factory) -> tuple[Path, list[dict]]:
     folder = tmp_path_factory.mktemp("files")
     done = call(
         "export_ssd", "--trained-model", run, "--target", *TARGETS, "--dataset", root,
-        "--max-drop", MAY_LOSE, "--json", "--output-dir", folder,
+        "--max-drop", max(MAY_LOSE.values()), "--json", "--output-dir", folder,
     )  # fmt: skip
     assert (done.code, done.errors) == (0, []), done.err
     rows = json.loads(done.out)  # no converter has written there
