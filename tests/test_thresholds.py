@@ -64,6 +64,15 @@ def test_a_class_that_is_not_found_has_no_threshold():
     assert score_curve(matches, OWL).at(0.5) == Choice(0.5, 0, 0, 0)
 
 
+def test_a_class_that_is_hardly_found_has_no_threshold():
+    """One cat right among 20 of the same score: F1 is 2 / (20 + 1) = 0.095."""
+    rows = [(0, CAT, *BOX, 0.02), *((0, CAT, 50 + 9 * i, 50, 8, 8, 0.02) for i in range(19))]
+    matches = match_boxes(truth((0, CAT, *BOX)), found(*rows))
+    assert score_curve(matches, CAT).best_f1().f1 == pytest.approx(2 / 21)
+    assert class_thresholds(matches, 1, precision=0.05)[0].best_f1 is None
+    assert class_thresholds(matches, 1, precision=0.05)[0].at_precision.precision == 0.05
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_chosen_threshold_gives_what_it_says(seed):
     matches = match_boxes(*random_case(seed))

@@ -25,7 +25,7 @@ from vision.deploy.export_form import (
     HeadsForm,
     PlainForm,
 )
-from vision.deploy.int8_weights import round_weights
+from vision.deploy.int8_weights import LARGEST_ON_X86, round_weights
 from vision.deploy.onnx_file import export_onnx
 from vision.evaluation.exported import SCORE_THRESHOLD
 from vision.evaluation.thresholds import preferred
@@ -300,11 +300,8 @@ def _at_most(number: int, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     return images[:: math.ceil(len(images) / number)]
 
 
-def _with_int8_weights(
-    model: SSD, options: ExportOptions, *, keep_float: tuple[str, ...] = ()
-) -> SSD:
-    images = _at_most(ROUNDING_IMAGES, options.calibration)
-    return round_weights(model, images, keep_float=keep_float)
+def _with_int8_weights(model: SSD, options: ExportOptions, **how) -> SSD:
+    return round_weights(model, _at_most(ROUNDING_IMAGES, options.calibration), **how)
 
 
 def _detections_onnx(model: SSD, about: dict, *, any_batch: bool = False) -> onnx.ModelProto:
@@ -334,7 +331,8 @@ def _int8_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelPro
     heads = model.network.parts.heads
 
     def make() -> tuple[onnx.ModelProto, list[str]]:
-        network = _detections_onnx(_with_int8_weights(model, options, keep_float=heads), about)
+        rounded = _with_int8_weights(model, options, largest=LARGEST_ON_X86, keep_float=heads)
+        network = _detections_onnx(rounded, about)
         return quantize(network, options.calibration, heads=heads, keep_float=options.keep_float)
 
     quantized, kept = options.shared("int8", make)

@@ -12,11 +12,18 @@ from vision.deploy.export_form import PIXELS, RescaledInput
 from vision.ssd.ssd import SSD
 
 LARGEST = 127  # of a weight in int8, symmetric around 0
+# On x86 without VNNI, onnxruntime and OpenVINO add two products of a weight and an activation in 16
+# bits, and what is larger is cut: with weights to 127, half of a sum was lost. 2 x 64 x 255 is not.
+LARGEST_ON_X86 = 64
 
 
 @torch.no_grad()
 def round_weights(
-    model: SSD, images: Sequence[np.ndarray], *, keep_float: tuple[str, ...] = ()
+    model: SSD,
+    images: Sequence[np.ndarray],
+    *,
+    largest: int = LARGEST,
+    keep_float: tuple[str, ...] = (),
 ) -> SSD:
     """Return a copy whose convolutions have weights that int8 holds exactly, by output channel.
 
@@ -30,6 +37,7 @@ def round_weights(
     Args:
         model: the network, on the CPU.
         images: uint8 [H, W, 3] of the input's size, like those that will come.
+        largest: of the whole numbers that stand for a channel's weights.
         keep_float: beginnings of the names of layers that stay as they are.
     """
     model = copy.deepcopy(model).eval()
@@ -38,7 +46,7 @@ def round_weights(
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d) and not name.startswith(keep_float)
     }
-    errors = {name: _on_grid(conv.weight) - conv.weight for name, conv in convs.items()}
+    errors = {name: _on_grid(conv.weight, largest) - conv.weight for name, conv in convs.items()}
     changes = {name: torch.zeros(conv.out_channels) for name, conv in convs.items()}
 
     def add_change(name: str, conv: nn.Conv2d, x: Tensor) -> None:
@@ -63,8 +71,8 @@ def round_weights(
     return model
 
 
-def _on_grid(weight: Tensor) -> Tensor:
-    """Round weights [O, I, H, W] to a channel's multiples of 1/127 of its largest."""
-    scale = weight.abs().amax(dim=(1, 2, 3), keepdim=True) / LARGEST
+def _on_grid(weight: Tensor, largest: int) -> Tensor:
+    """Round weights [O, I, H, W]: the largest of a channel becomes `largest` steps."""
+    scale = weight.abs().amax(dim=(1, 2, 3), keepdim=True) / largest
     scale[scale == 0] = 1
     return (weight / scale).round() * scale

@@ -90,12 +90,19 @@ class _Images(CalibrationDataReader):
 
 
 def _calibrate(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> TensorsData:
-    """Find the smallest and largest value of each tensor around a convolution."""
+    """Find the smallest and largest value of each tensor around a convolution.
+
+    The mean over the images: the extremes of all leave fewer steps to other values. On COCO (see
+    docs/deployment.md) AP is 0.0193 so, 0.0178 with the extremes, 0.0207 in float.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save_model(model, path)
         calibrator = create_calibrator(
-            path, list(_OPERATORS), augmented_model_path=str(path.with_name("augmented.onnx"))
+            path,
+            list(_OPERATORS),
+            augmented_model_path=str(path.with_name("augmented.onnx")),
+            extra_options={"moving_average": True},  # the mean, since all are collected first
         )
         calibrator.collect_data(_Images(model.graph.input[0].name, images))
         return calibrator.compute_data()
@@ -112,7 +119,7 @@ def _with_int8(model: onnx.ModelProto, ranges: TensorsData, nodes: list[str]) ->
     quantizer = QDQQuantizer(
         copy.deepcopy(model),
         per_channel=True,
-        reduce_range=False,
+        reduce_range=True,  # of weights: see LARGEST_ON_X86
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=ranges,

@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import flatbuffers
 import litert_torch
@@ -68,11 +68,12 @@ def quantize(content: bytes, images: Sequence[np.ndarray]) -> bytes:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the converters' words: what they lower, progress bars where there is no terminal."""
+    """Keep the converters' words, on both streams: stages, sizes, bars without a terminal."""
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
-        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        words = io.StringIO()
+        with redirect_stdout(words), redirect_stderr(words), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -10,6 +10,9 @@ from vision.evaluation.coco_arrays import AREA_RANGES, Matches
 AT_IOU = 0  # place of IoU 0.5 in IOU_THRESHOLDS
 ALL_AREAS = list(AREA_RANGES).index("all")
 NUM_BINS = 10
+# A class below has no threshold of its own: with a score that finds one box in a thousand right, a
+# device would show the thousand.
+LEAST_F1 = 0.1
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def score_curve(matches: Matches, label: int | None = None) -> ScoreCurve:
 
 @dataclass(frozen=True)
 class ClassThresholds:
-    """Two scores to ask for of a class; None where no detection of it is right, or good enough."""
+    """Two scores to ask for of a class; None where none is good enough: see LEAST_F1."""
 
     best_f1: Choice | None
     at_precision: Choice | None
@@ -123,11 +126,13 @@ def class_thresholds(
         precision: wanted of `at_precision`; None: it is not looked for.
     """
     curves = [score_curve(matches, label) for label in range(1, num_classes + 1)]
+    best = [curve.best_f1() for curve in curves]
     return [
         ClassThresholds(
-            curve.best_f1(), None if precision is None else curve.at_precision(precision)
+            choice if choice and choice.f1 >= LEAST_F1 else None,
+            None if precision is None else curve.at_precision(precision),
         )
-        for curve in curves
+        for choice, curve in zip(best, curves, strict=True)
     ]
 
 
