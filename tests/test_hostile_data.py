@@ -252,6 +252,18 @@ def test_nothing_is_moved_through_links_that_lead_out(place):
     assert (images / "b/bad.jpg").exists() and tree(place / "beside") == before
 
 
+def test_annotations_that_a_link_leads_to_are_not_rewritten(place):
+    write_coco(place / "beside", coco_content())
+    (place / "data/annotations").symlink_to(place / "beside/annotations")
+    before = tree(place / "beside")
+    done = call("fix_coco_annotations", "--path", place / "data")
+    assert done.code == 1 and "data/annotations: a link that leads out" in done.err
+    assert call("fix_coco_annotations", "--path", place / "data", "--dry-run").code == 0
+    assert tree(place / "beside") == before
+    assert call("fix_coco_annotations", "--path", place / "beside").code == 0
+    assert tree(place / "beside") != before
+
+
 def test_a_link_under_a_videos_first_name_is_not_written_through(place):
     (place / "out").mkdir()
     (place / "out/.a.mp4.part.mp4").symlink_to(place / "beside/labels.txt")

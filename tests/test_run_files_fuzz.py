@@ -200,6 +200,7 @@ def check(place, name, read):
     assert tree(place.parent / "beside") == before
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", [name for name in FILES if name != "x.onnx"])  # see test_detect.py
 def test_any_bytes(place, name):
     make, read = FILES[name]

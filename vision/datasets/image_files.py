@@ -52,6 +52,14 @@ def read_image(
     return _turn_upright(_decode(path, data, reduction), orientation)
 
 
+def quiet_opencv() -> None:
+    """Keep OpenCV from printing of damaged files what the toolkit says in one line; 0.3 us."""
+    if hasattr(cv2, "setLogLevel"):  # version 4
+        cv2.setLogLevel(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
 def _resolve_orientation(
     path: str | Path, stored: tuple[int, int], orientation: int, size: tuple[int, int] | None
 ) -> int:
@@ -80,6 +88,7 @@ def _jpeg_reduction(data: bytes, stored: tuple[int, int], min_size: tuple[int, i
 
 def _decode(path: str | Path, data: bytes, reduction: int) -> np.ndarray:
     flags = _COLOR | cv2.IMREAD_IGNORE_ORIENTATION | _REDUCED[reduction]
+    quiet_opencv()
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

@@ -3,6 +3,7 @@
 import io
 import struct
 import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -68,7 +69,8 @@ def _read_header_of_file(stream: io.RawIOBase) -> tuple[int, int, int]:
         with suppress(ValueError):
             return read_header(io.BytesIO(head))
     stream.seek(0)
-    return read_header(io.BufferedReader(stream))
+    with io.BufferedReader(stream) as buffered:
+        return read_header(buffered)
 
 
 def _read_jpeg_header(stream: BinaryIO) -> tuple[int, int, int]:
@@ -128,7 +130,9 @@ def _orientation_from_tiff(tiff: bytes) -> int:
 def _read_header_with_pillow(stream: BinaryIO) -> tuple[int, int, int]:
     from PIL import Image, UnidentifiedImageError  # scikit-image needs it; slow to import
 
-    with _pillow_limit:  # this reads no pixels, so however many there are
+    with _pillow_limit, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about damage, which is told by the size or by the decoder
+        # No pixels are read here, so however many there are.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             with Image.open(stream) as image:

@@ -6,6 +6,7 @@ padding, a camera maker's data. Some panoramas have such data, but no end marker
 
 import io
 import re
+import warnings
 
 # Inside a scan, 0xFF is followed by 0x00 (it is data), a restart marker, or another 0xFF (a fill
 # byte); by anything else where the scan is over. 45 us for 160 kB, of which decoding takes ms.
@@ -60,9 +61,11 @@ def _has_every_pixel(data: bytes, end: int) -> bool:
     picture = data[:end] if end < len(data) else data.rstrip(b"\0")
     picture += bytes(min(_READ_AHEAD, len(data) - len(picture)))
     try:
-        with Image.open(io.BytesIO(picture)) as image:
-            image.draft("RGB", (1, 1))  # all data is read, but only an eighth made into pixels
-            image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about many pixels
+            with Image.open(io.BytesIO(picture)) as image:
+                image.draft("RGB", (1, 1))  # all data is read, but only an eighth made into pixels
+                image.load()
     except Image.DecompressionBombError:
         return True  # it is larger than Pillow takes; what can be read of it is to be read
     except (OSError, SyntaxError, ValueError):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.datasets.image_files import read_image
+from vision.datasets.image_files import quiet_opencv, read_image
 from vision.datasets.image_list import IMAGE_SUFFIXES
 from vision.files.guarded import regular_only
 
@@ -220,7 +220,7 @@ def _open(address: str):
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our own line says what is wrong
     import cv2
 
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    quiet_opencv()
     if _CAMERA.fullmatch(address):
         capture = cv2.VideoCapture(int(address) if address.isdigit() else address)
     else:
