@@ -104,9 +104,12 @@ def test_tensorrt_knows_the_operators_and_onnxruntime_agrees(name, plain):
         for output in set(node.output) & known.keys():
             assert all(isinstance(size, int) and size for size in known[output]), node.name
     with torch.no_grad():
-        expected = form(images)
+        expected = torch.cat(form(images), dim=-1)[0].numpy()
     got = np.concatenate(run(exported, images.numpy()), axis=-1)[0]
-    assert_same_rows(got, torch.cat(expected, dim=-1)[0].numpy())
+    # Suppressed boxes, which have no scores, may have moved to one place.
+    shown, wanted = (rows[rows[:, 1:4].any(axis=1)] for rows in (got, expected))
+    assert len(got) == len(expected) and len(wanted) > 3
+    assert_same_rows(shown, wanted)
 
 
 def assert_same_rows(got: np.ndarray, wanted: np.ndarray) -> None:

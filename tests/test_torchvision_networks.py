@@ -123,6 +123,7 @@ def test_settings_are_torchvisions(pair):
         "iou_threshold": detector.nms_thresh,
         "candidates_per_class": detector.topk_candidates,
         "detections_per_image": detector.detections_per_img,
+        "voting_iou": 0.0,
     }
     assert pair.network.image_size == detector.transform.fixed_size
 
