@@ -11,9 +11,9 @@ from script_runs import FAST, call
 
 CLASSES = ("cup", "lid", "pot")
 SIZE = 96
-# AP that a file may lose. LiteRT's ranges on 24 drawn images cost 0.026; nothing on the blood cells
-# (docs/deployment.md).
-MAY_LOSE = {target: 0.05 if target == "tflite-int8" else 0.005 for target in TARGETS}
+# AP that a file may lose. int8's ranges of 24 drawn images of noise cost up to 0.026, depending on
+# the processor; on the blood cells 0.003 at most (docs/deployment.md).
+MAY_LOSE = {target: 0.05 if target.endswith("-int8") else 0.005 for target in TARGETS}
 
 
 def draw_images(root: Path, *, count: int = 24) -> None:

@@ -99,15 +99,14 @@ def _fold_sizes(model: onnx.ModelProto) -> bool:
     TensorRT's matrices.
 
     Returns:
-        Whether a size was found.
+        Whether a node was replaced.
     """
-    num_shapes = sum(node.op_type == "Shape" for node in model.graph.node)
     inferred = onnx.shape_inference.infer_shapes(model)
     sizes = {
         value.name: _size(value) for value in [*inferred.graph.input, *inferred.graph.value_info]
     }
     known: dict[str, np.ndarray] = {}
-    nodes = []
+    nodes, is_replaced = [], False
     for node in model.graph.node:
         size = sizes.get(node.input[0]) if node.op_type == "Shape" else None
         if size is not None:
@@ -123,6 +122,7 @@ def _fold_sizes(model: onnx.ModelProto) -> bool:
         else:
             nodes.append(node)
             continue
+        is_replaced = True
         nodes += [
             onnx.helper.make_node(
                 "Constant", [], [name], value=onnx.numpy_helper.from_array(known[name])
@@ -131,7 +131,7 @@ def _fold_sizes(model: onnx.ModelProto) -> bool:
         ]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return num_shapes > sum(node.op_type == "Shape" for node in nodes)
+    return is_replaced
 
 
 def _size(value: onnx.ValueInfoProto) -> list[int] | None:

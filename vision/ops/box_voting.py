@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vision.ops.nms import PADDING
 
-NUM_VOTERS = 300  # an image's best; as many as exported graphs look at, so that results are equal
+NUM_VOTERS = 400  # an image's best; as many as exported graphs look at, so that results are equal
 
 
 def vote_boxes(

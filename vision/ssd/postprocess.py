@@ -25,7 +25,7 @@ class PostProcessing:
 
     score_threshold: float = 0.01
     iou_threshold: float = 0.45
-    candidates_per_class: int = 200
+    candidates_per_class: int = 400
     detections_per_image: int | None = 100
     voting_iou: float = 0.0
 
