@@ -79,7 +79,7 @@ EXCEPTIONS = {
         },
         "a script that is copied to devices alone",
     ),
-    "vision/deploy/export.py": ({"read_bytes"}, "the toolkit's own file"),
+    "vision/deploy/device_script.py": ({"read_text"}, "the toolkit's own file"),
     "vision/deploy/frames.py": ({"cv2.VideoCapture"}, "a regular file, a camera or a stream"),
     "vision/deploy/openvino_file.py": (
         {"openvino.save_model"}, "a new folder of its own"

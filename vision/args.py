@@ -21,7 +21,7 @@ from vision.data_flags import READING
 from vision.datasets.image_cache import CACHES
 from vision.engine.distributed import local_world_size
 from vision.engine.loggers import LOGGERS
-from vision.engine.optim import OPTIMIZERS, SCHEDULERS
+from vision.engine.optim import DEFAULT_STEPS, OPTIMIZERS, SCHEDULERS
 from vision.engine.precision import PRECISIONS
 from vision.ops.tiles import MAX_TILES
 from vision.ssd.models import MODELS
@@ -29,8 +29,7 @@ from vision.ssd.network import RESIZES, WIDTHS
 from vision.transforms.presets import PRESETS
 
 DEFAULT_LR = {"adamw": 0.004, "adam": 0.002, "sgd": 0.01}
-# Of a run without --epochs: as many as reach so many steps, within limits; see docs/recipes.md.
-DEFAULT_STEPS = 2000
+# Of a run without --epochs: as many as reach DEFAULT_STEPS, within limits; see docs/recipes.md.
 FEWEST_EPOCHS, MOST_EPOCHS = 30, 300
 DEFAULT_VOTING = 0.6  # IoU; 0.5 to 0.7 give the same, see docs/recipes.md
 LIGHT_UP_TO = 40  # epochs: an image that is seen more often has to look different each time

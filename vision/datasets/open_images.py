@@ -12,6 +12,7 @@ from vision.datasets.annotation_index import AnnotationIndex, Category, build_in
 from vision.datasets.image_headers import image_size
 from vision.datasets.image_list import scan_images
 from vision.datasets.open_images_csv import OpenImagesBox, read_boxes, read_class_names
+from vision.datasets.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ class OpenImagesReader:
             files = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
             self._images[split] = files
             wanted = None if place.is_subset else files
-            boxes = list(read_boxes(place.csv, names=self._names, wanted=wanted))
+            rows = read_boxes(place.csv, names=self._names, wanted=wanted)
+            boxes = list(show_progress(rows, unit=" boxes"))
             _check_present(place, boxes, files)
             self._boxes[split] = boxes
         return self._boxes[split]

@@ -9,6 +9,7 @@ import numpy as np
 from vision.datasets.annotation_index import AnnotationIndex, Category, build_index
 from vision.datasets.findings import Findings
 from vision.datasets.image_headers import image_size
+from vision.datasets.progress import show_progress
 from vision.datasets.voc_folder import VocSplit, find_class_file, find_voc_splits, image_stems
 from vision.datasets.voc_xml import VocFile, read_voc_xml
 from vision.files.guarded import is_inside
@@ -98,7 +99,8 @@ class VocReader:
         new = [path for path in paths if path not in self._files]
         problems: list[str] = []
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            for path, result in zip(new, pool.map(_read_or_reason, new), strict=True):
+            results = show_progress(pool.map(_read_or_reason, new), len(new))
+            for path, result in zip(new, results, strict=True):
                 if isinstance(result, VocFile):
                     self._files[path] = result
                 else:

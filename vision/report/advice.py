@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vision.args import DEFAULT_STEPS
+from vision.engine.optim import DEFAULT_STEPS
 from vision.evaluation.errors import (
     BACKGROUND,
     CLASSIFICATION,

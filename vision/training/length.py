@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vision.args import DEFAULT_STEPS, FEWEST_EPOCHS, MOST_EPOCHS, TrainArguments
+from vision.args import FEWEST_EPOCHS, MOST_EPOCHS, TrainArguments
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
-from vision.engine.optim import set_train_mode
+from vision.engine.optim import DEFAULT_STEPS, set_train_mode
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.report.words import duration

@@ -7,6 +7,7 @@ import numpy as np
 from vision.datasets.annotation_index import AnnotationIndex, Category, build_index
 from vision.datasets.findings import Findings
 from vision.datasets.layouts.layout import Layout, OpenOptions, Source, log_findings
+from vision.datasets.progress import show_progress
 from vision.datasets.yolo import YoloReader, YoloSplit
 from vision.datasets.yolo_folder import find_yolo_folder, yolo_signs
 
@@ -49,7 +50,7 @@ class YoloLayout(Layout):
                 f"{self.root}: no {split} split among its YOLO labels ({', '.join(self.splits)}); "
                 f"write its image paths into splits/{split}.txt"
             )
-        content = self._reader.read(split)
+        content = self._reader.read(split, progress=show_progress)
         self._log_findings(f"{self.root}, split {split}")
         name = f"split {split} of {self.root}"
         return Source(index_of_yolo(content, name=name), content.image_folder)
