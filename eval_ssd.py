@@ -249,6 +249,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
             command=args.command,
             score_threshold=settings.score_threshold,
             iou_threshold=settings.iou_threshold,
+            voting_iou=settings.voting_iou,
         )
         spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
         logger.info("%d detections; %s", len(result.detections), spent)
@@ -312,6 +313,7 @@ def evaluate_file(args: argparse.Namespace) -> None:
         command=args.command,
         score_threshold=args.score_threshold or 0.0,
         iou_threshold=detector.about["iou_threshold"],
+        voting_iou=detector.about["box_voting"],
     )
     report(args, validation, result.category_ids, run=None)
 

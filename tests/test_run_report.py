@@ -12,6 +12,7 @@ from vision.evaluation.evaluate import EvaluationResult
 from vision.report.analysis import Analysis
 from vision.report.run_report import RunReport
 from vision.report.val_pictures import draw_detections, log_validation
+from vision.ssd.postprocess import PostProcessing
 
 NAMES = ["cat", "dog", "owl"]
 BOX = (10, 10, 100, 100)
@@ -29,6 +30,7 @@ def report(tmp_path):
         sources=validation.sources,
         train_sources=validation.sources,
         dataset="cells",
+        postprocessing=PostProcessing(iou_threshold=0.5, voting_iou=0.6),
         command=["./train_ssd.py", "--datasets", "cells"],
     )
 
@@ -50,6 +52,7 @@ def test_it_is_there_after_the_first_validation(report):
     assert "Epoch 2, mb2-ssd-lite" in text(report)
     assert analysis.given.metrics["AR100"] == 0.5
     assert "./train_ssd.py --datasets cells" in text(report)
+    assert "scores above 0.01, overlap up to 0.5, box voting from IoU 0.6 on" in text(report)
 
 
 def test_it_is_written_after_each_validation_and_at_the_end(report, monkeypatch):

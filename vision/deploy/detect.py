@@ -267,6 +267,7 @@ ABOUT = {
     "frigate": "false",
     "raw_heads": "false",
     "tiles": "1",
+    "box_voting": "0",
 }
 
 
@@ -277,7 +278,7 @@ def _read_about(properties: dict[str, str]) -> dict:
     if not (0 < height < 10_000 and 0 < width < 10_000 and about["resize"] in RESIZE):
         raise ValueError("another input")
     about["image_size"] = (int(height), int(width))
-    for key in ("score_threshold", "iou_threshold"):
+    for key in ("score_threshold", "iou_threshold", "box_voting"):
         if not isinstance(about[key], (int, float)):
             raise TypeError("no number")
     texts = [about["target"], about["network"], *(item["name"] for item in about["classes"])]

@@ -125,6 +125,7 @@ class Validation:
         command: the words of the command that this came from.
         score_threshold: of the detections.
         iou_threshold: of the suppression of overlapping boxes.
+        voting_iou: lowest overlap of a box that had a vote on a detection's place; 0: no voting.
         epoch: of a run in training; None where a finished model was evaluated.
     """
 
@@ -143,6 +144,7 @@ class Validation:
     command: Sequence[str] = ()
     score_threshold: float = 0.01
     iou_threshold: float = 0.45
+    voting_iou: float = 0.0
     epoch: int | None = None
 
 

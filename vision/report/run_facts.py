@@ -57,8 +57,10 @@ def run_facts(
         facts.append(("priors", f"{len(given.network.priors_cxcywh):,}"))
     for name, split in splits.items():
         facts.append((name, f"{split.num_images:,} images, {len(split.labels):,} boxes"))
-    facts.append(("detections", f"{len(given.detections):,}, scores above "
-                  f"{given.score_threshold:g}, overlap up to {given.iou_threshold:g}"))  # fmt: skip
+    how = f"scores above {given.score_threshold:g}, overlap up to {given.iou_threshold:g}"
+    if given.voting_iou:
+        how += f", box voting from IoU {given.voting_iou:g} on"
+    facts.append(("detections", f"{len(given.detections):,}, {how}"))
     if history.records:
         training, validation = (
             np.nansum(history.column(name)) for name in ("seconds", "eval_seconds")

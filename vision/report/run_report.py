@@ -13,6 +13,7 @@ from vision.report.inputs import NetworkFacts, Sources, Validation
 from vision.report.report import write_report
 from vision.report.summary import summary_lines
 from vision.report.val_pictures import log_validation
+from vision.ssd.postprocess import PostProcessing
 
 
 @dataclass
@@ -27,6 +28,7 @@ class RunReport:
         sources: of the val split.
         train_sources: of the training split.
         dataset: where the val data are, for messages.
+        postprocessing: of the network.
         dataset_flags: what eval_ssd.py needs to read each of `sources`.
         command: the words of the command that trains.
         loggers: get pictures and curves.
@@ -39,6 +41,7 @@ class RunReport:
     sources: Sources
     train_sources: Sources
     dataset: str
+    postprocessing: PostProcessing
     dataset_flags: Sequence[Sequence[str]] = ()
     command: Sequence[str] = ()
     loggers: Loggers | None = None
@@ -93,6 +96,9 @@ class RunReport:
             dataset_flags=self.dataset_flags,
             train_sources=self.train_sources,
             command=self.command,
+            score_threshold=self.postprocessing.score_threshold,
+            iou_threshold=self.postprocessing.iou_threshold,
+            voting_iou=self.postprocessing.voting_iou,
             epoch=epoch,
         )
 

@@ -336,6 +336,7 @@ def build_report(
         sources=data.val.sources,
         train_sources=data.train.sources,
         dataset=data.val_place,
+        postprocessing=model.network.postprocessing,
         dataset_flags=data.val_flags,
         command=["./train_ssd.py", *sys.argv[1:]],
         loggers=saver.metrics.loggers,
