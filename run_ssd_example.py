@@ -71,7 +71,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     args = parser.parse_args(argv)
     if not (args.output_dir or args.json or args.csv):
         parser.error("--output-dir DIR, --json FILE or --csv FILE is needed")
-    for flag in ("score_threshold", "iou_threshold"):
+    for flag in ("score_threshold", "iou_threshold", "box_voting"):
         value = getattr(args, flag)
         if value is not None and not 0 <= value <= 1:
             parser.error(f"--{flag.replace('_', '-')} must be in 0..1")
@@ -118,6 +118,9 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
     add("--tiles", type=int, metavar="N",
         help="look at each image whole and in N x N overlapping tiles; default: as "
         "trained")  # fmt: skip
+    add("--box-voting", type=float, metavar="IOU",
+        help="move a detection to the mean of the boxes of its class with a higher IoU than this; "
+        "0: do not; default: as trained; an exported file has its own inside")  # fmt: skip
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
         help="of a network in torch; auto: bf16 where the hardware has it")  # fmt: skip
 
@@ -165,6 +168,7 @@ def load_detector(args: argparse.Namespace) -> Detector:
         device=args.device,
         precision=args.precision,
         tiles=args.tiles,
+        box_voting=args.box_voting,
     )
 
 

@@ -10,6 +10,7 @@ from export_models import TARGETS
 from script_runs import call
 from trained_run import MAY_LOSE
 
+from vision.args import DEFAULT_VOTING
 from vision.deploy import Detector
 
 pytest.importorskip("onnx")
@@ -83,3 +84,22 @@ def test_one_score_instead(trained, tmp_path):
     assert done.code == 0 and "--threshold=0.3 " in done.out
     about = json.loads((tmp_path / "mb2-ssd-lite-jetson.json").read_text())
     assert all("threshold" not in item for item in about["classes"])
+
+
+def test_box_voting_is_the_runs_and_its_files(trained, exported):
+    """It moves the boxes, of a network in torch and of a file alike, and nothing else."""
+    root, run = trained
+    about = json.loads((exported[0] / "mb2-ssd-lite-onnx.json").read_text())
+    assert about["box_voting"] == DEFAULT_VOTING
+    images = [str(root / f"train/{i}.png") for i in (1, 2, 3)]
+    file = Detector.load(exported[0] / "mb2-ssd-lite-onnx.onnx", threshold=0.2)
+    detectors = (
+        Detector.load(run, threshold=0.2, precision="fp32"),
+        Detector.load(run, threshold=0.2, precision="fp32", box_voting=0),
+        file,
+    )
+    moved, still, in_file = (
+        np.concatenate([found.xyxy for found in detector.predict(images)]) for detector in detectors
+    )
+    assert moved.shape == still.shape and np.abs(moved - still).max() > 0.1
+    np.testing.assert_allclose(in_file, moved, atol=0.05)

@@ -109,6 +109,7 @@ def test_json_to_the_terminal_stays_json(inputs, onnx_file):
         (["--output-dir=out", "empty"], "empty: no images in it"),
         (["--output-dir=out", "/dev/video999"], "/dev/video999: no such camera"),
         (["--json=-", "--iou-threshold=0.4", "a.png"], "its suppression is part of the file"),
+        (["--json=-", "--box-voting=0.5", "a.png"], "export it again with another --box-voting"),
     ],
 )
 def test_bad_input_is_one_line(onnx_file, tmp_path, monkeypatch, argv, words):

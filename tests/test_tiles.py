@@ -440,5 +440,5 @@ def test_an_exported_file_looks_at_the_same_tiles(tmp_path, sample, caplog):
 
 @pytest.mark.parametrize("tiles", [0, -1, 17, 2.5, "2", None])
 def test_tiles_of_a_checkpoint_that_was_edited_are_refused(tiles):
-    with pytest.raises(ValueError, match="resize or tiles are not what this toolkit writes"):
+    with pytest.raises(ValueError, match="tiles or box_voting are not what this toolkit writes"):
         MODELS["mb2-ssd-lite"].with_numbers({"tiles": tiles})

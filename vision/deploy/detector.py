@@ -27,6 +27,7 @@ class Detector:
         device: str = "auto",
         precision: str = "auto",
         tiles: int | None = None,
+        box_voting: float | None = None,
     ) -> "Detector":
         """Load a detector; an exported file does not import torch.
 
@@ -44,16 +45,20 @@ class Detector:
             precision: auto, fp32, bf16 or fp16; of a network in torch.
             tiles: look at each image whole and in so many overlapping tiles along each side; None:
                 as it was trained.
+            box_voting: a detection of a network in torch moves to the mean of the boxes of its
+                class with a higher IoU; 0: it stays; None: as it was trained. An exported file has
+                its own inside.
 
         Raises:
             ValueError: not a detector, or an option that an exported file cannot follow.
             OSError: cannot be read.
         """
         if Path(path).suffix.lower() in RUNTIMES:
-            if iou_threshold is not None:
+            if iou_threshold is not None or box_voting is not None:
+                flag = "--box-voting" if iou_threshold is None else "--iou-threshold"
                 raise ValueError(
                     f"{path}: its suppression is part of the file; export it again with another "
-                    "--iou-threshold"
+                    f"{flag}"
                 )
             return cls(FileDetector(path, threshold=threshold, tiles=tiles))
         try:
@@ -74,6 +79,7 @@ class Detector:
                 device=device,
                 precision=precision,
                 tiles=tiles,
+                box_voting=box_voting,
             )
         )
 

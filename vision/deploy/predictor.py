@@ -54,10 +54,14 @@ class Predictor:
         batch_size: int = 16,
     ):
         self.class_names = list(class_names)
-        self._settings = model.network.postprocessing.changed(
-            score_threshold=score_threshold, iou_threshold=iou_threshold, voting_iou=voting_iou
+        settings = model.network.postprocessing.changed(
+            iou_threshold=iou_threshold, voting_iou=voting_iou
         )
-        self.voting_iou = self._settings.voting_iou
+        # Boxes of lower scores than are wanted have a vote, as in evaluation and exported files.
+        lowest = settings.score_threshold if settings.voting_iou else score_threshold
+        self._settings = settings.changed(score_threshold=min(lowest, score_threshold))
+        self._score_threshold = score_threshold
+        self.voting_iou = settings.voting_iou
         self.batch_size = batch_size
         self._tiles = model.network.tiles
         self.device = torch.device(device)
@@ -124,7 +128,8 @@ class Predictor:
                 for k, rectangles in enumerate(views)
             ]
         for result in results:
-            result.update({name: value.cpu() for name, value in result.items()})
+            is_wanted = result["scores"] > self._score_threshold
+            result.update({name: value[is_wanted].cpu() for name, value in result.items()})
             result["names"] = [self.class_names[label - 1] for label in result["labels"].tolist()]
         return results
 

@@ -101,6 +101,7 @@ def load_torch_detector(
     device: str = "auto",
     precision: str = "auto",
     tiles: int | None = None,
+    box_voting: float | None = None,
 ) -> TorchDetector:
     """Load a run folder, a checkpoint or a weight file; the arguments are those of Detector.load.
 
@@ -118,6 +119,7 @@ def load_torch_detector(
         threshold=threshold,
         default_threshold=default_threshold,
         iou_threshold=iou_threshold,
+        voting_iou=box_voting,
         device=chosen,
         dtype=DTYPES[choose_precision(precision, chosen)],
     )
