@@ -18,7 +18,7 @@ def by_definition(
     *,
     score_threshold,
     iou_threshold=0.45,
-    candidates_per_class=200,
+    candidates_per_class=400,
     detections_per_image=100,
 ):
     """Each image and each class in turn, everything computed."""
