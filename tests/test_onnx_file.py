@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT
 from export_models import as_detectnet_feeds, opinionated, pixels
 
-from vision.deploy.export_form import BestClassForm, DetectionForm, PlainForm
+from vision.deploy.export_form import NUM_CANDIDATES, BestClassForm, DetectionForm, PlainForm
 from vision.ssd.models import MODELS
 from vision.ssd.postprocess import PostProcessing
 
@@ -93,7 +93,7 @@ def test_tensorrt_knows_the_operators_and_onnxruntime_agrees(name, plain):
     exported = export_onnx(form, images, input_name="input_0", output_names=["scores", "boxes"])
     assert_tensorrt_takes_it(exported)
     assert [entry.version for entry in exported.opset_import] == [13]
-    num_rows = len(model.priors_cxcywh) if plain else min(200, len(model.priors_cxcywh))
+    num_rows = len(model.priors_cxcywh) if plain else min(NUM_CANDIDATES, len(model.priors_cxcywh))
     assert shapes(exported.graph.input) == {"input_0": [1, 3, *model.image_size]}
     assert shapes(exported.graph.output) == {
         "scores": [1, num_rows, 4], "boxes": [1, num_rows, 4]
