@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vision.deploy.export_form import PIXELS, RescaledInput
+from vision.engine.metrics import show_progress
 from vision.ssd.ssd import SSD
 
 LARGEST = 127  # of a weight in int8, symmetric around 0
@@ -60,7 +61,7 @@ def round_weights(
         for name, conv in convs.items()
     ]
     rescaled = RescaledInput(model, fed_as=PIXELS)
-    for image in images:
+    for image in show_progress(images, "int8 weights"):
         rescaled(torch.from_numpy(image).permute(2, 0, 1)[None].float())
     for handle in handles:
         handle.remove()
