@@ -248,7 +248,7 @@ def measure_exports(
         build(),
         exports,
         source,
-        without_voting=build(voting_iou=0.0),
+        without_voting=partial(build, voting_iou=0.0),
         score_threshold=threshold_of(args),
         where=where,
     )

@@ -26,7 +26,7 @@ def compare(
     exports: Sequence[Export],
     source: Source,
     *,
-    without_voting: TorchDetector,
+    without_voting: Callable[[], TorchDetector],
     score_threshold: float,
     where: dict,
 ) -> tuple[list[dict], Measurement]:
@@ -38,7 +38,7 @@ def compare(
         detector: the network, with the lowest threshold.
         exports: files that are not written yet.
         source: the split to measure on.
-        without_voting: the same without box voting, to tell what files lose that have none.
+        without_voting: builds the same without box voting, to tell what files lose that have none.
         score_threshold: of precision, recall and `AP_at_threshold`, and detectNet's.
         where: names of data set and split, for the files.
 
@@ -52,10 +52,11 @@ def compare(
     )
     of_network = measured(detector.predict)
     rows = [_row("pytorch", of_network)]
+    lost: dict[str, Measurement] = {}  # by files that do not vote where the network does
+    if detector.votes and not all(export.about["box_voting"] for export in exports):
+        lost["no box voting"] = measured(without_voting().predict)
     for export in exports:
-        steps = {}
-        if detector.votes and not export.about["box_voting"]:
-            steps["no box voting"] = measured(without_voting.predict)
+        steps = {} if export.about["box_voting"] else dict(lost)
         row = _measure_file(export, measured, steps, score_threshold=score_threshold)
         rows.append(row)
         export.about["measured"] = {
@@ -73,7 +74,7 @@ def _measure_file(
     *,
     score_threshold: float,
 ) -> dict:
-    """Write the file to a temporary folder and measure it; returns its row."""
+    """Write the file to a temporary folder and measure it; `steps` come before its own."""
     target = export.about["target"]
     with tempfile.TemporaryDirectory() as folder:
         path = export.write(Path(folder))
