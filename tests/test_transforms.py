@@ -208,7 +208,7 @@ def test_a_plan_allows_a_smaller_decode(name):
 
 
 def test_min_size_is_what_the_view_needs():
-    transform = build_eval_transform((300, 320))
+    transform = build_train_transform("none", image_size=(300, 320), mean=MEAN)
     plan = transform.plan((3001, 4000), make_target())
     assert plan.min_size == (300, 320)
     crop = Augmentation(crop=RandomIouCrop(min_ious=(0.0,), min_size=0.5))
@@ -218,6 +218,11 @@ def test_min_size_is_what_the_view_needs():
     width, height = plan.view.x2 - plan.view.x1, plan.view.y2 - plan.view.y1
     assert plan.view != (0, 0, 4000, 3000)
     assert plan.min_size == (int(np.ceil(900_000 / height)), int(np.ceil(1_280_000 / width)))
+
+
+def test_evaluation_decodes_whole_images_as_a_device_does():
+    plan = build_eval_transform((300, 320)).plan((3001, 4000), make_target())
+    assert plan.min_size == (3001, 4000)
 
 
 def test_unknown_preset_names_the_choices():

@@ -75,12 +75,15 @@ class ViewTransform:
         fill: RGB colour of the border around an image that was zoomed out, 0..255.
         augmentation: the random parts.
         resize: a key of `geometry.RESIZE`.
+        whole: images are to be decoded at their full size, as the detector on a device does; a
+            decoder's scaling averages pixels, and is worth AP that no device gives.
     """
 
     image_size: tuple[int, int]
     fill: tuple[int, int, int]
     augmentation: Augmentation
     resize: str = "linear"
+    whole: bool = False
 
     def __call__(
         self, image: np.ndarray, target: dict, rng: np.random.Generator | None = None
@@ -108,7 +111,7 @@ class ViewTransform:
         result of `__call__`, except that the decoder may do a part of the scaling.
         """
         view, flip = self._draw_view(source_size, target, rng)
-        if self.resize == "point":  # a decoder's scaling would be a filter
+        if self.whole or self.resize == "point":  # a decoder's scaling is a filter
             return Plan(view, flip, tuple(source_size), tuple(source_size))
         height = -(-source_size[0] * self.image_size[0] // (view.y2 - view.y1))  # rounded up
         width = -(-source_size[1] * self.image_size[1] // (view.x2 - view.x1))
@@ -176,5 +179,5 @@ def build_train_transform(
 
 
 def build_eval_transform(image_size: tuple[int, int], *, resize: str = "linear") -> ViewTransform:
-    """Build the evaluation transform: only resize image and boxes to `image_size` (h, w)."""
-    return ViewTransform(tuple(image_size), (0, 0, 0), PRESETS["none"], resize)
+    """Build the evaluation transform: only resize whole images and boxes to `image_size` (h, w)."""
+    return ViewTransform(tuple(image_size), (0, 0, 0), PRESETS["none"], resize, whole=True)
