@@ -1,6 +1,7 @@
 """COCO files and folders as other tools write them: found, told apart, or named."""
 
 import json
+import tracemalloc
 
 import pytest
 from test_data import GOOD, box, write_coco
@@ -95,6 +96,15 @@ def test_a_base_name_that_two_folders_have_is_not_guessed(tmp_path):
         write_image(tmp_path / folder / "a.jpg")
     assert ImageFinder(tmp_path).find("z/a.jpg") is None
     assert ImageFinder(tmp_path).find("X/A.jpg") == "x/a.jpg"
+
+
+def test_a_name_of_ten_thousand_folders_is_not_taken_apart(tmp_path):
+    """All its ends together have 100 million letters."""
+    tracemalloc.start()
+    assert ImageFinder(tmp_path).find("a/" * 10_000 + "x.jpg") is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def test_names_that_were_found_are_counted_and_written(tmp_path, run_script):

@@ -311,7 +311,7 @@ def test_a_list_of_files_under_a_videos_name_is_not_followed(place, content):
     os.mkfifo(place / "pipe.ts")
     path = place / "a.m3u8"
     path.write_text(content)
-    with pytest.raises(ValueError, match="a.m3u8: a list of other files, not a video"):
+    with pytest.raises(ValueError, match=r"a\.m3u8: a list of other files, not a video"):
         VideoFile(path)
 
 

@@ -9,6 +9,10 @@ from urllib.parse import unquote
 from vision.datasets.image_list import scan_images
 from vision.files.guarded import is_inside
 
+_LONGEST = 4096  # letters of a path that a system opens
+_DEEPEST = 64  # leading folders that are left out one after the other
+_REMEMBERED = 1 << 16  # folders' lists of names
+
 
 class ImageFinder:
     """Finds the images of a folder by names from other machines and tools.
@@ -24,7 +28,7 @@ class ImageFinder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = str(folder)
-        self._names_in = lru_cache(maxsize=None)(self._names_in)
+        self._names_in = lru_cache(_REMEMBERED)(self._names_in)
 
     @cached_property
     def plain_names(self) -> frozenset[str]:
@@ -38,14 +42,18 @@ class ImageFinder:
             return name
         plain = unquote(name.replace("\\", "/"))
         parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
-        for first in range(len(parts)):  # without its first folder, its first two, ...
+        if len(name) > _LONGEST:  # its ends together would fill the memory
+            return None
+        for first in range(
+            min(len(parts), _DEEPEST)
+        ):  # without its first folder, its first two, ...
             shorter = "/".join(parts[first:])
             if self._exists(shorter):
                 return shorter
-        found = self._by_key.get(_key(parts[-1]), ()) if parts else ()
+        by_base, by_path = self._by_key
+        found = by_base.get(_key(parts[-1]), ()) if parts else ()
         if len(found) > 1:  # several of that base name: with their folders, one may fit
-            wanted = _key("/".join(parts))
-            found = [path for path in found if _key(path) == wanted]
+            found = by_path.get(_key("/".join(parts)), ())
         return found[0] if len(found) == 1 else None
 
     def _exists(self, name: str) -> bool:
@@ -62,14 +70,16 @@ class ImageFinder:
             return frozenset()
 
     @cached_property
-    def _by_key(self) -> dict[str, list[str]]:
-        """{spelling-free base name: paths relative to the folder}."""
-        found: dict[str, list[str]] = {}
+    def _by_key(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """{spelling-free base name: paths relative to the folder}; the same of whole paths."""
+        by_base: dict[str, list[str]] = {}
+        by_path: dict[str, list[str]] = {}
         prefix = len(os.path.join(self.folder, ""))
         for path in scan_images(self.folder).images:
             name = path[prefix:].replace(os.sep, "/")
-            found.setdefault(_key(name.rpartition("/")[2]), []).append(name)
-        return found
+            by_base.setdefault(_key(name.rpartition("/")[2]), []).append(name)
+            by_path.setdefault(_key(name), []).append(name)
+        return by_base, by_path
 
 
 def _key(name: str) -> str:
