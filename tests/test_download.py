@@ -52,6 +52,20 @@ def test_each_fault_at_the_start_and_after_some_bytes(server, tmp_path, fault, c
     assert get(server, tmp_path, connections=connections) == DATA
 
 
+@pytest.mark.parametrize("connections", [1, 3])
+@pytest.mark.parametrize("fault", ["ok", "chunked", "no-length"])
+def test_more_bytes_than_are_expected_do_not_fill_the_disk(server, tmp_path, fault, connections):
+    server.faults = [fault] * 9
+    limits = {**QUICK, "connections": connections, "most_bytes": len(DATA) - 1}
+    with pytest.raises(DownloadError, match=r"f\.zip: more than 4,499,999 bytes"):
+        fetch(server.url + PATH, tmp_path / "f.zip", **limits)
+    assert sum(path.stat().st_size for path in tmp_path.glob("f.zip*")) < 1000
+    server.faults = [fault]
+    limits["most_bytes"] += 1
+    fetch(server.url + PATH, tmp_path / "f.zip", **limits)
+    assert (tmp_path / "f.zip").read_bytes() == DATA
+
+
 @pytest.mark.parametrize("validators", ["etag", "weak", "date", "none"])
 def test_resume_asks_only_for_the_rest(server, tmp_path, validators):
     server.validators = validators

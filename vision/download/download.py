@@ -46,6 +46,7 @@ def fetch(
     retries: int = 20,
     first_pause: float = 1.0,
     expected_length: int | None = None,
+    most_bytes: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
@@ -62,6 +63,7 @@ def fetch(
         first_pause: seconds before the first retry; each next pause is twice as long, up to two
             minutes, or as long as `Retry-After` says.
         expected_length: length that the file must have, if known; else the server's is taken.
+        most_bytes: of a file whose length is not known; a server of larger ones is refused.
         progress: called with the bytes on disk and the bytes of the file (None: not known yet).
         stop: when set, `Stopped` is raised soon after.
 
@@ -83,6 +85,7 @@ def fetch(
                 retries=retries,
                 first_pause=first_pause,
                 expected_length=expected_length,
+                most_bytes=most_bytes,
                 progress=progress,
                 stop=stop,
             ).run()
@@ -134,6 +137,7 @@ class _Transfer:
     retries: int
     first_pause: float
     expected_length: int | None
+    most_bytes: int | None
     progress: Callable[[int, int | None], None]
     stop: threading.Event
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -260,6 +264,7 @@ class _Transfer:
         with self.lock:
             if answer.is_whole and self.num_running > 1:
                 raise RangesRefused("the server sends the whole file to each connection")
+            self._refuse_more(answer.remote.length or 0)
             piece.start = answer.start
             if answer.is_whole:  # of the same version: what is on disk stays, and is sent again
                 piece.end = answer.remote.length
@@ -269,6 +274,12 @@ class _Transfer:
                 self.part.describe(answer.remote)
             self.progress(self.part.num_done, self.part.remote.length)
 
+    def _refuse_more(self, num_bytes: int) -> None:
+        """Raise DownloadError, with nothing left on the disk, for a file that is too large."""
+        if self.most_bytes is not None and num_bytes > self.most_bytes:
+            self.part.restart(RemoteFile())
+            raise DownloadError(f"more than {self.most_bytes:,} bytes, which are not expected")
+
     def _store(self, piece: Piece, data: bytes) -> bool:
         """Write the bytes of the piece; False when it is complete or the transfer halts."""
         with self.lock:
@@ -276,6 +287,7 @@ class _Transfer:
                 return False
             if piece.end is not None:
                 data = data[: piece.end - piece.start]
+            self._refuse_more(piece.start + len(data))
             piece.gained += self.part.write(piece.start, data)
             piece.start += len(data)
             self.progress(self.part.num_done, self.part.remote.length)

@@ -23,6 +23,8 @@ IMAGES_URL = "https://open-images-dataset.s3.amazonaws.com"
 SPLITS = ("train", "validation", "test")
 _CLASSES = "class-descriptions-boxable.csv"
 _HEADER = ("ImageID", "ClassName", "XMin", "XMax", "YMin", "YMax", "IsGroupOf", "IsDepiction")
+# Far more than these files have: a server could fill the disk.
+_MOST_OF_CLASSES, _MOST_OF_BOXES, _MOST_OF_IMAGE = 1 << 26, 1 << 34, 1 << 28
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 Boxes = list[OpenImagesBox]
 
@@ -36,11 +38,12 @@ class Server:
     timeout: float = 60.0
     retries: int = 10
 
-    def fetch(self, url: str, path: Path) -> None:
-        """Fetch a file that is not there yet."""
+    def fetch(self, url: str, path: Path, *, most_bytes: int) -> None:
+        """Fetch a file that is not there yet; one of more than `most_bytes` is refused."""
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            fetch(url, path, timeout=self.timeout, retries=self.retries)
+            limits = {"timeout": self.timeout, "retries": self.retries, "most_bytes": most_bytes}
+            fetch(url, path, **limits)
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,14 @@ class Choice:
 
 def fetch_class_names(server: Server, root: Path) -> dict[str, str]:
     """{label: name} of all classes with boxes."""
-    server.fetch(f"{server.annotations}/{_CLASSES}", root / _CLASSES)
+    server.fetch(f"{server.annotations}/{_CLASSES}", root / _CLASSES, most_bytes=_MOST_OF_CLASSES)
     return read_class_names(root / _CLASSES)
 
 
 def fetch_rows(server: Server, root: Path, split: str, names: dict[str, str]) -> Iterable:
     """The official annotations of a split, read anew at each iteration."""
     path = root / f"{split}-annotations-bbox.csv"
-    server.fetch(f"{server.annotations}/{split}/{path.name}", path)
+    server.fetch(f"{server.annotations}/{split}/{path.name}", path, most_bytes=_MOST_OF_BOXES)
     return _Rows(path, names)
 
 
@@ -223,7 +226,7 @@ def _fetch_image(server: Server, folder: Path, image_id: str) -> str | None:
         return f"{image_id!r}: not an image id"
     was_there = path.is_file()
     try:
-        server.fetch(url, path)
+        server.fetch(url, path, most_bytes=_MOST_OF_IMAGE)
         image_size(path)
     except DownloadError as error:
         return str(error)
