@@ -23,7 +23,7 @@ from pathlib import Path
 from vision.command_line import FamilyParser, run_script
 from vision.datasets.coco_ids import MISSING_ID
 from vision.datasets.folder_contents import contents_of
-from vision.files.guarded import is_below
+from vision.files.guarded import linked_folder
 from vision.files.printable import printable
 from vision.repair.coco_repair import Repair, check_same_classes, plan_repair
 from vision.repair.coco_rewrite import write_repair
@@ -54,15 +54,13 @@ def fix_annotations(root: Path, *, dry_run: bool) -> int:
         ids have to be the same in all.
 
     Raises:
-        ValueError: no files, files with different classes, or a link that leads to them.
+        ValueError: no files, or files with different classes.
         OSError: a file cannot be written.
     """
     files, others = find_annotation_files(root)
-    if not dry_run and not is_below(root, str(files[0].relative_to(root))):
-        raise ValueError(
-            f"{files[0].parent}: a link that leads out of {root}, so it is left alone; give "
-            "--path the data set that it leads to"
-        )
+    target = linked_folder(root, "annotations/of.json")
+    if target and not dry_run:
+        print(printable(f"{files[0].parent}: a link, so the files in {target} are written"))
     for path in others:
         print(f"{path}: left alone, not an instances file")
     repairs: dict[Path, Repair] = {}

@@ -15,7 +15,7 @@ from vision.datasets.sample import write_sample_dataset
 from vision.download.coco_install import lock_folder
 from vision.download.part_file import PartFile
 from vision.engine.loggers import open_loggers
-from vision.files.guarded import is_inside, own_only, read_regular, regular_only
+from vision.files.guarded import is_below, is_inside, own_only, read_regular, regular_only
 from vision.runs.checkpoint import read_checkpoint
 from vision.runs.run_folder import RunLock, read_config
 from vision.validate.quarantine import invalid_folder
@@ -107,6 +107,36 @@ def test_names_that_stay_inside(name):
 )  # fmt: skip
 def test_names_that_lead_out(name):
     assert not is_inside(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("own/a.jpg", True),
+        ("again/a.jpg", True),  # a link to own
+        ("train2017/a.jpg", True),  # the user's, on another disk
+        ("train2017/b/a.jpg", True),
+        ("train2017", True),  # the link itself lies in the folder
+        ("train2017/out/a.jpg", False),  # out of the other disk
+        ("album/a.jpg", False),
+        ("own/images/a.jpg", False),  # not right in the folder
+        ("train2017/../a.jpg", False),
+    ],
+)
+def test_links_on_the_way_to_what_is_written(tmp_path, name, inside):
+    root = tmp_path / "data"
+    for folder in ("data/own", "disk/b", "beside"):
+        (tmp_path / folder).mkdir(parents=True)
+    for link, target in (
+        ("data/again", "data/own"),
+        ("data/train2017", "disk"),
+        ("disk/out", "beside"),
+        ("data/album", "beside"),
+        ("data/own/images", "beside"),
+    ):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert is_below(root, name) is inside
+    assert is_below(root, name, strict=True) is (inside and not name.startswith("train2017/"))
 
 
 @pytest.fixture

@@ -214,11 +214,6 @@ def test_folders_that_are_written_in_are_no_links(place):
     for folder in (place / "run", place / "run/checkpoint_best.pt"):
         with pytest.raises(OSError, match="is a link"):
             output_folder(argparse.Namespace(output_dir=None, trained_model=str(folder)))
-    (place / "out").mkdir()
-    (place / "out/annotations").symlink_to(place / "beside")
-    flags = ("--dataset", place / "data", "--output", place / "out")
-    done = call("convert_to_coco", *flags)
-    assert done.code == 1 and "annotations" in done.err and "is a link" in done.err
     assert tree(place / "beside") == before
 
 
@@ -252,16 +247,38 @@ def test_nothing_is_moved_through_links_that_lead_out(place):
     assert (images / "b/bad.jpg").exists() and tree(place / "beside") == before
 
 
-def test_annotations_that_a_link_leads_to_are_not_rewritten(place):
-    write_coco(place / "beside", coco_content())
-    (place / "data/annotations").symlink_to(place / "beside/annotations")
-    before = tree(place / "beside")
-    done = call("fix_coco_annotations", "--path", place / "data")
-    assert done.code == 1 and "data/annotations: a link that leads out" in done.err
-    assert call("fix_coco_annotations", "--path", place / "data", "--dry-run").code == 0
-    assert tree(place / "beside") == before
-    assert call("fix_coco_annotations", "--path", place / "beside").code == 0
-    assert tree(place / "beside") != before
+def test_a_data_folder_that_is_a_link_is_the_users_own(place):
+    """data/annotations and data/train on other disks are used as if they lay there, and it is said;
+    only what no image's name has is not moved out of them."""
+    (place / "disk").mkdir()
+    write_coco(place / "disk", coco_content("no_image.tex"))
+    (place / "disk/images/no_image.tex").write_text("my thesis")
+    (place / "disk/images/bad.jpg").write_bytes(b"no image")
+    for name in ("annotations", "images"):
+        (place / "data" / name).symlink_to(place / "disk" / name)
+    before = tree(place / "disk")
+    path = ("--path", place / "data")
+    assert call("fix_coco_annotations", *path, "--dry-run").code == 0
+    assert tree(place / "disk") == before
+    done = call("fix_coco_annotations", *path)
+    assert done.code == 0 and f"a link, so the files in {place / 'disk/annotations'}" in done.out
+    assert (place / "disk/annotations/instances_train.original.json").exists()
+    done = call("validate_image_files", *path, "--workers=1")
+    assert "not moved: 1" in done.out and f"a link leads to {place / 'disk/images'}" in done.err
+    assert (place / "data_invalid/images/bad.jpg").exists()
+    assert (place / "disk/images/no_image.tex").exists()
+    assert not (place / "disk/images/bad.jpg").exists()
+    assert call("validate_image_files", *path, "--restore").code == 0
+    assert (place / "disk/images/bad.jpg").exists()
+
+
+def test_a_data_folder_that_is_a_link_is_written_in(place):
+    write_coco(place / "data", coco_content())
+    (place / "out").mkdir()
+    (place / "out/annotations").symlink_to(place / "data/images")
+    done = call("convert_to_coco", "--dataset", place / "data", "--output", place / "out")
+    assert done.code == 0 and "annotations: a link, so the files in" in done.err
+    assert (place / "data/images/instances_train.json").exists()
 
 
 def test_a_link_under_a_videos_first_name_is_not_written_through(place):

@@ -73,6 +73,22 @@ def test_hostile_members_are_refused_by_name_before_anything_is_written(
     assert on_disk(tmp_path) == {"a.zip": zip_path.read_bytes()}
 
 
+def test_a_data_folder_may_be_a_link_and_no_other_may(tmp_path, root):
+    """People keep train2017/ on another disk; a link further inside may be a stranger's."""
+    (tmp_path / "disk").mkdir()
+    zip_path = make_zip(tmp_path / "a.zip", {"train2017/x.jpg": b"x", "train2017/own/y.jpg": b"y"})
+    (root / "train2017").symlink_to(tmp_path / "disk")
+    extract(zip_path, root)
+    assert (tmp_path / "disk/own/y.jpg").read_bytes() == b"y"
+    (tmp_path / "disk/own/y.jpg").unlink()
+    (tmp_path / "disk/own").rmdir()
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "disk/own").symlink_to(tmp_path / "beside")
+    with pytest.raises(OSError, match="leads out of the folder"):
+        extract(zip_path, root)
+    assert not on_disk(tmp_path / "beside")
+
+
 def test_a_name_cut_by_a_zero_byte_is_refused(tmp_path, root):
     data = make_zip(tmp_path / "a.zip", {"good.jpgX.exe": b"x"}).read_bytes()
     (tmp_path / "a.zip").write_bytes(data.replace(b"good.jpgX.exe", b"good.jpg\0.exe"))

@@ -1,5 +1,6 @@
 """Writing any split as a COCO file, and splits as a COCO-style root, without copying an image."""
 
+import logging
 import os
 from collections.abc import Mapping
 from itertools import count
@@ -12,7 +13,9 @@ from vision.datasets.annotation_index import AnnotationIndex
 from vision.datasets.coco_folder import find_image_folder
 from vision.datasets.coco_tables import without_garbage_collection
 from vision.files.atomic_file import write_atomically
-from vision.files.guarded import read_regular, refuse_link, regular_only
+from vision.files.guarded import linked_folder, read_regular, regular_only
+
+logger = logging.getLogger(__name__)
 
 # Written into `info`, by which the converters know their own files.
 DESCRIPTION = "converted from YOLO labels"
@@ -81,7 +84,8 @@ def write_coco_root(splits: Mapping[str, tuple[Coco, Path]], root: Path) -> dict
         for split, (_, image_folder) in splits.items()
         if _needs_link(root, split, image_folder)
     ]
-    refuse_link(root / "annotations")
+    if target := linked_folder(root, "annotations/of.json"):
+        logger.warning("%s: a link, so the files in %s are written", root / "annotations", target)
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for link, image_folder in links:
         _link(link, image_folder)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from vision.download.download import Stopped
-from vision.files.guarded import regular_only
+from vision.files.guarded import is_below, regular_only
 
 CHUNK_BYTES = 1 << 20
 # Largest ratio of unpacked to packed size. COCO's JSON has 4, text at most 30, a zip bomb 1000.
@@ -99,6 +99,9 @@ def extract(
             target = root / member.name
             if not any(_holds(path, member) for path in [target, *other_places(target)]):
                 if target.parent not in made:
+                    if not is_below(root, member.name):
+                        reason = "a link on the way to it leads out of the folder; remove it"
+                        raise OSError(errno.ELOOP, reason, str(target))
                     target.parent.mkdir(parents=True, exist_ok=True)
                     made.add(target.parent)
                 _extract_member(archive, member, target)

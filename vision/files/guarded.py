@@ -8,9 +8,14 @@ the folder.
 import errno
 import os
 import stat
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 MOST_BYTES = 1 << 30  # of an image; a sparse file of 1 kB on disk may say that it has a terabyte
+# Folders of the layouts, which people keep on other disks, and convert_to_coco.py links to.
+DATA_FOLDERS = frozenset(
+    {"annotations", "images", "jpegimages", "labels", "train", "train2017", "val", "val2017",
+     "valid", "validation", "test", "test2017"}
+)  # fmt: skip
 
 
 def regular_only(path: str, flags: int) -> int:
@@ -78,11 +83,31 @@ def is_inside(name: str) -> bool:
     return is_relative and ".." not in windows.parts and "\0" not in name and bool(name)
 
 
-def is_below(folder: str | Path, name: str) -> bool:
+def is_below(folder: str | Path, name: str, *, strict: bool = False) -> bool:
     """Tell whether a file is inside a folder by its name, and by the links on the way to it.
 
-    Asked of what is moved: a link to another folder may be a user's, but a stranger's, too.
+    Asked of what is written or moved: a link further inside may be a stranger's. One right in the
+    folder under a name of DATA_FOLDERS is taken as the user's own, unless `strict`.
     """
-    root = os.path.realpath(folder)
     parent = os.path.realpath(os.path.dirname(os.path.join(folder, name)))
-    return is_inside(name) and os.path.commonpath([root, parent]) == root
+    roots = [os.path.realpath(folder), None if strict else linked_folder(folder, name)]
+    return is_inside(name) and any(
+        os.path.commonpath([root, parent]) == root for root in filter(None, roots)
+    )
+
+
+def linked_folder(folder: str | Path, name: str) -> str | None:
+    """Where the link leads that a user has put in the place of one of DATA_FOLDERS.
+
+    Args:
+        folder: that the user named.
+        name: of a file, relative to it.
+
+    Returns:
+        The folder in which `name` then lies; None where its first folder is no such link.
+    """
+    first, *rest = PurePath(name).parts or ("",)
+    path = os.path.join(folder, first)
+    if not rest or first.lower() not in DATA_FOLDERS or not os.path.islink(path):
+        return None
+    return os.path.realpath(path)

@@ -93,11 +93,17 @@ def _open(root: Path, name: str, options: OpenOptions, image_folder: Path) -> An
 
 def _names_inside(source: Source, folder: str) -> Iterator[tuple[str, int]]:
     """(path relative to the folder, position) of the images of a split that are below it."""
-    below = os.path.relpath(os.path.realpath(source.image_folder), folder)
+    below = _place_below(source.image_folder, folder)
     for row in range(len(source.index)):
         name = os.path.normpath(os.path.join(below, source.index.file_name(row)))
         if is_inside(name):
             yield name, row
+
+
+def _place_below(path: str | Path, folder: str) -> str:
+    """A folder's path relative to another, through the links on the way if it lies below so."""
+    place = os.path.relpath(path, folder)
+    return place if is_inside(place) else os.path.relpath(os.path.realpath(path), folder)
 
 
 def _roots(image_folder: Path) -> list[Path]:
@@ -121,7 +127,7 @@ def find_annotation_files(image_folder: Path) -> list[tuple[Path, Path]]:
                 continue  # this root has no such split
             pair = (annotation_file, names_folder)
             # One file may be for all splits.
-            if os.path.commonpath([folder, os.path.realpath(names_folder)]) == folder:
+            if is_inside(_place_below(names_folder, folder)):
                 found += [pair] if pair not in found else []
     return found
 
@@ -148,9 +154,9 @@ class ImageEntries:
                 size = tuple(source.index.sizes[row].tolist())
                 self.by_name.setdefault(name, ImageEntry(source.index.annotation_file, size))
             if annotations.lists_all:
-                self._expect_all(os.path.relpath(os.path.realpath(source.image_folder), root))
+                self._expect_all(_place_below(source.image_folder, root))
         for annotation_file, names_folder in annotations.files:
-            folder = os.path.relpath(os.path.realpath(names_folder), root)
+            folder = _place_below(names_folder, root)
             try:
                 self._read(annotation_file, folder, findings)
             except (OSError, ValueError) as error:

@@ -1,6 +1,7 @@
 """Moving unreadable images to `<folder>_invalid`, and back with the help of its report.json."""
 
 import errno
+import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,8 +10,10 @@ from pathlib import Path
 import msgspec
 
 from vision.files.atomic_file import write_atomically
-from vision.files.guarded import is_below, refuse_link
+from vision.files.guarded import is_below, linked_folder, refuse_link
 from vision.files.structured_text import read_json
+
+logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.json"
 _LEADS_OUT = "a link on the way to it leads out of the folder, so nothing was moved; remove it"
@@ -53,9 +56,11 @@ def move_aside(image_folder: Path, images: list[MovedImage]) -> list[MovedImage]
     for image in images:
         moved_to = _free_name(folder, image.file, taken)
         taken.add(moved_to)
-        if not (is_below(image_folder, image.file) and is_below(folder, moved_to)):
+        if not (is_below(image_folder, image.file) and is_below(folder, moved_to, strict=True)):
             raise OSError(errno.ELOOP, _LEADS_OUT, str(folder / moved_to))
         moves.append(replace(image, moved_to=moved_to))
+    for target in sorted({linked_folder(image_folder, image.file) for image in images} - {None}):
+        logger.warning("%s: a link leads to %s, whose files are moved", image_folder, target)
     _write_report(folder, known + moves)
     for image in moves:
         _move(image_folder / image.file, folder / image.moved_to)
@@ -78,7 +83,9 @@ def restore(image_folder: Path, *, dry_run: bool = False) -> tuple[list[str], li
         raise ValueError(f"{folder / REPORT_NAME}: no such file, so there is nothing to restore")
     restored, kept, problems = [], [], []
     for image in _read_report(folder):
-        if not (is_below(image_folder, image.file) and is_below(folder, image.moved_to)):
+        if not (
+            is_below(image_folder, image.file) and is_below(folder, image.moved_to, strict=True)
+        ):
             kept.append(image)
             problems.append(f"{folder / REPORT_NAME}: {image.file!r} leads out of the folder")
             continue

@@ -50,7 +50,8 @@ def validate_folder(
         )  # fmt: skip
     names = [file[len(prefix) :] for file in found.images]
     entries = ImageEntries(image_folder, annotations, findings)
-    names += _find_missing(image_folder, entries, set(names), findings)
+    images = set(names)
+    names += _find_missing(image_folder, entries, images, findings)
     if not names:
         raise ValueError(f"{image_folder}: no image files in it; give the folder that holds them")
     unreadable = []
@@ -64,10 +65,14 @@ def validate_folder(
             findings.add(difference[0], check.file, difference[1])
         if entry is None and entries.expects(name):
             findings.add("file without entry", check.file, "no annotation file has an entry for it")
-        if check.kind in UNREADABLE and not is_below(image_folder, name):
+        # What only an annotation calls an image may be any file of the user's behind a link.
+        is_ours = check.kind in UNREADABLE and is_below(
+            image_folder, name, strict=name not in images
+        )
+        if check.kind in UNREADABLE and not is_ours:
             message = "a link on the way to it leads out of the folder; move it yourself"
             findings.add("not moved", check.file, message)
-        elif check.kind in UNREADABLE:
+        elif is_ours:
             reason = f"{check.kind}: {check.message}"
             digest = f"sha256:{check.sha256}"
             unreadable.append(MovedImage(name, name, reason, check.num_bytes, digest))
