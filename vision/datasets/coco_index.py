@@ -97,12 +97,13 @@ def _index_of(
 def find_image_files(images: Images, image_folder: str | os.PathLike) -> dict[str, int]:
     """Replace names by those of the files that are there; count them, for `accepted`."""
     found, count, example = find_all(images.names, image_folder)
+    if not count:
+        return {}
     images.is_renamed = np.array(
         [old != new for old, new in zip(images.names, found, strict=True)], dtype=bool
     )
     images.names = found
-    what = f"images found under another spelling of their name ({example})"
-    return {what: count} if count else {}
+    return {f"images found under another spelling of their name ({example})": count}
 
 
 def check_box_form(path: str, annotations: Annotations, images: Images, rows: np.ndarray) -> None:

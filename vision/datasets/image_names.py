@@ -26,10 +26,15 @@ class ImageFinder:
         self.folder = str(folder)
         self._names_in = lru_cache(maxsize=None)(self._names_in)
 
+    @cached_property
+    def plain_names(self) -> frozenset[str]:
+        """The files of the folder itself, which are found by these names."""
+        return self._names_in("")
+
     def find(self, name: str) -> str | None:
         """The name of the file that is there, relative to the folder; None: there is none."""
         # Most names are plain and need not be taken apart: 0.16 s for 118,000, instead of 0.9 s.
-        if name in self._names_in("") or (is_inside(name) and self._exists(name)):
+        if name in self.plain_names or (is_inside(name) and self._exists(name)):
             return name
         plain = unquote(name.replace("\\", "/"))
         parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
@@ -52,7 +57,7 @@ class ImageFinder:
     def _names_in(self, parent: str) -> frozenset[str]:
         try:
             with os.scandir(os.path.join(self.folder, parent)) as entries:
-                return frozenset(entry.name for entry in entries if entry.is_file())
+                return frozenset([entry.name for entry in entries if entry.is_file()])
         except OSError:
             return frozenset()
 
@@ -82,6 +87,8 @@ def find_all(names: list[str], folder: str | Path) -> tuple[list[str], int, str]
         ValueError: no file was found for a name, and it leads out of the folder.
     """
     finder = ImageFinder(folder)
+    if finder.plain_names.issuperset(names):  # as nearly always
+        return names, 0, ""
     files = [finder.find(name) for name in names]
     pairs = list(zip(names, files, strict=True))
     if outside := [name for name, file in pairs if file is None and not is_inside(name)]:
