@@ -12,6 +12,7 @@ import pytest
 hypothesis.settings.register_profile(
     "tests",
     deadline=None,
+    max_examples=50,
     suppress_health_check=[
         hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture
     ],

@@ -18,7 +18,7 @@ from conftest import ROOT
 from distributed_job import run_job
 from resume_runs import RECIPE, differences, read_metrics
 from script_runs import call
-from trainer_host import Finished, TrainerHost, free_port
+from trainer_host import At, Finished, TrainerHost, free_port
 
 from vision.datasets.batch_sampler import EpochBatchSampler
 from vision.datasets.sample import write_sample_dataset
@@ -248,14 +248,14 @@ def test_torchrun_goes_on_after_the_one_and_then_the_other_process_was_killed(pa
     assert differences(folder, pair) == []
 
 
-def test_without_restarts_the_job_ends_with_a_line(data, tmp_path):
+def test_the_end_of_a_process_ends_the_others_with_a_line(data, trainer, tmp_path):
     folder = tmp_path / "run"
-    process = start_saving_each_step(data, folder)
-    os.kill(workers_of(process.pid)[1], signal.SIGKILL)
-    done = finish(process)
-    assert done.returncode == 1
-    assert "process 0: another process of this job has ended" in done.stderr
-    assert f"train_ssd.py --resume {folder}" in done.stdout
+    argv = ("--datasets", data, *FLAGS, "--checkpoint-folder", folder)
+    killed = At("vision.engine.train.train_step", 2)
+    first, second = trainer.run_processes(*argv, count=2, plan_of_second=killed)
+    assert (first.returncode, second.returncode) == (1, -signal.SIGKILL)
+    assert "process 0: another process of this job has ended" in first.stderr
+    assert f"train_ssd.py --resume {folder}" in first.stdout
     assert list(folder.glob("checkpoint_epoch_*.pt"))
 
 

@@ -87,11 +87,16 @@ class TrainerHost:
         return self.wait(self.start(*argv, plan=plan, script=script))
 
     def run_processes(
-        self, *argv, count: int, script: str = "train_ssd", of_second: tuple = ()
+        self,
+        *argv,
+        count: int,
+        script: str = "train_ssd",
+        of_second: tuple = (),
+        plan_of_second: At | None = None,
     ) -> list[Finished]:
         """Run a script in several processes that train as one; return how each ended, by rank.
 
-        `of_second`: further flags of process 1.
+        `of_second`: further flags of process 1; `plan_of_second`: what happens to it.
         """
         job = {
             "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "OMP_NUM_THREADS": 1,
@@ -101,6 +106,7 @@ class TrainerHost:
             self.start(
                 *argv,
                 *(of_second if rank == 1 else ()),
+                plan=plan_of_second if rank == 1 else None,
                 script=script,
                 environment={**job, "RANK": rank, "LOCAL_RANK": rank},
             )
