@@ -186,6 +186,19 @@ def test_names_can_be_told_apart_and_written_one_a_line(tmp_path, given, names):
     assert [c.name for c in load_coco_index(tmp_path / "a.json").categories] == names
 
 
+def test_three_classes_of_one_name_are_three(tmp_path):
+    """One has the ending that others would get; and ids from before a repair may be edited."""
+    ends = ["cat", "cat", "cat (id 5)"]
+    categories = [{"id": i, "name": name} for i, name in zip((5, 9, 11), ends, strict=True)]
+    write(tmp_path, "a.json", {**ONE, "categories": categories, "annotations": []})
+    names = [c.name for c in load_coco_index(tmp_path / "a.json").categories]
+    assert names == ["cat (id 5) (id 5)", "cat (id 9)", "cat (id 5) (id 11)"]
+    categories = [{"id": i, "name": "cat", "original_id": 7} for i in (0, 1)]
+    write(tmp_path, "b.json", {**ONE, "categories": categories, "annotations": []})
+    names = [c.name for c in load_coco_index(tmp_path / "b.json").categories]
+    assert names == ["cat (id 0)", "cat (id 1)"]
+
+
 def test_a_link_to_nothing_is_a_missing_image(tmp_path):
     root = make_coco(tmp_path, split="train")
     (root / "train/c.jpg").unlink()

@@ -220,6 +220,7 @@ def test_hostile_images_are_one_line_each(folder, tmp_path, capsys, request, dec
         {"target": None},
         {"network": ["x"]},
         {"iou_threshold": "x"},
+        {"tiles": "x"},
     ],
     ids=str,
 )

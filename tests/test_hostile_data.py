@@ -5,6 +5,7 @@ Each reader is called through a script, as its users do.
 
 import argparse
 import gzip
+import io
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from yolo_factory import BOX, make_folder, write_image
 from export_ssd import output_folder
 from vision.datasets.image_names import find_all
 from vision.deploy.frames import Frame, VideoFile
-from vision.deploy.outputs import Video
+from vision.deploy.outputs import Csv, Video
 from vision.download.part_file import PartFile
 from vision.report.page import render_page
 
@@ -295,6 +296,31 @@ def test_a_pipe_as_video_is_not_waited_for(place):
     os.mkfifo(place / "a.mp4")
     with pytest.raises(OSError, match="not a regular file"):
         VideoFile(place / "a.mp4")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ffconcat version 1.0\nfile pipe.ts\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\npipe.ts\n#EXT-X-ENDLIST\n",
+    ],
+    ids=["ffconcat", "m3u8"],
+)
+def test_a_list_of_files_under_a_videos_name_is_not_followed(place, content):
+    """FFmpeg opens what it names: this pipe without end, or another video of the user's."""
+    os.mkfifo(place / "pipe.ts")
+    path = place / "a.m3u8"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="a.m3u8: a list of other files, not a video"):
+        VideoFile(path)
+
+
+def test_names_in_csv_are_on_one_line_and_move_no_cursor():
+    file = io.StringIO()
+    row = {"name": "\x1b[2J\n=cat\ud800", "score": 0.5, "xyxy": [1, 2, 3, 4]}
+    Csv(file).write(Frame("a\n.jpg"), [row])
+    lines = file.getvalue().splitlines()
+    assert lines[1:] == ["a\\n.jpg,0,,\\x1b[2J\\n=cat\\ud800,0.5,1,2,3,4,,"]
 
 
 def test_pages_show_no_control_characters():

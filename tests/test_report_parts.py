@@ -168,6 +168,36 @@ def test_every_resume_is_marked_with_what_it_changed(tmp_path):
     assert "> 1</text>" in losses.svg and "> 2</text>" in losses.svg
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [None, "x", float("inf"), 10**400, -1e308])
+def test_what_is_no_number_in_the_metrics_is_left_out_of_the_drawings(tmp_path, value):
+    names = ("loss", "val_loss", "AP", "lr", "images_per_second", "data_wait", "peak_memory_mb")
+    numbers = {name: [0.5, 0.25] for name in names}
+    drawn = history_figures(read_history(write_run(tmp_path / "a", **numbers)), Canvas())
+    assert [figure.title for figure in drawn] == [
+        "Losses", "AP on val", "Learning rate", "Images a second", "Peak memory, MB",
+        "What the time went to",
+    ]  # fmt: skip
+    run = write_run(tmp_path / "b", **{name: [value, value] for name in names})
+    drawn = history_figures(read_history(run), Canvas())
+    assert [figure.title for figure in drawn] == ["Losses", "What the time went to"]
+    assert not any("nan" in figure.caption for figure in drawn)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", "x"), ("epochs", 10**400), ("neg_pos_ratio", None), ("iou_threshold", [1]),
+     ("workers", "many"), ("weight_decay", {}), ("image_size", 300)],
+)  # fmt: skip
+def test_an_edited_argument_is_named(tmp_path, name, value):
+    run = write_run(tmp_path / "run", AP=[0.1])
+    config = json.loads((run / "config.json").read_text())
+    config["arguments"][name] = value
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config.json: .*edited.*\$\.{name}"):
+        read_history(run)
+
+
 def test_each_val_set_has_its_command(tmp_path):
     flags = [
         ["--dataset", "a b", "--dataset-type", "voc"],

@@ -149,6 +149,7 @@ def test_the_familys_spelling_counts_as_the_same_flag():
         {"image_size": [1]},
         {"datasets": ["/d", "--resume=/etc"]},
         {"optimizer": ["sgd", "adam"]},
+        {"lr": 10**400},
         {"batch_size": None},
     ],
     ids=lambda change: str(change),

@@ -101,6 +101,8 @@ def read_categories(document: CocoJson, ids: CocoIds) -> list[CategoryRecord]:
     records.sort(key=lambda r: r.id)
     # The ids from before fix_coco_annotations.py, so that its file gives the same names.
     numbers = [r.id if r.original_id is None else r.original_id for r in records]
+    if len(set(numbers)) < len(numbers):  # edited since
+        numbers = [r.id for r in records]
     names = map(tidy_name, [record.name for record in records], numbers)
     for record, name in zip(records, unique_names(list(names), numbers), strict=True):
         record.name = name

@@ -281,6 +281,8 @@ def _read_about(properties: dict[str, str]) -> dict:
     for key in ("score_threshold", "iou_threshold", "box_voting"):
         if not isinstance(about[key], (int, float)):
             raise TypeError("no number")
+    if not isinstance(about["tiles"], int):
+        raise TypeError("no count")
     texts = [about["target"], about["network"], *(item["name"] for item in about["classes"])]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("no text")

@@ -14,11 +14,13 @@ import numpy as np
 from vision.datasets.image_files import quiet_opencv, read_image
 from vision.datasets.image_list import IMAGE_SUFFIXES
 from vision.files.guarded import regular_only
+from vision.files.stand_ins import refuse_stand_in
 
 logger = logging.getLogger(__name__)
 _CAMERA = re.compile(r"\d{1,3}|/dev/video\d+")
 _STREAM = re.compile(r"(rtsp|rtsps|rtmp|http|https|udp|tcp)://", re.IGNORECASE)
 OPEN_SECONDS = 10.0  # until a stream that says nothing counts as gone
+_LISTS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD", b"v=0")  # as FFmpeg tells them
 LONGEST_PAUSE = 30.0  # seconds between two attempts to reach a stream again
 
 
@@ -73,11 +75,15 @@ class VideoFile:
         """Open the file.
 
         Raises:
-            ValueError: not a video that OpenCV's FFmpeg reads.
+            ValueError: not a video that OpenCV's FFmpeg reads, or a list of other files.
         """
         self.path = path
-        open(path, "rb", opener=regular_only).close()  # OpenCV would wait for a pipe
-        self._capture = _open(str(path))
+        with open(path, "rb", opener=regular_only) as file:  # OpenCV would wait for a pipe
+            head = file.read(512)
+        refuse_stand_in(head, path)
+        if head.startswith(_LISTS):  # FFmpeg would open what it names, a pipe too
+            raise ValueError(f"{path}: a list of other files, not a video; give these")
+        self._capture = _open(str(path.absolute()))  # FFmpeg takes http:a.mp4 for an address
         if self._capture is None:
             raise ValueError(f"{path}: neither an image nor a video that can be read")
         self.fps = _frame_rate(self._capture)

@@ -15,6 +15,7 @@ from vision.deploy.frames import Frame
 from vision.deploy.tracker import Track
 from vision.files.atomic_file import write_atomically
 from vision.files.guarded import refuse_link
+from vision.files.printable import printable
 from vision.visualize import draw_boxes
 
 COLUMNS = ("source", "frame", "seconds", "name", "score", "x1", "y1", "x2", "y2", "track", "lost")
@@ -185,8 +186,9 @@ class Csv:
         seconds = "" if frame.seconds is None else round(frame.seconds, 3)
         for row in rows:
             tracked = (row.get("track", ""), row.get("lost", ""))
-            place = (frame.source, frame.number, seconds)
-            self._writer.writerow((*place, row["name"], row["score"], *row["xyxy"], *tracked))
+            place = (printable(frame.source), frame.number, seconds)
+            name = printable(row["name"])  # an exported file's may have terminal commands
+            self._writer.writerow((*place, name, row["score"], *row["xyxy"], *tracked))
         self._file.flush()
 
     def close(self) -> None:

@@ -173,7 +173,8 @@ def _overfitting(history: RunHistory) -> Iterator[Advice]:
     later = rows[rows > lowest]
     if len(later) < 2 or val[rows[-1]] < 1.03 * val[lowest] or train[rows[-1]] > train[lowest]:
         return
-    lost = float(np.nanmax(ap) - ap[rows[-1]]) if (~np.isnan(ap)).any() else 0.0
+    known = ap[~np.isnan(ap)]
+    lost = float(known.max() - known[-1]) if len(known) else 0.0
     remedy = "train_ssd.py --augmentation ssd"
     if history.arguments.get("augmentation") == "ssd":
         remedy = f"train_ssd.py --epochs {history.epochs[lowest]} --weight-decay " + (

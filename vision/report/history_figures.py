@@ -24,26 +24,29 @@ def history_figures(history: RunHistory, canvas: Canvas) -> list[Figure]:
     if not history.records:
         return []
     figures = [_losses(history, canvas)]
-    if (~np.isnan(history.column("AP"))).any():
+    if len(_seen(history, "AP")):
         figures.append(_precision(history, canvas))
-    rates = history.column("images_per_second")
-    figures.append(
-        _line(history, canvas, "lr", "Learning rate", f"From {history.column('lr').max():.2g} at "
-              f"its highest to {history.column('lr')[-1]:.2g} in the last epoch.")
-    )  # fmt: skip
-    figures.append(
-        _line(history, canvas, "images_per_second", "Images a second",
-              f"Between {np.nanmin(rates):.1f} and {np.nanmax(rates):.1f} images a second in "
-              "training.")
-    )  # fmt: skip
-    figures.append(_time_shares(history, canvas))
-    memory = history.column("peak_memory_mb")
-    figures.append(
-        _line(history, canvas, "peak_memory_mb", "Peak memory, MB",
-              f"At most {np.nanmax(memory):.0f} MB, {np.nanmax(memory) - memory[0]:.0f} MB more "
-              "than after the first epoch.")
-    )  # fmt: skip
-    return figures
+    for name, title, describe in _LINES:
+        if len(values := _seen(history, name)):
+            figures.append(_line(history, canvas, name, title, describe(values)))
+    return [*figures, _time_shares(history, canvas)]
+
+
+def _seen(history: RunHistory, name: str) -> np.ndarray:
+    """The numbers that epochs have, float64: [E] or fewer."""
+    values = history.column(name)
+    return values[~np.isnan(values)]
+
+
+_LINES = (
+    ("lr", "Learning rate",
+     lambda x: f"From {x.max():.2g} at its highest to {x[-1]:.2g} in the last epoch."),
+    ("images_per_second", "Images a second",
+     lambda x: f"Between {x.min():.1f} and {x.max():.1f} images a second in training."),
+    ("peak_memory_mb", "Peak memory, MB",
+     lambda x: f"At most {x.max():.0f} MB, {x.max() - x[0]:.0f} MB more than after the first "
+               "epoch."),
+)  # fmt: skip
 
 
 def _losses(history: RunHistory, canvas: Canvas) -> Figure:
@@ -63,10 +66,10 @@ def _losses(history: RunHistory, canvas: Canvas) -> Figure:
         _finish_axes(history, axes)
         from_zero(axes)
         legend(drawing, title="train; val dashed")
-        train, val = history.column("loss"), history.column("val_loss")
-        caption = f"The training loss went {_from_to(train)}"
-        seen = val[~np.isnan(val)]
-        caption += f", val loss {_from_to(seen)}." if len(seen) else "."
+        train, val = _seen(history, "loss"), _seen(history, "val_loss")
+        parts = [f"The training loss went {_from_to(train)}"] if len(train) else []
+        parts += [f"val loss {_from_to(val)}"] if len(val) else []
+        caption = ", ".join(parts) + "." if parts else "No epoch has a loss."
         return canvas.finish(drawing, "Losses", caption)
 
 
@@ -106,7 +109,7 @@ def _time_shares(history: RunHistory, canvas: Canvas) -> Figure:
         _finish_axes(history, axes)
         axes.set_ylim(0, 1)
         legend(drawing)
-        mean = np.nanmean(shares, axis=1)
+        mean = np.nan_to_num(shares).mean(axis=1)
         caption = (
             f"On average {percent(mean[0])} of an epoch were steps, {percent(mean[1])} waiting for "
             f"data, {percent(mean[2])} validation."

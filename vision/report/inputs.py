@@ -20,6 +20,7 @@ from vision.ssd.ssd import SSD
 from vision.ssd.torchvision_ssd import NamedClasses
 
 Sources = list[Source]
+_LARGEST_DRAWN = 1e30
 
 
 def locate_image(sources: Sources, image: int) -> tuple[str, str, tuple[int, int]]:
@@ -162,10 +163,9 @@ class RunHistory:
         return self.config.get("arguments", {})
 
     def column(self, name: str) -> np.ndarray:
-        """One number of each epoch, float64 [E]; NaN where an epoch has none."""
+        """One number of each epoch, float64 [E]; NaN where an epoch has none that can be drawn."""
         values = [record.get(name) for record in self.records]
-        numbers = [value if isinstance(value, (int, float)) else np.nan for value in values]
-        return np.array(numbers, float)
+        return np.array([value if _is_drawn(value) else np.nan for value in values], float)
 
     @property
     def resumes(self) -> list[dict]:
@@ -181,6 +181,11 @@ class RunHistory:
     def epochs(self) -> np.ndarray:
         """int64 [E], from 1."""
         return np.array([record["epoch"] for record in self.records], int)
+
+
+def _is_drawn(value: object) -> bool:
+    """Also in an edited file: matplotlib refuses infinities, and what its axes overflow with."""
+    return isinstance(value, (int, float)) and abs(value) < _LARGEST_DRAWN
 
 
 def read_history(folder: Path | None) -> RunHistory:

@@ -88,7 +88,7 @@ def run_commands(analysis: Analysis, history: RunHistory) -> list[tuple[str, str
     if history.arguments:
         commands.append(("The same training again", training_command(history)))
     if history.folder is not None and history.records:
-        run, epochs = shlex.quote(str(history.folder)), history.arguments.get("epochs", 0)
+        run, epochs = shlex.quote(str(history.folder)), history.arguments.get("epochs") or 0
         done = history.records[-1]["epoch"]
         more = "" if done < epochs else f" --epochs {epochs + 10}"
         commands.append(("Go on with the training", f"./train_ssd.py --resume {run}{more}"))

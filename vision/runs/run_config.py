@@ -31,6 +31,17 @@ class DataFacts(msgspec.Struct):
     sha256: str
 
 
+class ReportedArguments(msgspec.Struct):
+    """The arguments that reports compute with; older runs lack some."""
+
+    epochs: int | None = None
+    iou_threshold: float = 0.0
+    neg_pos_ratio: float = 0.0
+    workers: int | None = None
+    weight_decay: float | None = None
+    image_size: list[int] | None = None
+
+
 class RunConfig(msgspec.Struct):
     """What the toolkit reads of a configuration; further keys are let through."""
 
@@ -52,12 +63,16 @@ class Best(msgspec.Struct):
 
 
 def check_config(config: object, *, where: Path) -> None:
-    """Check that `config` has the form of a run's configuration, whatever its arguments' values.
+    """Check that `config` has the form of a run's configuration.
+
+    Of its arguments only those are looked at that reports compute with.
 
     Raises:
         ValueError: it has not; names `where`, and the key.
     """
-    _check(config, RunConfig, f"{where}: not a configuration written by train_ssd.py")
+    problem = f"{where}: not a configuration written by train_ssd.py"
+    _check(config, RunConfig, problem)
+    _check(config["arguments"], ReportedArguments, f"{problem}: its arguments were edited")
 
 
 def check_parts(state: dict, *, where: Path) -> None:

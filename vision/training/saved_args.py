@@ -1,6 +1,7 @@
 """The arguments that a run saves in config.json, and what --resume may change of them."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from vision.args import (
@@ -139,7 +140,8 @@ def _is_size(value: object) -> bool:
 def _has_type(read: object, value: object) -> bool:
     """Tell whether JSON's value is of the type that a flag's `read` gives."""
     if read is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and not abs(value) > sys.float_info.max  # an int may be larger
     if read is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if read is bool:
