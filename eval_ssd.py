@@ -183,7 +183,7 @@ def run(args: argparse.Namespace) -> None:
 def evaluate_split(args: argparse.Namespace) -> None:
     """Load model and data, evaluate, print, write."""
     distributed.set_threads()
-    device = choose_device(args.device, local_rank=distributed.local_rank())
+    device = choose_device(args.device)
     precision = choose_precision(args.precision, device)
     model, classes, _ = load_for_inference(
         args.trained_model,

@@ -52,10 +52,10 @@ from vision.training.build import (
     build_state,
     build_train_loader,
     build_validator,
-    describe_run,
     open_data,
     prepare_machine,
 )
+from vision.training.describe import describe_run
 from vision.training.dry_run import dry_run
 from vision.training.length import choose_length, default_epochs
 from vision.training.overfit import TARGET_AP50, overfit
@@ -85,7 +85,7 @@ def train(args: TrainArguments, given: set[str]) -> int:
         args = start.args  # of a run that is resumed, the saved ones
         stop_at = began + 3600 * args.max_hours if args.max_hours else math.inf
         options = prepare_machine(args)
-        data = open_data(args, classes=start.classes)
+        data = open_data(args, classes=start.config.get("classes"))
         model = build_network(args, data, options=options, resumed=start)
         loss_fn = build_loss(args, model)
         loader = build_train_loader(
@@ -107,7 +107,8 @@ def train(args: TrainArguments, given: set[str]) -> int:
             )
             start = replace(start, args=args)
         config = describe_run(start, data, model.network, options)
-        restore(state, start, config=config, steps_per_epoch=steps)
+        if start.config:
+            restore(state, start, config=config, steps_per_epoch=steps)
         begin(start, config, locks)
         saver = build_saver(start, config, state)
         report = build_report(start, data, model, validator, saver)

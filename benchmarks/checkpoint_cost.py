@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from vision.engine.ema import ModelEma  # noqa: E402
-from vision.engine.optim import Schedule, build_optimizer, parameter_groups  # noqa: E402
+from vision.engine.optim import Schedule, build_optimizer  # noqa: E402
 from vision.engine.state import TrainingState  # noqa: E402
 from vision.engine.step import StepOptions, train_step  # noqa: E402
 from vision.nn.cpu.optimize import optimize_for_training  # noqa: E402
@@ -39,10 +39,9 @@ def make_step(batch_size: int) -> tuple[TrainingState, Callable[[], None]]:
     torch.manual_seed(0)
     model = build_model("mb2-ssd-lite", num_classes=81).to(memory_format=torch.channels_last)
     optimize_for_training(model)
-    groups = parameter_groups(model, lr=0.002, base_net_lr=None, extra_layers_lr=None)
     state = TrainingState(
         model,
-        build_optimizer("adamw", groups, momentum=0.9, weight_decay=5e-4),
+        build_optimizer("adamw", model, lr=0.002, weight_decay=5e-4),
         Schedule("none", total_steps=100),
         torch.amp.GradScaler("cpu", enabled=False),
         ModelEma(model, decay=0.999),

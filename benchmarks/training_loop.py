@@ -38,7 +38,7 @@ from vision.datasets.layouts.choose import open_split
 from vision.datasets.layouts.layout import Source
 from vision.datasets.loader import DetectionLoader
 from vision.engine.cpu_memory import keep_freed_memory
-from vision.engine.optim import Schedule, build_optimizer, parameter_groups
+from vision.engine.optim import Schedule, build_optimizer
 from vision.engine.precision import choose_precision
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
@@ -61,8 +61,7 @@ def build(num_classes: int) -> tuple[TrainingState, MultiBoxLoss]:
     model = build_model("mb2-ssd-lite", num_classes=num_classes, image_size=(300, 300)).train()
     model.to(memory_format=torch.channels_last)
     optimize_for_training(model)
-    groups = parameter_groups(model, lr=1e-3, base_net_lr=None, extra_layers_lr=None)
-    optimizer = build_optimizer("sgd", groups, momentum=0.9, weight_decay=5e-4)
+    optimizer = build_optimizer("sgd", model, lr=1e-3, weight_decay=5e-4)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = TrainingState(model, optimizer, Schedule("none", 1), scaler)
     return state, MultiBoxLoss(model.priors_cxcywh, image_size=(300, 300))

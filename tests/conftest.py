@@ -12,6 +12,7 @@ import pytest
 hypothesis.settings.register_profile(
     "tests",
     deadline=None,
+    max_examples=50,
     suppress_health_check=[
         hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture
     ],
@@ -23,8 +24,8 @@ SHARED = ROOT.parent / "shared"
 # The files that take longest, which `make test` gives to its processes first, so that none of
 # them is alone at the end.
 LONGEST = (
-    "test_resume.py", "test_distributed.py", "test_export_ssd.py", "test_bad_input.py",
-    "test_evaluate.py", "test_resume_changes.py", "test_length.py", "test_onnx_file.py",
+    "test_resume.py", "test_distributed.py", "test_onnx_file.py", "test_export_ssd.py",
+    "test_bad_input.py", "test_evaluate.py", "test_resume_changes.py", "test_length.py",
     "test_family_networks.py", "test_train_ssd.py", "test_readme.py", "test_loader.py",
     "test_image_cache.py", "test_nonfinite.py", "test_save_errors.py", "test_old_runs.py",
 )  # fmt: skip

@@ -16,7 +16,7 @@ from vision.datasets.coco import CocoDetection
 from vision.datasets.layouts.choose import open_split
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed, step
-from vision.engine.optim import build_optimizer, parameter_groups
+from vision.engine.optim import build_optimizer
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.evaluation import inference
@@ -40,12 +40,7 @@ def train_and_validate(data: str, num_images: int) -> dict:
         synchronize_batch_norm(model)
     before = validate(model, loss_fn, data)
     model.train()
-    optimizer = build_optimizer(
-        "sgd",
-        parameter_groups(model, lr=1e-3, base_net_lr=None, extra_layers_lr=None),
-        momentum=0.9,
-        weight_decay=0.0,
-    )
+    optimizer = build_optimizer("sgd", model, lr=1e-3)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = TrainingState(model, optimizer, None, scaler)
     train = CocoDetection(

@@ -34,7 +34,8 @@ def opinionated(name: str = "mb2-ssd-lite", **options) -> SSD:
     images = pixels(model, num_images=4).permute(0, 3, 1, 2)
     inputs = normalize_images(images, **vars(model.network.normalization))
     with torch.no_grad():
-        model.train()(inputs)
+        if norms:
+            model.train()(inputs)
         for norm in norms:  # channels that hardly vary would make rounding errors large
             norm.running_var.clamp_(min=float(norm.running_var.mean()))
         cls_logits, _ = model.eval()(inputs)

@@ -450,16 +450,9 @@ def test_values_that_cannot_work_here(place, flag, said):
     assert_refused(place, "train_ssd", [*TRAIN, *flag.split()], said)
 
 
-@pytest.mark.parametrize(
-    ("script", "argv"),
-    [
-        ("train_ssd.py", ["--datasets", "nowhere", "--checkpoint-folder", "nowhere/run"]),
-        ("train_ssd.py", ["--datasets", "nowhere", "--checkpoint-folder", "x", "--epochs=0"]),
-        ("eval_ssd.py", ["--trained-model", "nowhere", "--dataset", "nowhere"]),
-    ],
-)
-def test_as_a_process(run_script, script, argv):
-    result = run_script(script, *argv, timeout=100)
-    assert result.returncode == (2 if "--epochs=0" in argv else 1)
+def test_as_a_process(run_script):
+    argv = ["--datasets", "nowhere", "--checkpoint-folder", "nowhere/run"]
+    result = run_script("train_ssd.py", *argv, timeout=100)
+    assert result.returncode == 1
     assert result.stdout == "" and len(result.stderr.splitlines()) == 1
     assert "error: " in result.stderr

@@ -170,7 +170,7 @@ def assert_same_arrays(gt: GroundTruth, dt: Detections) -> None:
         np.testing.assert_array_equal(mine, oracle, err_msg=name)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     images=st.integers(1, 6),

@@ -76,7 +76,7 @@ class TestCocoJson:
         max_leaves=8,
     )
 
-    @settings(max_examples=100)
+    @settings(max_examples=50)
     @given(
         entries=st.lists(st.fixed_dictionaries({"other": nested, "id": st.integers(0, 9)})),
         indent=st.sampled_from([None, 0, 3]),

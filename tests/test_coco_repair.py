@@ -238,7 +238,7 @@ def _any_boxes():
 
 @pytest.mark.usefixtures("_any_boxes")
 class TestAnyFile:
-    @settings(max_examples=200)
+    @settings(max_examples=100)
     @given(document=documents(), layout=layouts, chunk_bytes=st.sampled_from([20, 200, 1 << 20]))
     def test_repairs_and_nothing_else(self, tmp_path_factory, document, layout, chunk_bytes):
         path = tmp_path_factory.getbasetemp() / "instances_any.json"

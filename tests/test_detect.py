@@ -21,6 +21,8 @@ from torchvision.ops import nms
 from vision.deploy import Detector, detect
 from vision.deploy.device_script import device_script, script_beside
 from vision.deploy.torch_detector import TorchDetector
+from vision.ops.box_voting import vote_boxes
+from vision.ops.nms import PADDING
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -112,6 +114,31 @@ def test_each_target_has_a_script_of_its_own(model, target, tmp_path, expected):
     both = script_beside(tmp_path, other).decode()
     assert all(f"class {name}" in both for name in (own, "OpenVino"))
     assert "def tile_rectangles" in both and "def resize_linear" in both
+
+
+def test_box_voting_is_that_of_torch():
+    """Crowded boxes of two classes, best first; the last ones have scores without a vote."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 0.3, (60, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(0.3, 0.6, (60, 2))], axis=1)
+    boxes[5, 2:] = boxes[5, :2]  # without area: it overlaps nothing, and stays
+    scores = np.linspace(0.9, -0.05, 60).clip(0.001)
+    labels = rng.integers(0, 2, 60)
+    kept = np.array([0, 3, 5, 20])
+    moved = detect.vote(boxes, scores, labels, kept, 0.6)
+    chosen = torch.zeros(1, 60, dtype=torch.bool)
+    chosen[0, kept] = True
+    has_vote = torch.from_numpy(scores > detect.LOWEST_SCORE)
+    expected = vote_boxes(
+        torch.from_numpy(boxes)[None],
+        torch.from_numpy(scores).where(has_vote, torch.tensor(PADDING).double())[None],
+        labels=torch.from_numpy(labels)[None],
+        chosen=chosen,
+        iou_threshold=0.6,
+    )
+    np.testing.assert_allclose(moved, expected[0, kept], atol=1e-9)
+    assert np.abs(moved - boxes[kept]).max(axis=1).tolist()[2] == 0
+    assert np.abs(moved - boxes[kept]).max() > 0.01
 
 
 PARTS = ("onnx", "openvino", "tflite", "jetson", "frigate", "raw_heads", "tiles", "linear", "point")

@@ -18,7 +18,7 @@ from conftest import ROOT
 from distributed_job import run_job
 from resume_runs import RECIPE, differences, read_metrics
 from script_runs import call
-from trainer_host import Finished, TrainerHost, free_port
+from trainer_host import At, Finished, TrainerHost, free_port
 
 from vision.datasets.batch_sampler import EpochBatchSampler
 from vision.datasets.sample import write_sample_dataset
@@ -27,6 +27,7 @@ from vision.runs.checkpoint import read_checkpoint
 
 pytest_plugins = ["resume_fixtures"]
 TRAIN = ROOT / "train_ssd.py"
+TRAIN_STEP = "vision.engine.train.train_step"
 NUM_TRAIN = 18
 FLAGS = [flag for flag in RECIPE if "batch-size" not in flag] + ["--batch-size=6"]
 
@@ -54,9 +55,9 @@ def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def run_two(trainer: TrainerHost, *argv) -> list[Finished]:
+def run_two(trainer: TrainerHost, *argv, **options) -> list[Finished]:
     """Run train_ssd.py in two processes to a good end."""
-    processes = trainer.run_processes(*argv, count=2)
+    processes = trainer.run_processes(*argv, count=2, **options)
     assert [process.returncode for process in processes] == [0, 0], processes
     return processes
 
@@ -123,9 +124,9 @@ def alone(data) -> dict:
     return run_job(data, NUM_TRAIN)
 
 
-@pytest.mark.parametrize("nproc", [2, 3])
-def test_processes_compute_what_one_does(nproc, alone, job):
-    result = job(NUM_TRAIN, nproc=nproc)
+def test_processes_compute_what_one_does(alone, job):
+    """Three of them; two are in the next test."""
+    result = job(NUM_TRAIN, nproc=3)
     assert len(result["steps"]) == len(alone["steps"]) == 3
     for step, values in enumerate(alone["steps"]):
         assert result["steps"][step] == pytest.approx(values, rel=1e-3), step
@@ -248,14 +249,14 @@ def test_torchrun_goes_on_after_the_one_and_then_the_other_process_was_killed(pa
     assert differences(folder, pair) == []
 
 
-def test_without_restarts_the_job_ends_with_a_line(data, tmp_path):
+def test_the_end_of_a_process_ends_the_others_with_a_line(data, trainer, tmp_path):
     folder = tmp_path / "run"
-    process = start_saving_each_step(data, folder)
-    os.kill(workers_of(process.pid)[1], signal.SIGKILL)
-    done = finish(process)
-    assert done.returncode == 1
-    assert "process 0: another process of this job has ended" in done.stderr
-    assert f"train_ssd.py --resume {folder}" in done.stdout
+    argv = ("--datasets", data, *FLAGS, "--checkpoint-folder", folder)
+    killed = At(TRAIN_STEP, 2)
+    first, second = trainer.run_processes(*argv, count=2, plan_of_second=killed)
+    assert (first.returncode, second.returncode) == (1, -signal.SIGKILL)
+    assert "process 0: another process of this job has ended" in first.stderr
+    assert f"train_ssd.py --resume {folder}" in first.stdout
     assert list(folder.glob("checkpoint_epoch_*.pt"))
 
 
@@ -309,15 +310,15 @@ def test_only_the_end_of_another_process_is_called_so(name, monkeypatch):
     assert explain_lost(error) == (line if name in LOST else None)
 
 
-def test_a_signal_stops_all_processes_at_the_same_step(pair, data, trainer, tmp_path):
+def test_a_signal_to_one_process_stops_all_at_the_same_step(pair, data, trainer, tmp_path):
     folder = tmp_path / "run"
-    process = start_saving_each_step(data, folder)
-    os.kill(process.pid, signal.SIGTERM)
-    done = finish(process)
-    assert done.returncode != 0
-    assert "stopped by SIGTERM after step" in done.stdout
+    argv = ("--datasets", data, *FLAGS, "--checkpoint-folder", folder)
+    asked = At(TRAIN_STEP, 2, what="SIGTERM")
+    processes = trainer.run_processes(*argv, count=2, plan_of_second=asked)
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
+    assert "stopped by SIGTERM after step 2," in processes[0].stdout
     state = read_checkpoint(next(folder.glob("checkpoint_epoch_*_step_*.pt")))
-    assert f"after step {state['step']}," in done.stdout
+    assert state["step"] == 2
     run_two(trainer, "--resume", folder)
     assert differences(folder, pair) == []
 
@@ -326,7 +327,8 @@ def test_all_processes_choose_the_same_epochs_and_stop_at_the_same_step(data, tr
     run, other = tmp_path / "run", tmp_path / "other"
     flags = [flag for flag in FLAGS if "epochs=2" not in flag]
     argv = ("--datasets", data, *flags, "--augmentation=ssd", "--checkpoint-folder")
-    first, second = run_two(trainer, *argv, run, "--max-hours=1e-6")
+    by_one_step = {"vision.training.length.PROBE_SECONDS": 0.0}
+    first, second = run_two(trainer, *argv, run, "--max-hours=1e-6", settings=by_one_step)
     assert "--epochs 1, as many as --max-hours 1e-06 has time for: 3 steps" in first.stderr
     assert "stopped by --max-hours after step 1, " in first.stdout
     assert second.stdout == "" and "--epochs" not in second.stderr

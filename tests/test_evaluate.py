@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
@@ -286,21 +284,14 @@ def test_json_is_all_of_stdout_and_evaluators_agree(run_eval):
     assert fast == oracle and fast["AP"] > 0
 
 
-WITHOUT_PYCOCOTOOLS = """
-import sys
-sys.modules["pycocotools"] = None  # an import of it fails, as where it is not installed
-import eval_ssd
-assert eval_ssd.main(sys.argv[1:]) == 0
-sys.exit(eval_ssd.main([*sys.argv[1:], "--evaluator", "pycocotools"]))
-"""
-
-
-def test_only_the_pycocotools_evaluator_needs_pycocotools(root, weights):
-    command = [sys.executable, "-c", WITHOUT_PYCOCOTOOLS, *eval_arguments(weights, root), "--json"]
-    done = subprocess.run(map(str, command), capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1, done.stderr
-    assert json.loads(done.stdout)["AP"] > 0  # of the first call alone
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+def test_only_the_pycocotools_evaluator_needs_pycocotools(run_eval, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "pycocotools"]:
+        monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
+    code, output, _ = run_eval("--json")
+    assert code == 0 and json.loads(output)["AP"] > 0
+    code, output, errors = run_eval("--json", "--evaluator", "pycocotools")
+    assert (code, output) == (1, "")
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert "pip install pycocotools" in line
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from export_models import opinionated
+from export_models import CLASSES, opinionated, pixels
 from script_runs import call, tree
 
 from vision.datasets.layouts.choose import open_split
@@ -22,7 +22,9 @@ pytest.importorskip("onnxruntime")
 from vision.deploy.compare import drops, table  # noqa: E402
 from vision.deploy.detect import FileDetector  # noqa: E402
 from vision.deploy.detectnet import DetectNet  # noqa: E402
-from vision.deploy.quantize import groups  # noqa: E402
+from vision.deploy.export import ExportOptions, build_export  # noqa: E402
+from vision.deploy.int8_weights import conv_names  # noqa: E402
+from vision.deploy.quantize import NUM_FLOAT_GROUPS, groups  # noqa: E402
 from vision.deploy.torch_detector import TorchDetector  # noqa: E402
 from vision.runs.load_model import load_for_inference  # noqa: E402
 
@@ -122,14 +124,16 @@ def test_each_file_says_what_it_is(exported):
         assert about["measured"]["split"] == "val" and about["measured"]["images"] == 3
 
 
-def test_int8_is_where_it_should_be(exported):
+def test_int8_is_where_it_should_be(exported, weights):
     _, folder = exported
     model = onnx.load(folder / "mb2-ssd-lite-onnx-int8.onnx")
     reads = {node.name: node.input for node in model.graph.node}
     made_by = {output: node.op_type for node in model.graph.node for output in node.output}
-    found = groups(model)
+    network, *_ = load_for_inference(weights, net="mb2-ssd-lite", image_size=(96, 96))
+    found = groups(model, conv_names(network))
+    assert {"base_net.0", "regression_headers.0"} < found.keys()
     for group, names in found.items():
-        is_float = group == "base_net.0" or "headers" in group
+        is_float = group == "base_net.0"
         for name in names:
             kinds = {made_by.get(reads[name][1])}
             assert kinds == ({None} if is_float else {"DequantizeLinear"}), name
@@ -137,7 +141,7 @@ def test_int8_is_where_it_should_be(exported):
     constants = [node for node in model.graph.node if node.op_type == "Constant"]
     assert all(node.output[0] in used for node in constants)  # onnxruntime would warn of them
     about = json.loads((folder / "mb2-ssd-lite-onnx-int8.json").read_text())
-    assert about["float_layers"] == ["base_net.0", "regression_headers", "classification_headers"]
+    assert about["float_layers"] == ["base_net.0"]
     sizes = [
         (folder / f"mb2-ssd-lite-{name}.onnx").stat().st_size for name in ("onnx", "onnx-int8")
     ]
@@ -421,6 +425,32 @@ def test_unknown_float_layers_are_named(root, flags, tmp_path):
     )  # fmt: skip
     assert done.code == 1 and "--keep-float stem: no such layers; there are base_net.0," in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_layers_found_to_stay_float_have_their_own_weights():
+    """Those that change the scores most: here the first ones, which all others depend on."""
+    model = opinionated()
+    images = list(pixels(model, num_images=4).numpy())
+    export = build_export(
+        "onnx-int8", model, CLASSES, ExportOptions(calibration=images), trained_model="-"
+    )
+    assert len(export.about["float_layers"]) == NUM_FLOAT_GROUPS
+    file = onnx.load_from_string(export.encode(export.about)[".onnx"])
+    float_file = build_export("onnx", model, CLASSES, ExportOptions(), trained_model="-")
+    expected = onnx.load_from_string(float_file.encode(float_file.about)[".onnx"])
+    layers = conv_names(model)
+    for group, names in groups(expected, layers).items():
+        for name in names:
+            own, wanted = (weights_of(each, name) for each in (file, expected))
+            is_own = own is not None and np.array_equal(own, wanted)
+            assert is_own == (group in export.about["float_layers"]), name
+
+
+def weights_of(model: "onnx.ModelProto", node_name: str) -> np.ndarray | None:
+    """A float convolution's weights; None of one in int8."""
+    (node,) = (node for node in model.graph.node if node.name == node_name)
+    found = [item for item in model.graph.initializer if item.name == node.input[1]]
+    return onnx.numpy_helper.to_array(found[0]) if found else None
 
 
 def test_the_step_that_loses_most_is_named():

@@ -65,9 +65,15 @@ def expected(sample):
     return epochs(build_dataset(sample, "ram"), 0)
 
 
-@pytest.mark.parametrize("kind", ["ram", "disk"])
 @pytest.mark.parametrize(
-    ("num_workers", "start_method"), [(0, None), (2, "fork"), (1, "spawn"), (1, "forkserver")]
+    ("kind", "num_workers", "start_method"),
+    [
+        ("ram", 2, "fork"),
+        ("ram", 1, "spawn"),
+        ("disk", 0, None),
+        ("disk", 2, "fork"),
+        ("disk", 1, "forkserver"),
+    ],
 )
 def test_batches_are_the_same_bits(sample, expected, kind, num_workers, start_method):
     dataset = build_dataset(sample, kind)

@@ -144,6 +144,7 @@ state = random.getstate(), numpy.random.get_state()[1].tobytes(), bytes(torch.ge
 options = torch.get_num_threads(), cv2.getNumThreads(), torch.get_default_dtype()
 for name in sys.stdin.read().split():
     importlib.import_module(name)
+assert "pycocotools" not in sys.modules, "only its own evaluator needs it"
 assert not logging.getLogger().handlers, "logging was set up"
 assert threading.active_count() == num_threads, "a thread was started"
 assert set(os.listdir()) == files, "files were written"

@@ -79,10 +79,10 @@ def test_images_in_pieces_and_at_once_match_alike(monkeypatch):
     corners = torch.rand(6, 9, 2, 2, generator=generator).sort(dim=2).values.flatten(2)
     labels = torch.randint(0, 4, (6, 9), generator=generator)
     iscrowd = torch.rand(6, 9, generator=generator) < 0.2
-    intersection, sizes = matcher._pairwise_intersection, []
+    intersection, sizes = matcher.pairwise_intersection, []
     monkeypatch.setattr(
         matcher,
-        "_pairwise_intersection",
+        "pairwise_intersection",
         lambda *args: sizes.append(len(args[0])) or intersection(*args),
     )
     whole = match_priors(corners, labels, iscrowd, PRIORS, iou_threshold=0.5)

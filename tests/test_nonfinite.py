@@ -11,7 +11,7 @@ from trainer_host import At
 
 from vision.engine.ema import ModelEma
 from vision.engine.nonfinite import report_nonfinite
-from vision.engine.optim import Schedule, build_optimizer, parameter_groups
+from vision.engine.optim import Schedule, build_optimizer
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.ssd.loss import MultiBoxLoss
@@ -34,8 +34,7 @@ def one_thread():
 def make_state(*, scaled: bool) -> tuple[TrainingState, MultiBoxLoss]:
     torch.manual_seed(0)
     model = build_model("mb2-ssd-lite", num_classes=3, image_size=(96, 96), width_mult=0.25)
-    groups = parameter_groups(model, lr=0.01, base_net_lr=None, extra_layers_lr=None)
-    optimizer = build_optimizer("sgd", groups, momentum=0.9, weight_decay=0.0)
+    optimizer = build_optimizer("sgd", model, lr=0.01)
     scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=2.0**10)
     ema = ModelEma(model, decay=0.9)
     loss_fn = MultiBoxLoss(

@@ -178,7 +178,7 @@ def test_a_large_file_is_read_row_by_row(tmp_path):
     assert [box.image_id for box in read_boxes(path, wanted={"i4999"})] == ["i4999"]
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_any_damage_is_read_or_named(tmp_path, data):
     text = subset(("a1", "Apple", 0.1, 0.6, 0.2, 0.8), ("b2", "Hot dog", 0, 1, 0, 1)).encode()

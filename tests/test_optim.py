@@ -13,7 +13,6 @@ from vision.engine.optim import (
     Schedule,
     build_optimizer,
     freeze,
-    parameter_groups,
     set_train_mode,
 )
 from vision.engine.state import TrainingState
@@ -34,8 +33,7 @@ def model():
 
 
 def build_sgd(model, **rates):
-    groups = parameter_groups(model, **{**RATES, **rates})
-    return build_optimizer("sgd", groups, momentum=0.9, weight_decay=1e-4)
+    return build_optimizer("sgd", model, **{**RATES, **rates}, weight_decay=1e-4)
 
 
 # ---- groups
@@ -44,7 +42,7 @@ def build_sgd(model, **rates):
 @pytest.mark.parametrize("net", MODELS)
 def test_groups_hold_every_parameter_once(net):
     model = build_small(net)
-    groups = parameter_groups(model, lr=0.01, base_net_lr=0.001, extra_layers_lr=0.02)
+    groups = build_sgd(model, base_net_lr=0.001, extra_layers_lr=0.02).param_groups
     assert [(group["name"], group["lr"]) for group in groups] == [
         ("base_net", 0.001),
         ("extra_layers", 0.02),
@@ -59,8 +57,8 @@ def test_groups_hold_every_parameter_once(net):
 
 
 def test_rates_default_to_lr_and_zero_is_a_rate(model):
-    assert {group["lr"] for group in parameter_groups(model, **RATES)} == {0.01}
-    rates = [g["lr"] for g in parameter_groups(model, **{**RATES, "base_net_lr": 0.0})]
+    assert {group["lr"] for group in build_sgd(model).param_groups} == {0.01}
+    rates = [group["lr"] for group in build_sgd(model, base_net_lr=0.0).param_groups]
     assert rates == [0.0, 0.01, 0.01]
 
 
@@ -68,8 +66,7 @@ def test_rates_default_to_lr_and_zero_is_a_rate(model):
     ("name", "kind", "momentum"), [("sgd", SGD, 0.8), ("adam", Adam, None), ("adamw", AdamW, None)]
 )
 def test_optimizers(model, name, kind, momentum):
-    groups = parameter_groups(model, **RATES)
-    optimizer = build_optimizer(name, groups, momentum=0.8, weight_decay=0.3)
+    optimizer = build_optimizer(name, model, **RATES, momentum=0.8, weight_decay=0.3)
     assert type(optimizer) is kind
     for group in optimizer.param_groups:
         assert group["weight_decay"] == 0.3 and group.get("momentum") == momentum

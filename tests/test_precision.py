@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vision.engine.machine_limits import explain
-from vision.engine.optim import Schedule, build_optimizer, parameter_groups
+from vision.engine.optim import Schedule, build_optimizer
 from vision.engine.precision import autocast, choose_device, choose_precision
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
@@ -38,7 +38,8 @@ def test_devices_of_the_second_process(monkeypatch, name, has_cuda, has_mps, exp
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
     # The device is tried out, and need not be here.
     monkeypatch.setattr(torch, "zeros", lambda size, device: torch.ones(size))
-    assert str(choose_device(name, local_rank=1)) == expected
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert str(choose_device(name)) == expected
 
 
 def test_fp16_needs_a_gpu():
@@ -92,8 +93,7 @@ def test_autocast(name, dtype):
 @pytest.mark.parametrize(("name", "dtype"), DTYPES)
 def test_a_step_computes_the_network_in_that_format_and_keeps_weights_in_float32(name, dtype):
     model = build_model("mb2-ssd-lite", num_classes=3, image_size=(96, 96), width_mult=0.25)
-    groups = parameter_groups(model, lr=0.01, base_net_lr=None, extra_layers_lr=None)
-    optimizer = build_optimizer("sgd", groups, momentum=0.9, weight_decay=0.0)
+    optimizer = build_optimizer("sgd", model, lr=0.01)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = TrainingState(model, optimizer, Schedule("none", total_steps=9), scaler)
     outputs = []

@@ -4,7 +4,8 @@ import importlib.util
 
 import pytest
 from detection_factory import found, random_case, truth
-from report_factory import make_validation, network, write_run
+from report_factory import make_validation, write_run
+from small_networks import build_small
 
 from vision.engine.loggers import open_loggers
 from vision.evaluation.coco_eval import evaluate_boxes
@@ -24,7 +25,7 @@ def report(tmp_path):
     validation = make_validation(tmp_path, NAMES, (truth((0, 1, *BOX), (1, 1, *BOX)), found()))
     return RunReport(
         run=write_run(tmp_path / "run", AP=[0.1, 0.2, 0.3]),
-        network=network(),
+        model=build_small("mb2-ssd-lite"),
         ground_truth=validation.ground_truth,
         class_names=NAMES,
         sources=validation.sources,

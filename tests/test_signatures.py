@@ -10,16 +10,16 @@ ROOT = Path(__file__).parent.parent
 FILES = [*ROOT.glob("*.py"), *ROOT.glob("docs/*.py"), *ROOT.glob("vision/**/*.py")]
 
 
-def public_functions(scope: ast.Module | ast.ClassDef) -> Iterator[tuple[ast.FunctionDef, bool]]:
-    """Yield functions and methods, and whether they may be described in a base class."""
+def public_functions(scope: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef]:
+    """Yield functions and methods."""
     for node in scope.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from public_functions(node)
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            yield node, isinstance(scope, ast.ClassDef) and bool(scope.bases)
+            yield node
 
 
-def lacks(function: ast.FunctionDef, *, is_inherited: bool) -> Iterator[str]:
+def lacks(function: ast.FunctionDef) -> Iterator[str]:
     """Yield what a signature lacks."""
     arguments = function.args
     given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
@@ -29,7 +29,7 @@ def lacks(function: ast.FunctionDef, *, is_inherited: bool) -> Iterator[str]:
             yield f"the type of {argument.arg}"
     if function.returns is None:
         yield "the type of what it returns"
-    if not ast.get_docstring(function) and not is_inherited:
+    if not ast.get_docstring(function):
         yield "a docstring"
 
 
@@ -37,14 +37,14 @@ def lacks(function: ast.FunctionDef, *, is_inherited: bool) -> Iterator[str]:
 def test_public_functions_have_types_and_docstrings(file):
     found = [
         f"{file.relative_to(ROOT)}:{function.lineno}: {function.name} lacks {what}"
-        for function, is_inherited in public_functions(ast.parse(file.read_text()))
-        for what in lacks(function, is_inherited=is_inherited)
+        for function in public_functions(ast.parse(file.read_text()))
+        for what in lacks(function)
     ]
     assert not found, "\n".join(found)
 
 
 def test_what_lacks_types_and_a_docstring_is_found():
-    (function, is_inherited), *others = public_functions(ast.parse("def f(x): pass\ndef _g(): 0"))
+    function, *others = public_functions(ast.parse("def f(x): pass\ndef _g(): 0"))
     assert not others
     found = ["the type of x", "the type of what it returns", "a docstring"]
-    assert list(lacks(function, is_inherited=is_inherited)) == found
+    assert list(lacks(function)) == found

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vision.engine.optim import Schedule, build_optimizer, parameter_groups
+from vision.engine.optim import Schedule, build_optimizer
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.ssd.loss import MultiBoxLoss
@@ -19,8 +19,7 @@ def gradient_norm(model: nn.Module) -> float:
 def test_the_gradient_is_cut_to_the_limit(limit):
     torch.manual_seed(0)
     model = build_model("mb2-ssd-lite", num_classes=3, image_size=(96, 96), width_mult=0.25)
-    groups = parameter_groups(model, lr=0.01, base_net_lr=None, extra_layers_lr=None)
-    optimizer = build_optimizer("sgd", groups, momentum=0.9, weight_decay=0.0)
+    optimizer = build_optimizer("sgd", model, lr=0.01)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = TrainingState(model, optimizer, Schedule("none", total_steps=9), scaler)
     target = {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg16
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 
-from vision.engine.optim import freeze, parameter_groups
+from vision.engine.optim import build_optimizer, freeze
 from vision.ops.box_coder import cxcywh_to_xyxy
 from vision.runs.weights import load_base_net
 from vision.ssd.models import MODELS, build_model
@@ -159,7 +159,10 @@ def test_freezing(name, frozen):
     model = build_model(name, num_classes=NUM_CLASSES)
     freeze(model, all_but_heads=False)
     rates = {"lr": 0.1, "base_net_lr": 0.01, "extra_layers_lr": None}
-    assert [g["name"] for g in parameter_groups(model, **rates)] == ["extra_layers", "heads"]
+    assert [g["name"] for g in build_optimizer("sgd", model, **rates).param_groups] == [
+        "extra_layers",
+        "heads",
+    ]
     names = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert names == {n for n, _ in model.named_parameters() if n.startswith(frozen)}
     freeze(model, all_but_heads=True)

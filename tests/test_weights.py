@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2
 
-from vision.engine.optim import Schedule, build_optimizer, parameter_groups
+from vision.engine.optim import Schedule, build_optimizer
 from vision.engine.state import TrainingState
 from vision.runs.checkpoint import FORMAT, serialize
 from vision.runs.weights import (
@@ -203,8 +203,7 @@ def test_any_wrapping_loads_the_same_weights(tmp_path, wrap):
 
 def own_checkpoint(weights, names, *, ema=None, **changes):
     """The content of a checkpoint of ours; its optimizer is another's, which nothing here reads."""
-    groups = parameter_groups(build(), lr=0.1, base_net_lr=None, extra_layers_lr=None)
-    optimizer = build_optimizer("sgd", groups, momentum=0.9, weight_decay=0)
+    optimizer = build_optimizer("sgd", build(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = TrainingState(build(), optimizer, Schedule("none", 1), scaler)
     classes = [

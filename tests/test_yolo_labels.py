@@ -107,7 +107,7 @@ def test_strict_labels_name_file_and_line(tmp_path, row):
         read_rows(tmp_path, f"{BOX}\n{row}\n", strict_labels=True)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2), *[st.floats(0.01, 0.99)] * 2, *[st.floats(0.001, 0.02)] * 2),
@@ -127,7 +127,7 @@ def test_boxes_inside_the_image_keep_their_place(table):
     np.testing.assert_allclose(boxes.boxes_xywh.T, expected, atol=2e-3)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.binary(max_size=200) | st.text(alphabet="0123456789.- \n\teinfa+_", max_size=200))
 def test_no_label_file_crashes_the_parser(content):
     content = content if isinstance(content, bytes) else content.encode()

@@ -87,11 +87,18 @@ class TrainerHost:
         return self.wait(self.start(*argv, plan=plan, script=script))
 
     def run_processes(
-        self, *argv, count: int, script: str = "train_ssd", of_second: tuple = ()
+        self,
+        *argv,
+        count: int,
+        script: str = "train_ssd",
+        of_second: tuple = (),
+        plan_of_second: At | None = None,
+        settings: dict[str, object] | None = None,
     ) -> list[Finished]:
         """Run a script in several processes that train as one; return how each ended, by rank.
 
-        `of_second`: further flags of process 1.
+        `of_second`: further flags of process 1; `plan_of_second`: what happens to it; `settings`:
+        other values of the program's constants, by dotted names.
         """
         job = {
             "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "OMP_NUM_THREADS": 1,
@@ -101,8 +108,10 @@ class TrainerHost:
             self.start(
                 *argv,
                 *(of_second if rank == 1 else ()),
+                plan=plan_of_second if rank == 1 else None,
                 script=script,
                 environment={**job, "RANK": rank, "LOCAL_RANK": rank},
+                settings=settings,
             )
             for rank in range(count)
         ]
@@ -120,6 +129,7 @@ class TrainerHost:
         marks: Path | None = None,
         script: str = "train_ssd",
         environment: dict[str, object] | None = None,
+        settings: dict[str, object] | None = None,
     ) -> int:
         """Start `train_ssd.py argv`; return its process id.
 
@@ -129,6 +139,7 @@ class TrainerHost:
             marks: file of one byte for each of PHASES, which is 1 while the run is in it.
             script: another module with a main(argv).
             environment: variables to set.
+            settings: other values of the program's constants, by dotted names.
         """
         self._count += 1
         plan = [plan] if isinstance(plan, At) else plan or []
@@ -138,6 +149,7 @@ class TrainerHost:
             "marks": str(marks or ""),
             "script": script,
             "environment": {name: str(value) for name, value in (environment or {}).items()},
+            "settings": settings or {},
             "output": str(self._folder / f"run_{self._count}"),
         }
         return self._ask(request)["pid"]
@@ -192,6 +204,9 @@ def _run(request: dict) -> None:
     """Run a script in this forked process, and end it without torch's slow farewell."""
     _redirect(request["output"])
     os.environ.update(request["environment"])
+    for place, value in request["settings"].items():
+        module, _, name = place.rpartition(".")
+        setattr(importlib.import_module(module), name, value)
     for at in request["plan"]:
         _install(At(**at))
     if request["marks"]:

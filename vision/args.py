@@ -371,12 +371,6 @@ def recipe_flags(recipe: str, given: Collection[str]) -> str:
     )
 
 
-def pairs_of(files: Sequence[str] | None, folders: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Put annotation files and image folders together; one folder may be for all."""
-    files, folders = files or (), folders or ()
-    return list(zip(files, folders * len(files) if len(folders) == 1 else folders, strict=True))
-
-
 def build_train_parser(**kwargs: Any) -> FamilyParser:
     """Build the parser of train_ssd.py; `kwargs` go to ArgumentParser."""
     parser = FamilyParser(

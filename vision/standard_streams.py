@@ -40,8 +40,10 @@ class LastingStream:
             OSError: the disk is full, and the like; of standard output only.
         """
         if not self._is_lost:
-            with self._losing():
+            try:
                 self._stream.write(printable_lines(text))
+            except OSError as error:
+                self._lose(error)
         return len(text)
 
     def flush(self) -> None:
@@ -51,21 +53,19 @@ class LastingStream:
             ReaderGone: there is none; of standard output only.
             OSError: the disk is full, and the like; of standard output only.
         """
-        with self._losing():
+        try:
             self._stream.flush()
+        except OSError as error:
+            self._lose(error)
         if self._is_lost and not self._is_log:
             raise ReaderGone(errno.EPIPE, os.strerror(errno.EPIPE))
 
-    @contextlib.contextmanager
-    def _losing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._is_lost = True
-            with open(os.devnull, "wb") as nowhere:  # for what is buffered, at the end of Python
-                os.dup2(nowhere.fileno(), self._stream.fileno())
-            if not self._is_log and error.errno not in _GONE:
-                raise
+    def _lose(self, error: OSError) -> None:
+        self._is_lost = True
+        with open(os.devnull, "wb") as nowhere:  # for what is buffered, at the end of Python
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+        if not self._is_log and error.errno not in _GONE:
+            raise error
 
 
 @contextlib.contextmanager

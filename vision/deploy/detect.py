@@ -36,6 +36,7 @@ TILE_EDGE = 0.01  # of a tile's side: how near to an edge a box counts as cut by
 # only raw_heads:
 NUM_CANDIDATES = 400  # pairs of a prior and a class that decode_heads looks at
 NUM_DETECTIONS = 100  # that it gives: as many as count in COCO
+LOWEST_SCORE = 0.01  # of a box that has a vote on where others are
 # end
 # only openvino:
 PROPERTIES_IN_XML = "ssd_training_toolkit"
@@ -225,7 +226,8 @@ class FileDetector:
     def _run_tflite(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         # only raw_heads:
         if self.about["raw_heads"]:
-            return decode_heads(*self.raw(image[None]), self.about["iou_threshold"])
+            settings = self.about["iou_threshold"], self.about["box_voting"]
+            return decode_heads(*self.raw(image[None]), *settings)
         # end
         boxes, classes, scores, count = self.raw(image[None])
         found = slice(int(count[0]))  # boxes are y1, x1, y2, x2; classes are without the background
@@ -454,7 +456,11 @@ def suppress(boxes: np.ndarray, labels: np.ndarray, iou_threshold: float) -> np.
 # end
 # only raw_heads:
 def decode_heads(
-    scores: np.ndarray, encodings: np.ndarray, priors: np.ndarray, iou_threshold: float
+    scores: np.ndarray,
+    encodings: np.ndarray,
+    priors: np.ndarray,
+    iou_threshold: float,
+    voting_iou: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Turn a network's raw outputs into detections.
 
@@ -463,6 +469,7 @@ def decode_heads(
         encodings: [1, P, 4], ty, tx, th, tw.
         priors: [P, 4], cy, cx, h, w as shares of the image's sides.
         iou_threshold: of the suppression.
+        voting_iou: of the box voting; 0: none.
 
     Returns:
         boxes float32 [N, 4], xyxy in 0..1, scores [N], best first, labels [N].
@@ -473,8 +480,28 @@ def decode_heads(
     centers = priors[rows, :2] + encodings[0, rows, :2] / 10 * priors[rows, 2:]
     half = priors[rows, 2:] * np.exp(encodings[0, rows, 2:] / 5) / 2
     boxes = np.concatenate([centers - half, centers + half], axis=1)[:, [1, 0, 3, 2]].clip(0, 1)
+    best_scores = scores[rows, classes]
     kept = suppress(boxes, classes, iou_threshold)[:NUM_DETECTIONS]
-    return boxes[kept], scores[rows[kept], classes[kept]], classes[kept] + 1
+    moved = vote(boxes, best_scores, classes, kept, voting_iou) if voting_iou else boxes[kept]
+    return moved, best_scores[kept], classes[kept] + 1
+
+
+def vote(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, kept: np.ndarray, voting_iou: float
+) -> np.ndarray:
+    """Return the kept ones of boxes [N, 4], at the mean of those of their class around them.
+
+    Weighted by score, over all with a higher IoU than `voting_iou` (Gidaris and Komodakis 2015).
+    """
+    low, high = boxes[:, :2], boxes[:, 2:]
+    sides = np.minimum(high[kept, None], high) - np.maximum(low[kept, None], low)
+    intersection = sides.clip(0).prod(axis=2)  # [K, N]
+    area = (high - low).prod(axis=1)
+    votes = intersection > voting_iou * (area[kept, None] + area - intersection)
+    votes &= (labels[kept, None] == labels) & (scores > LOWEST_SCORE)
+    weights = votes * scores
+    total = weights.sum(axis=1, keepdims=True)
+    return np.where(total > 0, weights @ boxes / np.maximum(total, LOWEST_SCORE), boxes[kept])
 
 
 # end

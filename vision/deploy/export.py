@@ -25,7 +25,7 @@ from vision.deploy.export_form import (
     HeadsForm,
     PlainForm,
 )
-from vision.deploy.int8_weights import LARGEST_ON_X86, round_weights
+from vision.deploy.int8_weights import LARGEST_ON_X86, conv_names, round_weights
 from vision.deploy.onnx_file import export_onnx
 from vision.evaluation.exported import SCORE_THRESHOLD
 from vision.evaluation.thresholds import preferred
@@ -277,7 +277,8 @@ def _build_tflite(model: SSD, options: ExportOptions, about: dict) -> Encode:
         _check_calibration(options, about)
     about |= _input("images", "uint8 [1, H, W, 3] RGB", PIXELS)
     about["raw_heads"] = options.raw_heads
-    about["box_voting"] = 0.0  # the operator has none
+    if not options.raw_heads:
+        about["box_voting"] = 0.0  # the operator has none
     example = torch.zeros(1, *model.image_size, 3, dtype=torch.uint8)
     if is_int8:
         images = _at_most(MOST_TFLITE_CALIBRATION_IMAGES, options.calibration)
@@ -328,16 +329,18 @@ def _int8_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelPro
     from vision.deploy.quantize import quantize  # onnxruntime's, which other targets do not need
 
     _check_calibration(options, about)
-    heads = model.network.parts.heads
+
+    def export(keep_float: tuple[str, ...]) -> onnx.ModelProto:
+        rounded = _with_int8_weights(model, options, largest=LARGEST_ON_X86, keep_float=keep_float)
+        return _detections_onnx(rounded, about)
 
     def make() -> tuple[onnx.ModelProto, list[str]]:
-        rounded = _with_int8_weights(model, options, largest=LARGEST_ON_X86, keep_float=heads)
-        network = _detections_onnx(rounded, about)
-        return quantize(network, options.calibration, heads=heads, keep_float=options.keep_float)
+        return quantize(
+            export, options.calibration, layers=conv_names(model), keep_float=options.keep_float
+        )
 
-    quantized, kept = options.shared("int8", make)
+    quantized, about["float_layers"] = options.shared("int8", make)
     about |= _input("images", "uint8 [B, H, W, 3] RGB", PIXELS)
-    about["float_layers"] = [*kept, *(name.rstrip(".") for name in heads)]
     about["calibration_images"] = len(options.calibration)
     return copy.deepcopy(quantized)  # each file writes of itself into its own
 

@@ -175,7 +175,7 @@ class DetectionForm(nn.Module):
             boxes [B, N, 4], xyxy in 0..1; scores [B, N], best first, 0 where there are less than N
             detections; labels int64 [B, N] in 1..C.
         """
-        cls_logits, bbox_regression = self.rescaled(images.permute(0, 3, 1, 2).float())
+        cls_logits, bbox_regression = self.rescaled(images.float().permute(0, 3, 1, 2))
         scores = cls_logits.softmax(dim=-1)[..., 1:]
         rows = scores.amax(dim=-1).topk(self.num_rows).indices  # hold the best pairs
         top_scores, places = _take(scores, rows).flatten(1).topk(self.num_candidates)

@@ -72,6 +72,21 @@ def round_weights(
     return model
 
 
+@torch.no_grad()
+def conv_names(model: SSD) -> list[str]:
+    """Return the names of the convolutions, in the order in which the network runs them."""
+    names: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: names.append(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    model.eval()(torch.zeros(1, 3, *model.image_size))
+    for handle in handles:
+        handle.remove()
+    return names
+
+
 def _on_grid(weight: Tensor, largest: int) -> Tensor:
     """Round weights [O, I, H, W]: the largest of a channel becomes `largest` steps."""
     scale = weight.abs().amax(dim=(1, 2, 3), keepdim=True) / largest

@@ -17,7 +17,6 @@ from typing import ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 P, T = ParamSpec("P"), TypeVar("T")
 # What gloo, NCCL and torch's store write when the process at the other end of a connection is gone.
@@ -50,11 +49,6 @@ def world_size() -> int:
 def is_main_process() -> bool:
     """Tell whether this is rank 0, the process that writes files and prints."""
     return rank() == 0
-
-
-def local_rank() -> int:
-    """The number of this process on its machine, from 0; it also selects the GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def local_world_size() -> int:
@@ -144,17 +138,6 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(values)
     return values
-
-
-def parallel(model: nn.Module) -> nn.Module:
-    """Wrap the model for training, so that gradients are averaged over the processes.
-
-    The wrapper copies BatchNorm's running statistics from the main process to the others before
-    each forward pass.
-    """
-    if world_size() == 1 or not any(p.requires_grad for p in model.parameters()):
-        return model
-    return DistributedDataParallel(model)
 
 
 def broadcast_buffers(model: nn.Module) -> None:

@@ -34,12 +34,32 @@ def set_train_mode(model: SSD) -> None:
             module.eval()
 
 
-def parameter_groups(
-    model: SSD, *, lr: float, base_net_lr: float | None, extra_layers_lr: float | None
-) -> list[dict]:
-    """Split the trainable parameters into backbone, extra layers and heads, and set their rates."""
+def build_optimizer(
+    name: str,
+    model: SSD,
+    *,
+    lr: float,
+    base_net_lr: float | None = None,
+    extra_layers_lr: float | None = None,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """Build one of OPTIMIZERS for the parameters that are trained, in up to three groups.
+
+    Args:
+        name: of the optimizer.
+        model: its backbone, its extra layers and its heads are a group each.
+        lr: rate of the groups that have none of their own; 0 is a rate.
+        base_net_lr: of the backbone.
+        extra_layers_lr: of the extra layers.
+        momentum: of SGD.
+        weight_decay: of all.
+
+    Returns:
+        The optimizer; each of its groups keeps its `base_lr`, which the schedule scales.
+    """
     parts = model.network.parts
-    split = []
+    groups = []
     for group, prefixes, group_lr in (
         ("base_net", parts.backbone, base_net_lr),
         ("extra_layers", parts.extra_layers, extra_layers_lr),
@@ -48,21 +68,12 @@ def parameter_groups(
         params = [
             parameter
             for prefix in prefixes
-            for name, parameter in model.named_parameters()
-            if name.startswith(prefix) and parameter.requires_grad
+            for key, parameter in model.named_parameters()
+            if key.startswith(prefix) and parameter.requires_grad
         ]
+        rate = lr if group_lr is None else group_lr
         if params:
-            rate = lr if group_lr is None else group_lr
-            split.append({"params": params, "name": group, "lr": rate})
-    return split
-
-
-def build_optimizer(
-    name: str, groups: list[dict], *, momentum: float, weight_decay: float
-) -> Optimizer:
-    """Build one of OPTIMIZERS; each group keeps its `base_lr`, which the schedule scales."""
-    for group in groups:
-        group["base_lr"] = group["lr"]
+            groups.append({"params": params, "name": group, "lr": rate, "base_lr": rate})
     if name == "sgd":
         return SGD(groups, momentum=momentum, weight_decay=weight_decay, fused=True)
     return {"adam": Adam, "adamw": AdamW}[name](groups, weight_decay=weight_decay, fused=True)

@@ -1,6 +1,7 @@
 """Choosing the device and the number format (fp32, bf16, fp16) of training and inference."""
 
 import logging
+import os
 
 import torch
 
@@ -8,16 +9,17 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """Return the device of that name; `auto`: CUDA if there is a GPU, else Apple's MPS, else CPU.
 
-    With `auto` and `cuda`, a process takes the GPU whose number is its `local_rank`.
+    With `auto` and `cuda`, a process that torchrun started takes the GPU of its number on this
+    machine.
 
     Raises:
         ValueError: torch cannot use that device.
     """
     if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
-        name = f"cuda:{local_rank}"
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     if name != "auto":
         try:
             device = torch.device(name)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from vision.engine import distributed
@@ -16,15 +17,14 @@ from vision.ssd.ssd import SSD
 logger = logging.getLogger(__name__)
 
 
-def _no_progress() -> dict:
-    return {
-        "batches": 0,
-        "loss": 0.0,
-        "loss_classification": 0.0,
-        "loss_regression": 0.0,
-        "nonfinite": 0,
-        "nonfinite_in_a_row": 0,
-    }
+NO_PROGRESS = {
+    "batches": 0,
+    "loss": 0.0,
+    "loss_classification": 0.0,
+    "loss_regression": 0.0,
+    "nonfinite": 0,
+    "nonfinite_in_a_row": 0,
+}
 
 
 def has_stalled(best: dict, epoch: int, *, patience: int, eval_every: int) -> bool:
@@ -56,7 +56,8 @@ class TrainingState:
             number of steps skipped because the loss or gradient was not finite.
         thresholds: of each class, which scores to ask for of the model as it was after the last
             epoch, see `Validator.thresholds`; None: not measured then.
-        network: what training calls: the model, wrapped where several processes average gradients.
+        network: what training calls: the model; with several processes inside the wrapper that
+            averages their gradients, and gives all the main process's BatchNorm statistics.
     """
 
     model: SSD
@@ -67,12 +68,16 @@ class TrainingState:
     epoch: int = 0
     step: int = 0
     best: dict = field(default_factory=lambda: {"AP": None, "epoch": None})
-    progress: dict = field(default_factory=_no_progress)
+    progress: dict = field(default_factory=NO_PROGRESS.copy)
     thresholds: list[dict[str, float]] | None = None
     network: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
-        self.network = distributed.parallel(self.model)
+        has_gradients = any(p.requires_grad for p in self.model.parameters())
+        if distributed.world_size() > 1 and has_gradients:
+            self.network = DistributedDataParallel(self.model)
+        else:
+            self.network = self.model
 
     @property
     def evaluated_model(self) -> SSD:
@@ -96,7 +101,7 @@ class TrainingState:
     def restart_epoch(self) -> None:
         """Set `progress` to the start of an epoch."""
         in_a_row = self.progress["nonfinite_in_a_row"]  # goes on: an epoch may be shorter than 10
-        self.progress = _no_progress() | {"nonfinite_in_a_row": in_a_row}
+        self.progress = NO_PROGRESS | {"nonfinite_in_a_row": in_a_row}
 
     def state_dict(self, *, config: dict, classes: list[dict]) -> dict:
         """Return the content of a checkpoint; its tensors are the model's own, not copies.

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from vision.ops.nms import PADDING
+from vision.ops.overlaps import areas, pairwise_intersection
 
 NUM_VOTERS = 400  # an image's best; as many as exported graphs look at, so that results are equal
 
@@ -34,22 +35,12 @@ def vote_boxes(
     is_box = weights > PADDING
     weights = weights.masked_fill(~is_box, 0)
     voters = boxes[:, :NUM_VOTERS].masked_fill(~is_box[..., None], 0)  # boxes with NaN among them
-    votes = _overlaps(own, voters, iou_threshold)
+    intersection = pairwise_intersection(own, voters)
+    unions = areas(own)[..., None] + areas(voters)[:, None] - intersection
+    votes = intersection > iou_threshold * unions  # bool [B, N, V]
     votes &= labels.gather(1, rows)[..., None] == labels[:, None, :NUM_VOTERS]
     votes = votes * weights[:, None]  # [B, N, V]
     total = votes.sum(dim=2, keepdim=True)
     moved = torch.where(total > 0, votes @ voters / total, own)
     moved = boxes.scatter(1, rows[..., None].expand(-1, -1, 4), moved)
     return torch.where(chosen[..., None], moved, boxes)
-
-
-def _overlaps(boxes: Tensor, others: Tensor, iou_threshold: float) -> Tensor:
-    """Bool [B, N, V]: pairs of boxes [B, N, 4] and [B, V, 4] with an IoU above the threshold."""
-    x1, y1, x2, y2 = boxes.split(1, dim=2)  # [B, N, 1]
-    other_x1, other_y1, other_x2, other_y2 = others.transpose(1, 2).contiguous().split(1, dim=1)
-    width = torch.minimum(x2, other_x2).sub_(torch.maximum(x1, other_x1)).clamp_(min=0)
-    height = torch.minimum(y2, other_y2).sub_(torch.maximum(y1, other_y1)).clamp_(min=0)
-    intersection = width.mul_(height)
-    areas = (x2 - x1) * (y2 - y1)
-    other_areas = (other_x2 - other_x1) * (other_y2 - other_y1)
-    return intersection > iou_threshold * (areas + other_areas - intersection)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from vision.ops.box_coder import cxcywh_to_xyxy
+from vision.ops.overlaps import areas, pairwise_intersection
 
 BACKGROUND = 0
 IGNORED = -1
@@ -89,14 +90,14 @@ def _best_overlaps(
     boxes: Tensor, priors: Tensor, is_object: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return each prior's best IoU and box [B, P], and each box's best prior [B, M]."""
-    prior_areas = _areas(priors)
+    prior_areas = areas(priors)
     images_at_once = max(1, MAX_OVERLAPS_AT_ONCE // (boxes.shape[1] * len(priors)))
     best_iou, best_box, best_prior = [], [], []
     # Padding and crowds become boxes without area, which overlap nothing.
     objects = torch.where(is_object[..., None], boxes, 0.0)
     for chunk in objects.split(images_at_once):
-        intersection = _pairwise_intersection(chunk, priors)
-        union = (_areas(chunk)[..., None] + prior_areas).sub_(intersection).add_(UNION_EPSILON)
+        intersection = pairwise_intersection(chunk, priors)
+        union = (areas(chunk)[..., None] + prior_areas).sub_(intersection).add_(UNION_EPSILON)
         iou = intersection.div_(union)
         best = iou.max(dim=1)
         best_iou.append(best.values)
@@ -108,21 +109,7 @@ def _best_overlaps(
 def _inside_any(boxes: Tensor, chosen: Tensor, priors: Tensor) -> Tensor:
     """Tell which priors have half or more of their area in one `chosen` box: bool [B, P]."""
     image, box = chosen.nonzero(as_tuple=True)
-    intersection = _pairwise_intersection(boxes[image, box][:, None], priors)[:, 0]  # [K, P]
-    inside = intersection >= 0.5 * _areas(priors).clamp(min=1e-12)
+    intersection = pairwise_intersection(boxes[image, box][:, None], priors)[:, 0]  # [K, P]
+    inside = intersection >= 0.5 * areas(priors).clamp(min=1e-12)
     counts = torch.zeros(len(boxes), len(priors), device=boxes.device)
     return counts.index_add_(0, image, inside.float()) > 0
-
-
-def _pairwise_intersection(boxes: Tensor, priors: Tensor) -> Tensor:
-    """Return the intersection areas [B, M, P] of boxes [B, M, 4] and priors [P, 4]."""
-    left, top, right, bottom = (x[..., None] for x in boxes.unbind(-1))  # each [B, M, 1]
-    # [4, P], contiguous: eight times as fast as strided columns of [P, 4].
-    prior_left, prior_top, prior_right, prior_bottom = priors.T.contiguous()
-    width = torch.minimum(right, prior_right).sub_(torch.maximum(left, prior_left))
-    height = torch.minimum(bottom, prior_bottom).sub_(torch.maximum(top, prior_top))
-    return width.clamp_(min=0).mul_(height.clamp_(min=0))
-
-
-def _areas(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -9,11 +9,12 @@ from vision.evaluation.coco_boxes import GroundTruth
 from vision.evaluation.evaluate import EvaluationResult
 from vision.report.analysis import Analysis
 from vision.report.data_figures import DataSection
-from vision.report.inputs import NetworkFacts, Sources, Validation
+from vision.report.inputs import NetworkFacts, Sources, Validation, describe_network
 from vision.report.report import write_report
 from vision.report.summary import summary_lines
 from vision.report.val_pictures import log_validation
 from vision.ssd.postprocess import PostProcessing
+from vision.ssd.ssd import SSD
 
 
 @dataclass
@@ -22,7 +23,7 @@ class RunReport:
 
     Attributes:
         run: the run folder; its metrics.jsonl holds the epoch before `after_epoch` is called.
-        network: of the model, from `describe_network`.
+        model: the network that is trained.
         ground_truth: of the val split.
         class_names: of labels 1..C.
         sources: of the val split.
@@ -35,7 +36,7 @@ class RunReport:
     """
 
     run: Path
-    network: NetworkFacts
+    model: SSD
     ground_truth: GroundTruth
     class_names: list[str]
     sources: Sources
@@ -48,6 +49,7 @@ class RunReport:
     _best: Validation | None = None
     _newest: tuple[Analysis, Path | None] | None = None
     _data: DataSection | None = None
+    _network: NetworkFacts | None = None
 
     def after_epoch(self, epoch: int, result: EvaluationResult | None) -> Analysis | None:
         """Keep a validation and write its report.
@@ -84,12 +86,13 @@ class RunReport:
         return [epoch + first, *others]
 
     def _validation(self, epoch: int, result: EvaluationResult) -> Validation:
+        self._network = self._network or describe_network(self.model)
         return Validation(
             metrics=result.metrics,
             detections=result.detections,
             ground_truth=self.ground_truth,
             class_names=self.class_names,
-            network=self.network,
+            network=self._network,
             sources=self.sources,
             weights=str(self.run),
             dataset=self.dataset,

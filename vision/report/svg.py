@@ -21,6 +21,7 @@ COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 _INK = "#010203"  # stands for the colour of the page's text, which CSS knows and matplotlib not
 WIDTH, HEIGHT = 4.4, 2.7  # inches; 440 and 270 px on the page
 _PIXELS = 100  # of the page, for an inch
+EDGE, LINE, LETTER = 0.12, 0.16, 0.062  # inches around all, of a line of text, of a letter
 
 
 @dataclass(frozen=True)
@@ -77,21 +78,19 @@ class Canvas:
             "legend.frameon": False,
             "legend.fontsize": 7.5,
             "lines.linewidth": 1.5,
-            "figure.constrained_layout.use": True,
         }
         with matplotlib.rc_context(style), warnings.catch_warnings():
             # Letters that matplotlib's font lacks are drawn by the browser's.
             warnings.simplefilter("ignore", UserWarning)
             drawing = MatplotlibFigure(figsize=(width, height))
+            drawing.subplots_adjust(top=1 - EDGE / height)
             yield drawing, drawing.add_subplot()
 
     def finish(self, drawing: "MatplotlibFigure", title: str, caption: str) -> Figure:
         """Turn a drawing into markup; call it inside `figure`."""
         self._count += 1
         stream = io.StringIO()
-        # Laid out here: savefig would draw everything once more for it.
-        drawing.get_layout_engine().execute(drawing)
-        drawing.set_layout_engine("none")
+        _make_room(drawing)
         drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
         return Figure(
             title, caption, _inline(stream.getvalue(), title, f"{self._name}{self._count}-")
@@ -113,7 +112,27 @@ def from_zero(axes: "Axes") -> None:
 
 def legend(drawing: "MatplotlibFigure", *, columns: int = 3, title: str | None = None) -> None:
     """Name the lines above the axes, where they hide nothing."""
-    drawing.legend(loc="outside upper left", ncols=columns, title=title, alignment="left")
+    box = drawing.legend(
+        loc="upper left", borderaxespad=0.3, ncols=columns, title=title, alignment="left"
+    )
+    rows = -(-len(box.texts) // columns) + (title is not None)
+    drawing.subplots_adjust(top=1 - (EDGE + LINE * rows) / drawing.get_figheight())
+
+
+def _make_room(drawing: "MatplotlibFigure") -> None:
+    """Leave room for what stands beside and below the axes, by its lines and letters.
+
+    matplotlib's constrained layout measures every text, in another font than the browser's, which
+    takes as long as the drawing itself.
+    """
+    width, height = drawing.get_size_inches()
+    axes, *color_bars = drawing.axes
+    letters = max(len(text.get_text()) for text in axes.get_yticklabels())
+    left = EDGE + LETTER * letters + LINE * bool(axes.get_ylabel())
+    right = EDGE + 2 * LINE * len(color_bars)
+    drawing.subplots_adjust(
+        left=left / width, right=1 - right / width, bottom=(EDGE + 2 * LINE) / height
+    )
 
 
 def label(name: str, limit: int = 22) -> str:

@@ -53,7 +53,10 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 def has_checkpoints(run: Path) -> bool:
     """Whether the folder has any checkpoint, also if only checkpoint_last.pt or _best.pt."""
-    return bool(list_checkpoints(run)) or (run / LAST).exists() or (run / BEST).exists()
+    return any(
+        path.name in (LAST, BEST) or _NAME.fullmatch(path.name)
+        for path in run.glob("checkpoint_*.pt")
+    )
 
 
 def position_of(path: Path) -> tuple[int, ...]:

@@ -2,12 +2,12 @@
 
 import logging
 import sys
-from dataclasses import asdict
+from itertools import cycle
 from pathlib import Path
 
 import torch
 
-from vision.args import TrainArguments, pairs_of
+from vision.args import TrainArguments
 from vision.data_flags import reading_options
 from vision.datasets.choose_views import choose_views
 from vision.datasets.coco import CocoDetection
@@ -15,10 +15,9 @@ from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
 from vision.engine.ema import ModelEma
-from vision.engine.environment import environment
 from vision.engine.loggers import open_loggers
 from vision.engine.metrics import MetricsLog
-from vision.engine.optim import Schedule, build_optimizer, freeze, parameter_groups
+from vision.engine.optim import Schedule, build_optimizer, freeze
 from vision.engine.precision import choose_device, choose_precision
 from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions
@@ -27,14 +26,13 @@ from vision.evaluation.validator import Validator
 from vision.nn.cpu.optimize import optimize_for_training
 from vision.nn.sync_batch_norm import synchronize_batch_norm
 from vision.ops.tiles import whole_size
-from vision.report.inputs import describe_network
 from vision.report.run_report import RunReport
 from vision.runs.run_folder import METRICS
 from vision.runs.saver import NoSaver, RunSaver
 from vision.runs.weights import load_base_net, load_pretrained_ssd
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import build_model
-from vision.ssd.network import Network, Normalization
+from vision.ssd.network import Normalization
 from vision.ssd.ssd import SSD
 from vision.training.data import (
     DataSplit,
@@ -46,7 +44,6 @@ from vision.training.data import (
 )
 from vision.training.priors import choose_priors
 from vision.training.resume import RunStart
-from vision.training.saved_args import saved_arguments
 from vision.transforms.presets import build_train_transform
 
 logger = logging.getLogger(__name__)
@@ -69,7 +66,7 @@ def prepare_machine(args: TrainArguments) -> StepOptions:
         )
     distributed.set_threads(args.threads)
     torch.manual_seed(args.seed)
-    device = choose_device(args.device, local_rank=distributed.local_rank())
+    device = choose_device(args.device)
     return StepOptions(
         device=device,
         precision=choose_precision(args.precision, device),
@@ -83,7 +80,7 @@ def open_data(args: TrainArguments, *, classes: list[dict] | None = None) -> Tra
 
     Args:
         args: of the run.
-        classes: of a run that is resumed; those of the data must be the same.
+        classes: of a run that is resumed, which those of the data must be.
 
     Raises:
         ValueError: the data cannot be trained on, or are not the same in all processes.
@@ -94,8 +91,9 @@ def open_data(args: TrainArguments, *, classes: list[dict] | None = None) -> Tra
         validation_dataset=args.validation_dataset,
         train_split=args.train_split,
         val_split=args.val_split,
-        train_pairs=pairs_of(args.train_json, args.train_images),
-        val_pairs=pairs_of(args.val_json, args.val_images),
+        # One folder of images may be for all annotation files.
+        train_pairs=list(zip(args.train_json or (), cycle(args.train_images or ()), strict=False)),
+        val_pairs=list(zip(args.val_json or (), cycle(args.val_images or ()), strict=False)),
         options=reading_options(args),
         balance_seed=args.seed if args.balance_data else None,
     )
@@ -123,7 +121,9 @@ def build_network(
             its checkpoint later.
     """
     class_names = data.train.class_names
-    saved = resumed.saved_numbers if resumed else None
+    saved = resumed and resumed.config
+    if saved and resumed.changes.keys() & {"net", "priors", "prior_sizes"}:
+        saved = None
     model = build_model(
         args.net,
         num_classes=len(class_names) + 1,
@@ -135,7 +135,7 @@ def build_network(
         tiles=args.tiles,
         box_voting=args.box_voting,
     )
-    if saved is None:
+    if not saved:
         choose_priors(args, data.train, model)
     has_checkpoint = resumed is not None and resumed.checkpoint is not None
     if args.pretrained_ssd and not has_checkpoint:
@@ -233,11 +233,14 @@ def build_state(
             "--lr %g is a rate for SGD: add --optimizer sgd, or lower it for %s",
             args.lr, args.optimizer,
         )  # fmt: skip
-    groups = parameter_groups(
-        model, lr=args.lr, base_net_lr=args.base_net_lr, extra_layers_lr=args.extra_layers_lr
-    )
     optimizer = build_optimizer(
-        args.optimizer, groups, momentum=args.momentum, weight_decay=args.weight_decay
+        args.optimizer,
+        model,
+        lr=args.lr,
+        base_net_lr=args.base_net_lr,
+        extra_layers_lr=args.extra_layers_lr,
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
     )
     schedule = build_schedule(args, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     scaler = torch.amp.GradScaler(options.device.type, enabled=options.precision == "fp16")
@@ -301,22 +304,6 @@ def build_validator(
     )
 
 
-def describe_run(
-    start: RunStart, data: TrainingData, network: Network, options: StepOptions
-) -> dict:
-    """Return what config.json and each checkpoint say of the run."""
-    resumed = start.config or {}
-    return {
-        "arguments": saved_arguments(start.args),
-        "classes": start.classes or [asdict(item) for item in data.train.categories],
-        **network.as_numbers(),
-        **environment(options.device, options.precision),
-        "data": {"train": data.train.fingerprint(), "val": data.val.fingerprint()},
-        "history": resumed.get("history") or [],
-        "job": start.job,
-    }
-
-
 def build_report(
     start: RunStart,
     data: TrainingData,
@@ -330,7 +317,7 @@ def build_report(
         return None
     return RunReport(
         run=start.folder,
-        network=describe_network(model),
+        model=model,
         ground_truth=validator.ground_truth,
         class_names=data.train.class_names,
         sources=data.val.sources,
@@ -353,7 +340,7 @@ def build_saver(start: RunStart, config: dict, state: TrainingState) -> RunSaver
     if names:
         loggers = open_loggers(names, folder, config["arguments"], first_epoch=state.epoch + 1)
     metrics = MetricsLog(folder / METRICS, loggers=loggers)
-    if start.config is not None:
+    if start.config:
         metrics.keep_until(state.epoch)
     return RunSaver(
         folder,

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,31 +25,32 @@ from vision.transforms.presets import build_eval_transform
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class DataSplit:
-    """One split of all data sets of a run, which have the same classes; maybe of none."""
+    """One split of all data sets of a run, which have the same classes; maybe of none.
+
+    Attributes:
+        name: train or val.
+        sources: of each data set.
+        indices: the images and boxes of each.
+        categories: the classes of labels 1..C; none without a source.
+        class_names: their names.
+    """
 
     name: str
     sources: list[Source]
+    indices: list[AnnotationIndex] = field(init=False)
+    categories: list[Category] = field(init=False)
+    class_names: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.indices = [index for index, _ in self.sources]
+        self.categories = self.indices[0].categories if self.indices else []
+        self.class_names = [category.name for category in self.categories]
 
     def __len__(self) -> int:
         """The number of images."""
         return sum(map(len, self.indices))
-
-    @property
-    def indices(self) -> list[AnnotationIndex]:
-        """The images and boxes of each source."""
-        return [index for index, _ in self.sources]
-
-    @property
-    def categories(self) -> list[Category]:
-        """The classes, of labels 1..C."""
-        return self.sources[0].index.categories
-
-    @property
-    def class_names(self) -> list[str]:
-        """Their names."""
-        return [category.name for category in self.categories]
 
     def describe(self) -> list[str]:
         """Say in a few lines what the split holds and what was left out of it."""
@@ -77,7 +78,7 @@ class DataSplit:
 
     def _describe_classes(self) -> list[str]:
         per_class = np.sum([index.boxes_per_class() for index in self.indices], axis=0)
-        names = [category.name for category in self.categories]
+        names = self.class_names
         absent = [name for name, count in zip(names, per_class, strict=True) if count == 0]
         if absent:
             shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")

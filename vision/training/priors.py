@@ -84,7 +84,8 @@ def _fit_and_compare(
     if args.priors == "fit":
         choice = "fitted, as --priors fit says"
     elif gain < needed:
-        choice = f"the network's own: fitting would add {gain:.2f}, less than {needed:g}"
+        added = round(gain, 2) + 0  # -0.0 becomes 0.0
+        choice = f"the network's own: fitting would add {added:.2f}, less than {needed:g}"
     elif lost:
         choice = f"the network's own: fitted ones would cost {', '.join(lost[:3])}"
     else:

@@ -44,7 +44,7 @@ class RunStart:
     Attributes:
         folder: of the run; one that is new is made by `begin`.
         args: of the run from now on.
-        config: of the run that is resumed; None for a new one.
+        config: of the run that is resumed; empty for a new one.
         path: the checkpoint's file; None for a new run, or one that was killed before it had any.
         checkpoint: its content.
         is_named: the user chose this checkpoint; it need not be the newest.
@@ -54,7 +54,7 @@ class RunStart:
 
     folder: Path
     args: TrainArguments
-    config: dict | None = None
+    config: dict = field(default_factory=dict)
     path: Path | None = None
     checkpoint: dict | None = None
     is_named: bool = False
@@ -72,20 +72,9 @@ class RunStart:
         return self.checkpoint["step"] if self.checkpoint else 0
 
     @property
-    def classes(self) -> list[dict] | None:
-        """Those of a run that is resumed, which the data must have."""
-        return self.config["classes"] if self.config else None
-
-    @property
-    def saved_numbers(self) -> dict | None:
-        """What a resumed network's priors and normalisation are read from, unless overridden."""
-        overridden = {"net", "priors", "prior_sizes"} & self.changes.keys()
-        return None if overridden else self.config
-
-    @property
     def is_finished(self) -> bool:
         """Whether a resumed run has no epoch left to do."""
-        return self.config is not None and (self.epoch >= self.args.epochs or self.has_stalled)
+        return bool(self.config) and (self.epoch >= self.args.epochs or self.has_stalled)
 
     @property
     def has_stalled(self) -> bool:
@@ -242,7 +231,7 @@ def begin(start: RunStart, config: dict, locks: ExitStack) -> None:
         config: of the run from now on.
         locks: gets the lock of a new folder.
     """
-    if start.config is None:
+    if not start.config:
         start.folder.mkdir(parents=True, exist_ok=True)
         locks.enter_context(RunLock(start.folder))
         refuse_used_folder(start.folder)  # another process may have begun there in the meantime
@@ -270,18 +259,17 @@ def restore(state: TrainingState, start: RunStart, *, config: dict, steps_per_ep
 
     Args:
         state: fresh, built from `config`; changed in place.
-        start: where the run goes on; a new run is left as it is.
+        start: where the run goes on.
         config: of the run from now on; its resumes get one more, its history what differs.
         steps_per_epoch: of the data now.
     """
     if start.checkpoint is not None:
         _load_checkpoint(state, start, config=config)
-    if start.config is not None:
-        place = {"epoch": start.epoch, "step": start.step}
-        config["resumes"] = [*(start.config.get("resumes") or []), place]
-        changes = _log_changes(start, config)
-        if changes:
-            config["history"] = [*config["history"], {**place, "changes": changes}]
+    place = {"epoch": start.epoch, "step": start.step}
+    config["resumes"] = [*(start.config.get("resumes") or []), place]
+    changes = _log_changes(start, config)
+    if changes:
+        config["history"] = [*config["history"], {**place, "changes": changes}]
     if start.checkpoint is not None:
         _log_rate_change(state, start, steps_per_epoch=steps_per_epoch)
 
