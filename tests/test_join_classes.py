@@ -124,6 +124,14 @@ def test_classes_of_a_model(tmp_path):
         with_classes(index, ["fox"])
 
 
+def test_a_model_with_one_name_twice_is_refused(tmp_path):
+    """Its description was edited: metrics.json has one entry for each name."""
+    index = open_sources([coco(tmp_path, ["cat", "dog"], [[GOOD]])]).train.indices[0]
+    with pytest.raises(ValueError, match="of 'cat' in it two classes are wanted"):
+        with_classes(index, ["cat", "dog", "cat"])
+    assert len(with_classes(index, ["cat", "old", "old"]).categories) == 3
+
+
 def test_balanced_by_hand(tmp_path):
     """Two dogs, five cats: two images with a cat, both with a dog, the empty one never."""
     boxes = [[GOOD] for _ in range(5)] + [[box(6, 0, 0, 9, 9)], [box(6, 0, 0, 9, 9)], []]

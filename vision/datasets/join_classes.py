@@ -1,6 +1,7 @@
 """Giving data sets of different classes one list of classes, by the classes' names."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ def with_classes(index: AnnotationIndex, class_names: Sequence[str]) -> Annotati
             boxes of classes that are not among them are left out.
 
     Raises:
-        ValueError: no class is in both.
+        ValueError: no class is in both, or one is twice in the list.
     """
     own = {category.name: category for category in index.categories}
     if list(own) == list(class_names):
@@ -38,6 +39,11 @@ def with_classes(index: AnnotationIndex, class_names: Sequence[str]) -> Annotati
         raise ValueError(
             f"{index.annotation_file}: has none of the classes: {', '.join(own)} in the file, "
             f"{', '.join(wanted)} wanted; rename its categories, or add them"
+        )
+    if twice := [name for name, count in Counter(wanted).items() if count > 1 and name in own]:
+        raise ValueError(
+            f"{index.annotation_file}: of {twice[0]!r} in it two classes are wanted; the names of "
+            "the model's classes were edited"
         )
     new_label = np.zeros(len(index.categories) + 1, np.int32)
     categories, unannotated = [], set()
