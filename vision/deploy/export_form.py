@@ -199,7 +199,7 @@ def _best_rows(cls_logits: Tensor, num_rows: int) -> Tensor:
     """
     # The background as a slice: taking its column makes OpenVINO 2026.4 lose a dimension in int8.
     odds = cls_logits[..., 1:].amax(dim=-1, keepdim=True) - cls_logits[..., :1]
-    return odds.flatten(1).topk(num_rows).indices
+    return odds[..., 0].topk(num_rows).indices
 
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:
