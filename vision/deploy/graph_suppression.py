@@ -7,8 +7,8 @@ NonMaxSuppression as experimental, and its output has another shape for each ima
 import torch
 from torch import Tensor, nn
 
-# Even, see `GraphSuppression`. On the 87 val images of the blood cells, 400 boxes each, pytorch-ssd's
-# network and an mb2-ssd-lite-fpn have the same AP with 6, 8 and 12 rounds.
+# Even, see `GraphSuppression`. On the 87 val images of the blood cells, 400 boxes each, the network
+# of pytorch-ssd and an mb2-ssd-lite-fpn have the same AP with 6, 8 and 12 rounds.
 ROUNDS = 6
 
 
