@@ -23,8 +23,9 @@ from vision.deploy.compare import drops, table  # noqa: E402
 from vision.deploy.detect import FileDetector  # noqa: E402
 from vision.deploy.detectnet import DetectNet  # noqa: E402
 from vision.deploy.export import ExportOptions, build_export  # noqa: E402
+from vision.deploy.export_form import PIXELS, RescaledInput  # noqa: E402
 from vision.deploy.int8_weights import conv_names  # noqa: E402
-from vision.deploy.quantize import groups  # noqa: E402
+from vision.deploy.quantize import all_scores, groups  # noqa: E402
 from vision.deploy.torch_detector import TorchDetector  # noqa: E402
 from vision.runs.load_model import load_for_inference  # noqa: E402
 
@@ -445,6 +446,17 @@ def test_layers_found_to_stay_float_have_their_own_weights():
             own, wanted = (weights_of(each, name) for each in (file, expected))
             is_own = own is not None and np.array_equal(own, wanted)
             assert is_own == (group in export.about["float_layers"]), name
+
+
+@torch.no_grad()
+def test_layers_are_compared_over_all_priors():
+    model = opinionated()
+    images = pixels(model, num_images=2)
+    export = build_export("onnx", model, CLASSES, ExportOptions(), trained_model="-")
+    file = onnx.load_from_string(export.encode(export.about)[".onnx"])
+    logits, _ = RescaledInput(model, fed_as=PIXELS)(images.permute(0, 3, 1, 2).float())
+    found = all_scores(file, list(images.numpy()))[:, 0]
+    np.testing.assert_allclose(found, logits.softmax(dim=-1), atol=1e-4)
 
 
 def weights_of(model: "onnx.ModelProto", node_name: str) -> np.ndarray | None:

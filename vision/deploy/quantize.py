@@ -165,21 +165,26 @@ def _score_changes(
     images: Sequence[np.ndarray],
 ) -> dict[str, float]:
     """Make one group at a time int8: the root mean square change of all priors' scores."""
-    expected = _all_scores(model, images)
+    expected = all_scores(model, images)
     changes = {}
     for group in show_progress(compared, "int8"):
-        scores = _all_scores(_with_int8(model, ranges, nodes[group]), images)
+        scores = all_scores(_with_int8(model, ranges, nodes[group]), images)
         changes[group] = float(np.sqrt(np.square(scores - expected).mean()))
     return changes
 
 
-def _all_scores(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> np.ndarray:
-    """The softmax of every prior of each image, before any is selected."""
+def all_scores(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> np.ndarray:
+    """The softmax of every prior of each image; the graph has it of those it has chosen only."""
     (softmax,) = (node for node in model.graph.node if node.op_type == "Softmax")
+    (chosen,) = (node for node in model.graph.node if node.output[0] == softmax.input[0])
+    assert chosen.op_type == "GatherElements", chosen.op_type
+    logits = chosen.input[0]
     model = copy.deepcopy(model)
-    model.graph.output.append(onnx.ValueInfoProto(name=softmax.output[0]))
+    model.graph.output.append(onnx.ValueInfoProto(name=logits))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     name = model.graph.input[0].name
-    return np.stack([session.run([softmax.output[0]], {name: image[None]})[0] for image in images])
+    found = np.stack([session.run([logits], {name: image[None]})[0] for image in images])
+    odds = np.exp(found - found.max(axis=-1, keepdims=True))
+    return odds / odds.sum(axis=-1, keepdims=True)
