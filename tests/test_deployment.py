@@ -51,6 +51,26 @@ def test_eval_gives_the_same_number(exported, trained, tmp_path, target):
     assert metrics["AP50"] == pytest.approx(row["AP50"])
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--net", "vgg16-ssd"], "its network is mb2-ssd-lite; leave out --net vgg16-ssd"),
+        (["--label-file", "other.txt"], "other.txt: not the classes of"),
+    ],
+)
+def test_another_network_or_classes_than_the_runs_are_refused(
+    trained, tmp_path, monkeypatch, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.txt").write_text("BACKGROUND\ncup\nlid\njug\n")
+    done = call(
+        "export_ssd", "--trained-model", trained[1], "--target", "onnx", "--output-dir", "out",
+        *flags,
+    )  # fmt: skip
+    assert done.code == 1 and len(done.errors) == 1 and message in done.errors[0]
+    assert not (tmp_path / "out").exists()
+
+
 def test_checkpoints_have_the_thresholds_of_their_validation(trained):
     run = trained[1]
     best = torch.load(run / "checkpoint_best.pt", weights_only=True)

@@ -54,6 +54,7 @@ def export_onnx(
     while _fold_sizes(model):  # what was folded lets more sizes be inferred
         pass
     _tidy(model.graph)
+    _fold_input_scale(model.graph)
     if not any_batch:  # of outputs whose size it computed in the graph, the tracer knows none
         for output in model.graph.output:
             output.type.tensor_type.ClearField("shape")
@@ -90,6 +91,36 @@ def _tidy(graph: onnx.GraphProto) -> None:
     for node in list(graph.node):
         if node.op_type == "Constant" and node.output[0] not in used:
             graph.node.remove(node)
+
+
+def _fold_input_scale(graph: onnx.GraphProto) -> None:
+    """Let the first convolution's weights do the scaling of the input: one pass over it less.
+
+    Only where one number scales all channels, so that weights on int8's grid stay on it. Zeros that
+    the convolution pads with are not affected.
+    """
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    sources = {name: node for node in graph.node for name in node.output}
+    conv = next((node for node in graph.node if node.op_type == "Conv"), None)
+    add = sources.get(conv.input[0]) if conv else None
+    scaling = sources.get(add.input[0]) if add is not None and add.op_type == "Add" else None
+    if scaling is None or scaling.op_type != "Mul":
+        return
+    names = scaling.input[1], add.input[1], conv.input[1]
+    uses = [name for node in graph.node for name in node.input]
+    if not all(name in weights and uses.count(name) == 1 for name in names):
+        return
+    if uses.count(scaling.output[0]) != 1 or uses.count(add.output[0]) != 1:
+        return
+    scale, shift, weight = (onnx.numpy_helper.to_array(weights[name]) for name in names)
+    if np.ptp(scale):
+        return
+    factor = scale.flat[0]
+    for name, value in zip(names[1:], (shift / factor, weight * factor), strict=True):
+        weights[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
+    graph.initializer.remove(weights[names[0]])
+    add.input[0] = scaling.input[0]
+    graph.node.remove(scaling)
 
 
 def _fold_sizes(model: onnx.ModelProto) -> bool:

@@ -36,7 +36,7 @@ def load_for_inference(
     Args:
         path: a run folder (its best checkpoint, else its newest), a checkpoint, a weight file
             of the family, or `torchvision` for its COCO weights of `net`.
-        net: network of a weight file that does not say so.
+        net: network of a weight file that does not say so; of a run or a checkpoint, its own.
         label_file: its labels.txt; the one beside the file when None.
         image_size: input (height, width), instead of the one trained with.
         tiles: along each side of a photo, instead of those trained with.
@@ -77,6 +77,7 @@ def _load(
     checkpoint = _read(path)
     if checkpoint is None:
         return (*_load_weight_file(path, net, label_file, image_size), {})
+    _check_given(path, checkpoint, net, label_file)
     model = _build(path, checkpoint, image_size=image_size)
     weights = checkpoint["ema"] or checkpoint["model"]
     if problem := _misfit(model, weights):
@@ -119,6 +120,23 @@ def _read(path: Path) -> dict | None:
     content = load_tensors(path)
     is_checkpoint = isinstance(content, dict) and content.get("format") == FORMAT
     return read_checkpoint(path) if is_checkpoint else None
+
+
+def _check_given(
+    path: Path, checkpoint: dict, net: str | None, label_file: str | Path | None
+) -> None:
+    """Refuse a network or classes that are not the checkpoint's: they would have no effect."""
+    own = checkpoint["config"]["arguments"].get("net")
+    if net not in (None, own):
+        raise ValueError(f"{path}: its network is {own}; leave out --net {net}")
+    if label_file is None:
+        return
+    names = [item["name"] for item in checkpoint["classes"]]
+    if read_labels(Path(label_file)) != names:
+        raise ValueError(
+            f"{label_file}: not the classes of {path}, which has its own: {', '.join(names)}; "
+            "leave out the file"
+        )
 
 
 def _load_weight_file(
