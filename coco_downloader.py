@@ -30,7 +30,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from vision.command_line import FamilyParser, run_script
+from vision.command_line import FamilyParser, run_script, worker_count
 from vision.download.coco_archives import (
     ARCHIVES,
     Archive,
@@ -97,10 +97,15 @@ def build_parser() -> argparse.ArgumentParser:
         "zips of other sizes and digests than COCO's are taken from it, with a warning "
         "(default: COCO's own server, by https where it answers)",
     )
-    add("--workers", type=int, default=4, help="archives at the same time (default %(default)s)")
+    add(
+        "--workers",
+        type=worker_count,
+        default=4,
+        help="archives at the same time (default %(default)s)",
+    )
     add(
         "--connections",
-        type=int,
+        type=worker_count,
         default=1,
         help="connections for each archive, for servers that limit the speed of one connection "
         "(default %(default)s)",

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from vision.args import default_workers
-from vision.command_line import FamilyParser, run_script
+from vision.command_line import FamilyParser, run_script, worker_count
 from vision.data_flags import add_data_flags, check_data_flags, data_name, open_dataset
 from vision.datasets.join_classes import source_with_classes
 from vision.engine.cpu_memory import keep_freed_memory
@@ -89,7 +89,7 @@ def build_compare_parser(**kwargs: Any) -> argparse.ArgumentParser:
     add("--html", metavar="FILE", help="also write a page with curves and tables")
     add("--resamples", type=int, default=NUM_RESAMPLES, metavar="N", help="of the bootstrap")
     add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
-    add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
+    add("--workers", "--num-workers", type=worker_count, default=default_workers(), metavar="N",
         help="processes that load images; 0 loads in this one")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     return parser

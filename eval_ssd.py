@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from vision.args import TILES, default_workers
-from vision.command_line import FamilyParser, image_size, run_script
+from vision.command_line import FamilyParser, image_size, run_script, worker_count
 from vision.data_flags import (
     add_data_flags,
     check_data_flags,
@@ -108,7 +108,7 @@ def build_eval_parser(**kwargs: Any) -> argparse.ArgumentParser:
         help="look at each image whole and in N x N overlapping tiles; default: as trained, of an "
         "exported file as exported")  # fmt: skip
     add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
-    add("--workers", "--num-workers", type=int, default=default_workers(), metavar="N",
+    add("--workers", "--num-workers", type=worker_count, default=default_workers(), metavar="N",
         help="processes that load images; 0 loads in this one")  # fmt: skip
     add("--score-threshold", type=float, metavar="X",
         help="lowest score of a detection; default: the network's own")  # fmt: skip

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vision.command_line import FamilyParser, run_script
+from vision.command_line import FamilyParser, run_script, worker_count
 from vision.download.coco_install import lock_folder
 from vision.download.open_images import (
     ANNOTATIONS_URL,
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--include-depiction", action="store_true", help="drawings and the like, too")
     add("--remove-overlapped", action="store_true",
         help="leave out single boxes inside a group box of their class")  # fmt: skip
-    add("--num-workers", "--workers", type=int, default=10, metavar="N",
+    add("--num-workers", "--workers", type=worker_count, default=10, metavar="N",
         help="images at the same time")  # fmt: skip
     add("--retry", "--retries", type=int, default=10, metavar="N", help="failed tries in a row")
     add("--timeout", type=float, default=60.0, metavar="S", help="seconds without an answer")

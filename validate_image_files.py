@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 from tqdm import tqdm
 
-from vision.command_line import FamilyParser, run_script
+from vision.command_line import FamilyParser, run_script, worker_count
 from vision.data_flags import add_reading_flags, reading_options
 from vision.datasets.findings import Findings
 from vision.files.atomic_file import write_atomically
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--path", type=Path, required=True, help="the folder of images, or of the data set"
     )
     parser.add_argument(
-        "--workers", type=int, default=_num_cores(), help="processes; default: all cores"
+        "--workers", type=worker_count, default=_num_cores(), help="processes; default: all cores"
     )
     parser.add_argument("--dry-run", action="store_true", help="report only, move nothing")
     parser.add_argument("--restore", action="store_true", help="move the files in _invalid back")

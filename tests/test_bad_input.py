@@ -426,6 +426,13 @@ def test_yolo_rows_that_cannot_be_used_are_counted_and_left_out(place, row, kind
         ("coco_downloader", ["--path=new", "--splits=training"], "--splits"),
         ("coco_downloader", ["--path=new", "--workers=0"], "--workers"),
         ("coco_downloader", ["--path=new", "--timeout=soon"], "--timeout"),
+        # Each would start processes, threads or connections until the machine stops.
+        ("coco_downloader", ["--path=new", "--workers=99999"], "at most 1024"),
+        ("coco_downloader", ["--path=new", "--connections=99999"], "at most 1024"),
+        ("open_images_downloader", ["--class-names=a", "--workers=99999"], "at most 1024"),
+        ("validate_image_files", ["--path", "data", "--workers=99999"], "at most 1024"),
+        ("eval_ssd", [*EVAL, "--trained-model=run", "--workers=99999"], "at most 1024"),
+        ("compare_runs", ["a", "b", "--workers=99999"], "at most 1024"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

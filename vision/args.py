@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from vision.command_line import FamilyParser, flag_of, image_size
+from vision.command_line import MOST_WORKERS, FamilyParser, flag_of, image_size
 from vision.data_flags import READING
 from vision.datasets.image_cache import CACHES
 from vision.engine.distributed import local_world_size
@@ -79,7 +79,7 @@ MOST = 10**9  # larger numbers are typing errors, and some overflow what compute
 MORE_THAN_0 = Limits("more than 0, a billion at most", lambda x: 0 < x <= MOST)
 FROM_0 = Limits("0 or more, a billion at most", lambda x: 0 <= x <= MOST)
 RATES = Limits("more than 0", lambda x: 0 < x < math.inf)
-AT_ONCE = Limits("0 or more, 1024 at most", lambda x: 0 <= x <= 1024)
+AT_ONCE = Limits(f"0 or more, {MOST_WORKERS} at most", lambda x: 0 <= x <= MOST_WORKERS)
 FROM_0_BELOW_1 = Limits("0 or more and less than 1", lambda x: 0 <= x < 1)
 TO_1 = Limits("more than 0 and 1 or less", lambda x: 0 < x <= 1)
 OF_A_BACKBONE = Limits(

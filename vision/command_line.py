@@ -13,6 +13,7 @@ from vision.standard_streams import ReaderGone, lasting_streams
 
 _FLAG = re.compile(r"^--[^=]*")  # in `--batch_size=8` what stands before the value
 MOST_LETTERS = 4000  # of an error's line
+MOST_WORKERS = 1024  # processes or threads; a typing error would start them until the machine stops
 Explain = Callable[[Exception], str | None]
 
 
@@ -35,6 +36,14 @@ class FamilyParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with 2 and one line."""
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def worker_count(text: str) -> int:
+    """Read how many processes or threads work at once; the least is the script's to check."""
+    count = int(text)
+    if count > MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"at most {MOST_WORKERS} can be asked for")
+    return count
 
 
 def flag_of(name: str) -> str:
