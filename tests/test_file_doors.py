@@ -68,7 +68,6 @@ EXCEPTIONS = {
     "vision/datasets/image_cache.py": ({"os.fdopen"}, "memory, and a file without a name"),
     "vision/datasets/image_headers.py": ({"PIL.Image.open"}, "a stream that is open"),
     "vision/datasets/image_list.py": ({"os.walk"}, "the walker itself: each folder once"),
-    "vision/datasets/jpeg.py": ({"PIL.Image.open"}, "bytes that are read"),
     "vision/datasets/voc_folder.py": ({"rglob"}, "which follows no links"),
     "vision/datasets/voc_xml.py": (
         {"xml.etree.ElementTree.fromstring"}, "the parser itself; expat bounds the entities"
