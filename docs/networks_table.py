@@ -32,8 +32,8 @@ class Measured:
 
 
 MEASURED = {
-    "mb2-ssd-lite": Measured("43", "0.53 blood cells"),
-    "mb2-ssd-lite-fpn": Measured("44", "0.56 blood cells"),
+    "mb2-ssd-lite": Measured("43", "0.55 blood cells"),
+    "mb2-ssd-lite-fpn": Measured("44", "0.59 blood cells"),
     "mb2-ssd": Measured("63"),
     "mb1-ssd": Measured("58"),
     "mb1-ssd-lite": Measured("42"),
