@@ -140,7 +140,7 @@ def test_a_signal_counts_where_the_time_is_up_too():
 
 @pytest.mark.parametrize(
     ("steps_per_epoch", "epochs"),
-    [(1, 300), (2, 300), (6, 109), (13, 50), (21, 31), (22, 30), (7392, 30)],
+    [(1, 300), (3, 300), (6, 150), (13, 70), (29, 32), (30, 30), (7392, 30)],
 )
 def test_epochs_by_steps(steps_per_epoch, epochs):
     argv = ["--datasets", "data", "--checkpoint-folder", "run"]
@@ -152,11 +152,11 @@ def test_epochs_by_steps(steps_per_epoch, epochs):
 @pytest.mark.parametrize(
     ("flags", "steps", "seconds_left", "epochs", "said"),
     [
-        ([], 10, math.inf, 65, "--epochs 65, the first number that reaches 650 steps: 650 "
-         "steps, about 11 min"),
+        ([], 10, math.inf, 90, "--epochs 90, the first number that reaches 900 steps: 900 "
+         "steps, about 15 min"),
         ([], 2, math.inf, 300, "--epochs 300, the most: 600 steps, about 50 min"),
         ([], 7392, math.inf, 30, "--epochs 30, the fewest: 221760 steps, about 5 min"),
-        (["--max-hours=1"], 10, 3600, 65, "--epochs 65, the first number"),
+        (["--max-hours=1"], 10, 3600, 90, "--epochs 90, the first number"),
         # 0.85 of 10 minutes are 51 epochs of 10 seconds.
         (["--max-hours=0.2"], 10, 600, 51, "--epochs 51, as many as --max-hours 0.2 has time for"),
         (["--max-hours=0.2"], 10, 9, 1, "--epochs 1, as many as --max-hours 0.2 has time for"),

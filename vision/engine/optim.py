@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from vision.ssd.ssd import SSD
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-DEFAULT_STEPS = 650  # of a run that is not told its epochs; docs/recipes.md has what led to it
+DEFAULT_STEPS = 900  # of a run that is not told its epochs; docs/recipes.md has what led to it
 SCHEDULERS = ("cosine", "multi-step", "none")
 
 
