@@ -81,7 +81,10 @@ def without_own(packages: set[str]) -> set[str]:
 
 
 # What is imported with the first detections only, since it takes memory and a second.
-LATER = {s: {"torchvision"} for s in ("eval_ssd.py", "export_ssd.py", "onnx_export.py")}
+LATER = {
+    s: {"torchvision"}
+    for s in ("compare_runs.py", "eval_ssd.py", "export_ssd.py", "onnx_export.py")
+}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -175,9 +175,9 @@ def whole():
     [
         ({"net": "yolo"}, "unknown network 'yolo'"),
         ({"net": ["a"]}, "unhashable"),
-        ({"image_size": ["a"]}, "not supported between"),
+        ({"image_size": ["a"]}, "Expected `int`, got `str` - at `$.image_size[0]`"),
         ({"image_size": [10**9, 96]}, "each side must be 16384 px or less"),
-        ({"image_size": 3}, "not iterable"),
+        ({"image_size": 3}, "Expected `array | null`, got `int` - at `$.image_size`"),
         ({"mb2_width_mult": "x"}, "not supported between"),
         ({"mb2_width_mult": 1e6}, "must be between 0.1 and 10"),
         ({"mb2_width_mult": 1.0}, "of another shape, such as"),

@@ -1,7 +1,7 @@
 """The form of a run's configuration, as config.json and each checkpoint hold it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -34,7 +34,7 @@ class DataFacts(msgspec.Struct):
 class ReportedArguments(msgspec.Struct):
     """The arguments that reports compute with; older runs lack some."""
 
-    epochs: int | None = None
+    epochs: Annotated[int, msgspec.Meta(le=2**63 - 1)] | None = None
     iou_threshold: float = 0.0
     neg_pos_ratio: float = 0.0
     workers: int | None = None
