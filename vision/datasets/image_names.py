@@ -44,9 +44,8 @@ class ImageFinder:
         parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
         if len(name) > _LONGEST:  # its ends together would fill the memory
             return None
-        for first in range(
-            min(len(parts), _DEEPEST)
-        ):  # without its first folder, its first two, ...
+        # Without its first folder, its first two, ...
+        for first in range(min(len(parts), _DEEPEST)):
             shorter = "/".join(parts[first:])
             if self._exists(shorter):
                 return shorter
