@@ -348,6 +348,17 @@ def test_another_file_is_refused(tmp_path, content, suffix):
         Detector.load(path)
 
 
+def test_an_opset_that_is_too_new_is_named(folder, tmp_path):
+    import onnx
+
+    network = onnx.load(folder / "mb2-ssd-lite-onnx.onnx")
+    network.opset_import[0].version = 999
+    onnx.save(network, tmp_path / "new.onnx")
+    words = r"new\.onnx: onnxruntime \S+ cannot load it: export it again, .*999"
+    with pytest.raises(ValueError, match=words):
+        detect.FileDetector(tmp_path / "new.onnx")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [

@@ -522,10 +522,7 @@ class OnnxRuntime:
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # of one of a dozen types
-            line = _in_one_line(error)
-            raise ValueError(
-                f"{path}: onnxruntime {onnxruntime.__version__} says: {line}"
-            ) from error
+            raise _cannot_load(path, f"onnxruntime {onnxruntime.__version__}", error) from error
         self.properties = self._session.get_modelmeta().custom_metadata_map
 
     def __call__(self, inputs: np.ndarray) -> list[np.ndarray]:
@@ -552,8 +549,7 @@ class OpenVino:
             model = openvino.Core().read_model(path)
             self._run = openvino.compile_model(model, "CPU", options)
         except RuntimeError as error:
-            line = _in_one_line(error)
-            raise ValueError(f"{path}: openvino {openvino.__version__} says: {line}") from None
+            raise _cannot_load(path, f"openvino {openvino.__version__}", error) from None
         has_properties = model.has_rt_info(PROPERTIES_IN_XML)
         self.properties = model.get_rt_info(PROPERTIES_IN_XML).value if has_properties else {}
 
@@ -581,7 +577,7 @@ class TfLite:
             self._interpreter.allocate_tensors()
             self.properties = _tflite_properties(content)
         except Exception as error:  # damaged bytes make its reader raise any type
-            raise ValueError(f"{path}: {self.package} says: {_in_one_line(error)}") from error
+            raise _cannot_load(path, self.package, error) from error
 
     def __call__(self, inputs: np.ndarray) -> list[np.ndarray]:
         (entry,) = self._interpreter.get_input_details()
@@ -615,6 +611,14 @@ RUNTIMES = {
     ".tflite": TfLite,
     # end
 }
+
+
+def _cannot_load(path: Path, runtime: str, error: Exception) -> ValueError:
+    """The error for a file that is damaged, or has operators that are newer than the runtime."""
+    return ValueError(
+        f"{path}: {runtime} cannot load it: export it again, or install a newer runtime; it says: "
+        f"{_in_one_line(error)}"
+    )
 
 
 def _in_one_line(error: Exception) -> str:
