@@ -32,7 +32,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, **changes}
 
 
-def setup(*options, script: Path = ROOT / "setup_coco", env: dict[str, str] | None = None):
+def run_setup(*options, script: Path = ROOT / "setup_coco", env: dict[str, str] | None = None):
     env = env or environment(PYTHON=sys.executable)
     command = [str(script), *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd="/")
@@ -62,14 +62,14 @@ def check_all(root: Path, files: dict[str, bytes]) -> None:
 
 def test_download_validate_fix_and_again(server, tmp_path):
     root = tmp_path / "my coco"
-    done = setup("--path", root, "--base-url", server.url)
+    done = run_setup("--path", root, "--base-url", server.url)
     assert done.returncode == 0, done.stderr
     check_all(root, server.files)
     said = [line for line in done.stderr.splitlines() if line.startswith("setup_coco: ")]
     assert [line[12:15] for line in said] == ["1/3", "2/3", "2/3", "2/3", "3/3", "don"]
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*/*")}
     num_requests = len(server.requests)
-    again = setup(f"--path={root}", f"--base-url={server.url}")
+    again = run_setup(f"--path={root}", f"--base-url={server.url}")
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*/*")} == before
     assert len(server.requests) == num_requests
@@ -78,7 +78,7 @@ def test_download_validate_fix_and_again(server, tmp_path):
 def test_options_are_passed_on(server, tmp_path):
     root = tmp_path / "coco"
     options = ("--base-url", server.folder.as_uri(), "--keep-zips", "--workers", "1")
-    done = setup("--splits", "val,annotations", "--path", root, *options)
+    done = run_setup("--splits", "val,annotations", "--path", root, *options)
     assert done.returncode == 0, done.stderr
     kept = {path.name for path in root.glob("*.zip")}
     assert kept == {"val2017.zip", "annotations_trainval2017.zip"}
@@ -89,11 +89,11 @@ def test_options_are_passed_on(server, tmp_path):
 def test_a_failed_download_ends_it_and_the_next_run_goes_on(server, tmp_path):
     hidden = tmp_path / "hidden.zip"
     (server.folder / ZIPS[2]).rename(hidden)
-    done = setup("--path", tmp_path / "coco", "--base-url", server.url)
+    done = run_setup("--path", tmp_path / "coco", "--base-url", server.url)
     assert done.returncode == 1
     assert "error: test2017.zip: " in done.stderr and "2/3" not in done.stderr
     hidden.rename(server.folder / ZIPS[2])
-    done = setup("--path", tmp_path / "coco", "--base-url", server.url)
+    done = run_setup("--path", tmp_path / "coco", "--base-url", server.url)
     assert done.returncode == 0, done.stderr
     check_all(tmp_path / "coco", server.files)
 
@@ -101,13 +101,13 @@ def test_a_failed_download_ends_it_and_the_next_run_goes_on(server, tmp_path):
 def test_an_unreadable_image_is_told_and_does_not_stop_the_fix(server, tmp_path):
     root = tmp_path / "coco"
     options = ("--path", root, "--base-url", server.url, "--splits", "val,annotations")
-    assert setup(*options).returncode == 0
+    assert run_setup(*options).returncode == 0
     image = root / "val2017/000000000009.jpg"
     size = image.stat().st_size
     image.write_bytes(bytes(size))  # as a bad disk leaves it: the length is right
     for name in ("instances_val2017.json", "instances_train2017.json"):
         (root / "annotations" / name).write_bytes(server.files["annotations/" + name])
-    done = setup(*options)
+    done = run_setup(*options)
     assert done.returncode == 1
     assert f"validator found something in {root}/val2017: see above" in done.stderr
     assert "3/3" in done.stderr
@@ -131,20 +131,20 @@ def test_an_interruption_at_any_time_is_continued(server, tmp_path, seconds):
     assert process.returncode == 130
     assert said.splitlines()[-1] == f"setup_coco: interrupted; to continue: {' '.join(command)}"
     server.rate = 0
-    done = setup("--path", root, "--base-url", server.url)
+    done = run_setup("--path", root, "--base-url", server.url)
     assert done.returncode == 0, done.stderr
     check_all(root, server.files)
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(option):
-    done = setup(option)
+    done = run_setup(option)
     assert done.returncode == 0 and done.stdout.startswith("usage: ./setup_coco [--path DIR]")
 
 
 @pytest.mark.parametrize("options", [["--path"], ["--unknown"], ["--splits", "valid"]])
 def test_wrong_usage(options, tmp_path):
-    done = setup(*options, *(["--path", str(tmp_path)] if options != ["--path"] else []))
+    done = run_setup(*options, *(["--path", str(tmp_path)] if options != ["--path"] else []))
     assert done.returncode == 2
     assert "2/3" not in done.stderr
 
@@ -171,7 +171,9 @@ def checkout(tmp_path) -> Path:
 def test_a_chosen_environment_without_the_packages_is_not_changed(bare_python, checkout, how):
     path = f"{bare_python}:{os.environ['PATH']}"
     chosen = {"PYTHON": str(bare_python / "python"), "VIRTUAL_ENV": str(bare_python.parent)}
-    done = setup(script=checkout / "setup_coco", env=environment(PATH=path, **{how: chosen[how]}))
+    done = run_setup(
+        script=checkout / "setup_coco", env=environment(PATH=path, **{how: chosen[how]})
+    )
     assert done.returncode == 1
     assert "lacks packages: run '" in done.stderr and done.stderr.count("\n") == 1
     assert not (checkout / ".venv").exists()
@@ -186,7 +188,7 @@ def test_an_environment_beside_the_script_is_used(server, tmp_path, bare_python,
     env = environment(PATH=f"{bare_python}:{os.environ['PATH']}")
     script = checkout / "setup_coco"
     options = ("--path", tmp_path / "coco", "--base-url", server.url, "--splits", "val,annotations")
-    done = setup(*options, script=script, env=env)
+    done = run_setup(*options, script=script, env=env)
     assert done.returncode == 0, done.stderr
 
 
@@ -196,7 +198,7 @@ def test_an_environment_is_made_and_an_interrupted_one_completed(bare_python, ch
     env = environment(PATH=path, PIP_NO_INDEX="1", PIP_DISABLE_PIP_VERSION_CHECK="1")
     made = []
     for _ in range(2):
-        done = setup(script=checkout / "setup_coco", env=env)
+        done = run_setup(script=checkout / "setup_coco", env=env)
         assert done.returncode == 1
         assert done.stderr.startswith("setup_coco: making an environment in ")
         assert done.stderr.splitlines()[-1].startswith("setup_coco: error: the packages did not")
