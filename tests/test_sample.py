@@ -49,7 +49,8 @@ def test_layout_and_traps_of_coco(sample, split, num_images):
     assert len(coco.anns) == len(coco.dataset["annotations"]), "annotation ids are unique"
     assert min(coco.anns) > 0
     assert any(not coco.getAnnIds(image_id) for image_id in coco.imgs)
-    modes = [cv2.imread(sample / f"{split}2017" / name, cv2.IMREAD_UNCHANGED) for name in files]
+    folder = sample / f"{split}2017"
+    modes = [cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED) for name in files]
     assert {image.shape for image in modes} == {(120, 160, 3), (120, 160)}
 
 

@@ -160,7 +160,9 @@ class TrainerHost:
         if until_stopped:
             return None
         text = {name: Path(answer["output"] + name).read_text() for name in (".out", ".err")}
-        return Finished(answer["returncode"], text[".out"], text[".err"])
+        # torch 2.10's Gloo says on stdout that it is connected.
+        stdout = "".join(x for x in text[".out"].splitlines(True) if not x.startswith("[Gloo] "))
+        return Finished(answer["returncode"], stdout, text[".err"])
 
     def kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
