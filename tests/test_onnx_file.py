@@ -26,7 +26,7 @@ CONSTANT_INPUTS = {
 
 
 def tensorrt_rows() -> dict[str, list[set[str]]]:
-    """The page's table: for each operator the types here, of 8.2 to 8.4, and of 10.15."""
+    """The page's table: for each operator the types here, of 8.2 and 8.4, and of 10.15."""
     lines = (ROOT / "docs/tensorrt.md").read_text().splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
     return {name: [set(cell.split(", ")) for cell in row[:3]] for name, *row in cells[2:]}
