@@ -2,7 +2,7 @@
 """Detect objects in images, folders, videos, cameras or streams, and draw or write them down.
 
     python run_ssd_example.py --trained-model runs/coco --output-dir pictures photo.jpg photos/
-    python run_ssd_example.py --trained-model runs/coco-onnx/mb2-ssd-lite-onnx.onnx \\
+    python run_ssd_example.py --trained-model runs/coco/export/mb2-ssd-lite-onnx.onnx \\
         --output-dir videos --track clip.mp4
     python run_ssd_example.py --trained-model runs/coco --json found.jsonl photos/ \\
         --score-threshold 0.5

@@ -5,9 +5,10 @@
     ./train_mobilenetv2_ssd.py --data-root finetune_dataset --weights-backbone imagenet \\
         --train-split finetune_dataset/splits/train.txt --val-split finetune_dataset/splits/val.txt
 
-It is train_ssd.py with the network mb2-ssd and this recipe's defaults. The output folder holds
-checkpoint_last.pt, checkpoint_best.pt (by COCO AP on the val split), metrics.jsonl and config.json;
-continue with train_ssd.py --resume runs/mobilenetv2_ssd. The data set folder is only read.
+It is train_ssd.py with the network mb2-ssd and this recipe's defaults, and takes the flags of
+train_ssd.py, too. The output folder holds checkpoint_last.pt, checkpoint_best.pt (by COCO AP on the
+val split), metrics.jsonl and config.json; continue with train_ssd.py --resume
+runs/mobilenetv2_ssd. The data set folder is only read.
 """
 
 import argparse
