@@ -210,7 +210,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
         num_workers=args.workers,
     )
     logger.info(
-        "%d images at %dx%d%s, %d classes, on %s in %s, %d threads and %d workers",
+        "%d images at %dx%d%s, %d classes, on %s in %s; threads: %d, workers: %d",
         len(index), *model.image_size, f", whole and in {tiles}x{tiles} tiles" if tiles > 1 else "",
         len(class_names), device, precision, torch.get_num_threads(), args.workers,
     )  # fmt: skip
