@@ -171,8 +171,8 @@ class TrainArguments:
         None, f"training transforms; default: light for --epochs up to {LIGHT_UP_TO}, else ssd, as "
         "in the paper", choices=tuple(PRESETS), group="data")  # fmt: skip
     resize: str = flag(
-        "linear", "of images to the network's input; point: one pixel each, as NVIDIA's detectNet "
-        "does on a Jetson",
+        "linear", "how images are brought to the input's size; point: one pixel each, as NVIDIA's "
+        "detectNet does on a Jetson",
         choices=RESIZES, group="data")  # fmt: skip
     tiles: int = flag(
         1, "photos much larger than the input: look at each whole and in N x N overlapping tiles, "
@@ -239,13 +239,14 @@ class TrainArguments:
         "--learning-rate",
         read=float, metavar="X", limits=RATES, group="recipe")  # fmt: skip
     base_net_lr: float | None = flag(
-        None, "of the backbone; default --lr",
+        None, "learning rate of the backbone; default: --lr",
         read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
     extra_layers_lr: float | None = flag(
-        None, "of the extra layers; default --lr",
+        None, "learning rate of the extra layers; default: --lr",
         read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
     momentum: float = flag(
-        0.9, "of SGD", read=float, metavar="X", limits=FROM_0_BELOW_1, group="recipe")  # fmt: skip
+        0.9, "momentum of SGD",
+        read=float, metavar="X", limits=FROM_0_BELOW_1, group="recipe")  # fmt: skip
     weight_decay: float | None = flag(
         None, "penalty on weights; default: adamw 0.01, sgd 0.0005, adam 0",
         read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
@@ -273,13 +274,13 @@ class TrainArguments:
         3.0, "hard negatives for each positive prior",
         read=float, metavar="X", limits=MORE_THAN_0, group="recipe")  # fmt: skip
     seed: int = flag(
-        0, "of weights, order and augmentation",
+        0, "random seed of weights, order and augmentation",
         read=int, metavar="N", limits=SEEDS, group="recipe")  # fmt: skip
     on_nonfinite: str = flag(
         "stop", "when loss or gradient is not finite; skip stops after 10 in a row",
         choices=("stop", "skip"), group="recipe")  # fmt: skip
     precision: str = flag(
-        "auto", "of the network's training step; auto: bf16 where the hardware has it",
+        "auto", "number format of the training step; auto: bf16 where the hardware has it",
         choices=PRECISIONS, group="recipe")  # fmt: skip
     threads: int = flag(
         0, "CPU threads; 0: torch's choice",
