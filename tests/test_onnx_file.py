@@ -43,6 +43,7 @@ def assert_tensorrt_takes_it(exported: "onnx.ModelProto") -> None:
     constants |= {tensor.name: tensor for tensor in inferred.initializer}
     types |= {name: tensor.data_type for name, tensor in constants.items()}
     for node in inferred.node:
+        assert node.op_type in rows, f"{node.op_type} has no row in docs/tensorrt.md"
         here, early, late = rows[node.op_type]
         name = (node.input or node.output)[0]
         kind = TYPES[onnx.TensorProto.DataType.Name(types[name])]
