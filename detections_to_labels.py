@@ -44,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--detections", required=True, metavar="FILE", help="COCO results, as eval_ssd.py writes")
     add_data_flags(parser, " that the results were made of")
-    add("--split", default="test", metavar="NAME", help="of --dataset; default: test")
-    add("--format", choices=tuple(WRITERS), default="yolo", help="of the labels")
+    add("--split", default="test", metavar="NAME", help="split of --dataset; default: test")
+    add("--format", choices=tuple(WRITERS), default="yolo", help="format of the labels")
     add("--output", required=True, type=Path, metavar="DIR", help="new or empty folder")
     add("--score-threshold", type=float, default=0.3, metavar="X",
         help="lowest score of a box that is written")  # fmt: skip

@@ -102,12 +102,12 @@ def build_eval_parser(**kwargs: Any) -> argparse.ArgumentParser:
     add("--image-size", "--resolution", type=image_size, metavar="SIZE",
         help="input in pixels, 300 or HEIGHTxWIDTH; default: as trained")  # fmt: skip
     add("--resize", choices=RESIZES,
-        help="of images to the input; point: one pixel each, as NVIDIA's detectNet does; default: "
-        "as trained")  # fmt: skip
+        help="how images are brought to the input's size; point: one pixel each, as NVIDIA's "
+        "detectNet does; default: as trained")  # fmt: skip
     add("--tiles", type=int, metavar="N",
         help="look at each image whole and in N x N overlapping tiles; default: as trained, of an "
         "exported file as exported")  # fmt: skip
-    add("--batch-size", type=int, default=16, metavar="N", help="images a forward pass")
+    add("--batch-size", type=int, default=16, metavar="N", help="images in a forward pass")
     add("--workers", "--num-workers", type=worker_count, default=default_workers(), metavar="N",
         help="processes that load images; 0 loads in this one")  # fmt: skip
     add("--score-threshold", type=float, metavar="X",
@@ -128,7 +128,7 @@ def build_eval_parser(**kwargs: Any) -> argparse.ArgumentParser:
         help="same numbers from NumPy, or from pycocotools itself")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--precision", choices=PRECISIONS, default="fp32",
-        help="of the forward pass; auto: bf16 where the hardware has it")  # fmt: skip
+        help="number format of the forward pass; auto: bf16 where the hardware has it")  # fmt: skip
     add("--json", action="store_true", help="print metrics.json instead of the tables")
     return parser
 
@@ -210,7 +210,7 @@ def evaluate_split(args: argparse.Namespace) -> None:
         num_workers=args.workers,
     )
     logger.info(
-        "%d images at %dx%d%s, %d classes, on %s in %s, %d threads and %d workers",
+        "%d images at %dx%d%s, %d classes, on %s in %s; threads: %d, workers: %d",
         len(index), *model.image_size, f", whole and in {tiles}x{tiles} tiles" if tiles > 1 else "",
         len(class_names), device, precision, torch.get_num_threads(), args.workers,
     )  # fmt: skip

@@ -6,9 +6,11 @@ In every `annotations/instances_*.json` the category ids become 0, 1, ... in the
 ids, which are kept as `original_id`; the annotations get the new ids. The original file stays
 beside the new one as `instances_*.original.json`. Annotations of categories or images that do not
 exist, and boxes that are not finite or outside their image, are dropped; annotation ids that are 0
-or used twice are replaced; missing `area` and `iscrowd` are filled in; each kind is counted in the
-output. Nothing else changes. A second run changes nothing; after an interruption run it again. Exit
-status 1: the file that the message names, and those after it, are unchanged.
+or used twice are replaced; missing `area` and `iscrowd` are filled in. Images get the width and
+height that they lack, a number where their id is text, and the name of their file where it was
+spelled in another way. Each kind is counted in the output; nothing else changes. A second run
+changes nothing; after an interruption run it again. Exit status 1: the file that the message names,
+and those after it, are unchanged.
 """
 
 from vision.installed import require

@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="images of all splits together, in proportion; 0: all")  # fmt: skip
     add("--max-annotations-per-class", type=int, default=0, metavar="N",
         help="boxes of each class of all splits together; 0: all")  # fmt: skip
-    add("--stats-only", action="store_true", help="count images and boxes, and fetch no image")
+    add("--stats-only", action="store_true", help="count images and boxes, without fetching images")
     add("--related-images", action="store_true",
         help="keep the boxes of all other classes in the images, too")  # fmt: skip
     add("--include-depiction", action="store_true", help="drawings and the like, too")
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="images at the same time")  # fmt: skip
     add("--retry", "--retries", type=int, default=10, metavar="N", help="failed tries in a row")
     add("--timeout", type=float, default=60.0, metavar="S", help="seconds without an answer")
-    add("--seed", type=int, default=0, metavar="N", help="of what --max-... choose")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the choice by --max-...")
     add("--annotations-url", default=ANNOTATIONS_URL, help="server of the CSV files")
     add("--images-url", default=IMAGES_URL, help="server of the images")
     return parser

@@ -2,7 +2,7 @@
 """Detect objects in images, folders, videos, cameras or streams, and draw or write them down.
 
     python run_ssd_example.py --trained-model runs/coco --output-dir pictures photo.jpg photos/
-    python run_ssd_example.py --trained-model runs/coco-onnx/mb2-ssd-lite-onnx.onnx \\
+    python run_ssd_example.py --trained-model runs/coco/export/mb2-ssd-lite-onnx.onnx \\
         --output-dir videos --track clip.mp4
     python run_ssd_example.py --trained-model runs/coco --json found.jsonl photos/ \\
         --score-threshold 0.5
@@ -122,7 +122,8 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
         help="move a detection to the mean of the boxes of its class with a higher IoU than this; "
         "0: do not; default: as trained; an exported file has its own inside")  # fmt: skip
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
-        help="of a network in torch; auto: bf16 where the hardware has it")  # fmt: skip
+        help="number format of a network in torch; auto: bf16 where the hardware "
+        "has it")  # fmt: skip
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:

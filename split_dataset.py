@@ -54,11 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_flags(parser, "", pairs=("train", "val"))
     add("--output", required=True, type=Path, metavar="DIR", help="new or empty folder")
     add("--fractions", type=float, nargs="+", default=[0.8, 0.1, 0.1], metavar="SHARE",
-        help="of train, val and test; default: 0.8 0.1 0.1")  # fmt: skip
+        help="shares of train, val and test; default: 0.8 0.1 0.1")  # fmt: skip
     add("--group-by", choices=GROUPS, default="duplicates",
         help="what stays on one side: images that look the same (the default), images of a folder, "
         "images of a video (neighbours by their number that look alike), or nothing")  # fmt: skip
-    add("--seed", type=int, default=0, metavar="N", help="of the draw")
+    add("--seed", type=int, default=0, metavar="N", help="random seed")
     return parser
 
 

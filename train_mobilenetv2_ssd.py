@@ -5,9 +5,10 @@
     ./train_mobilenetv2_ssd.py --data-root finetune_dataset --weights-backbone imagenet \\
         --train-split finetune_dataset/splits/train.txt --val-split finetune_dataset/splits/val.txt
 
-It is train_ssd.py with the network mb2-ssd and this recipe's defaults. The output folder holds
-checkpoint_last.pt, checkpoint_best.pt (by COCO AP on the val split), metrics.jsonl and config.json;
-continue with train_ssd.py --resume runs/mobilenetv2_ssd. The data set folder is only read.
+It is train_ssd.py with the network mb2-ssd and this recipe's defaults, and takes the flags of
+train_ssd.py, too. The output folder holds checkpoint_last.pt, checkpoint_best.pt (by COCO AP on the
+val split), metrics.jsonl and config.json; continue with train_ssd.py --resume
+runs/mobilenetv2_ssd. The data set folder is only read.
 """
 
 import argparse
@@ -29,19 +30,31 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data-root", default="finetune_dataset", metavar="ROOT",
         help="folder of images/, labels/, classes.txt and splits/")  # fmt: skip
-    add("--train-split", metavar="FILE", help="image paths; default splits/train.txt")
-    add("--val-split", metavar="FILE", help="image paths; default splits/val.txt")
+    add("--train-split", metavar="FILE", help="image paths; default: splits/train.txt")
+    add("--val-split", metavar="FILE", help="image paths; default: splits/val.txt")
     add("--image-size", default="320", metavar="SIZE", help="input in pixels, or HEIGHTxWIDTH")
     add("--epochs", type=int, default=50, metavar="N", help="epochs in all")
-    add("--batch-size", type=int, default=8, metavar="N", help="images a step")
+    add("--batch-size", type=int, default=8, metavar="N", help="images in a step")
     add("--lr", type=float, default=0.002, metavar="X", help="learning rate")
     add("--output-dir", default="runs/mobilenetv2_ssd", metavar="RUN", help="folder of the run")
     add("--weights-backbone", default="none", metavar="none|imagenet|FILE",
         help="trained MobileNetV2 for the backbone")  # fmt: skip
     add("--strict-labels", action="store_true",
         help="a bad label line or an unknown class id is an error")  # fmt: skip
-    add("--workers", type=int, default=default_workers(), metavar="N", help="data processes")
-    add("--seed", type=int, default=0, metavar="N", help="of weights, order and augmentation")
+    add(
+        "--workers",
+        type=int,
+        default=default_workers(),
+        metavar="N",
+        help="processes that load data",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="random seed of weights, order and augmentation",
+    )
     return parser
 
 

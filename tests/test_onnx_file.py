@@ -26,7 +26,7 @@ CONSTANT_INPUTS = {
 
 
 def tensorrt_rows() -> dict[str, list[set[str]]]:
-    """The page's table: for each operator the types here, of 8.2 to 8.4, and of 10.15."""
+    """The page's table: for each operator the types here, of 8.2 and 8.4, and of 10.15."""
     lines = (ROOT / "docs/tensorrt.md").read_text().splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
     return {name: [set(cell.split(", ")) for cell in row[:3]] for name, *row in cells[2:]}
@@ -43,6 +43,7 @@ def assert_tensorrt_takes_it(exported: "onnx.ModelProto") -> None:
     constants |= {tensor.name: tensor for tensor in inferred.initializer}
     types |= {name: tensor.data_type for name, tensor in constants.items()}
     for node in inferred.node:
+        assert node.op_type in rows, f"{node.op_type} has no row in docs/tensorrt.md"
         here, early, late = rows[node.op_type]
         name = (node.input or node.output)[0]
         kind = TYPES[onnx.TensorProto.DataType.Name(types[name])]

@@ -134,7 +134,7 @@ def test_a_longer_cosine_is_that_of_the_new_number_of_epochs(trainer, reference,
     longer = trainer.run("--resume", run, "--epochs=4", "--lr=0.002")
     assert longer.returncode == 0
     # 3 steps of warm-up; step 6 is a third of the way to step 12, and 3 of 3 to step 6.
-    assert "12 steps in all instead of 6: the learning rate goes on at 0.75 of" in longer.stderr
+    assert "12 steps in all instead of 6: the learning rate goes on at 75 % of" in longer.stderr
     lrs = [record["lr"] for record in read_metrics(run)]
     expected = [0.002 * 0.5 * (1 + math.cos(math.pi * part)) for part in (5 / 9, 8 / 9)]
     assert lrs[2:] == pytest.approx(expected)

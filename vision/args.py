@@ -171,8 +171,8 @@ class TrainArguments:
         None, f"training transforms; default: light for --epochs up to {LIGHT_UP_TO}, else ssd, as "
         "in the paper", choices=tuple(PRESETS), group="data")  # fmt: skip
     resize: str = flag(
-        "linear", "of images to the network's input; point: one pixel each, as NVIDIA's detectNet "
-        "does on a Jetson",
+        "linear", "how images are brought to the input's size; point: one pixel each, as NVIDIA's "
+        "detectNet does on a Jetson",
         choices=RESIZES, group="data")  # fmt: skip
     tiles: int = flag(
         1, "photos much larger than the input: look at each whole and in N x N overlapping tiles, "
@@ -184,7 +184,7 @@ class TrainArguments:
         choices=CACHES, group="data")  # fmt: skip
     workers: int | None = flag(
         None, "processes that load data, for each that trains; 0: its own threads; "
-        "default: half the cores, on two without a GPU 0", "--num-workers",
+        "default: half the cores, 8 at most; on two or fewer without a GPU 0", "--num-workers",
         read=int, metavar="N", limits=AT_ONCE, resume=FREE, group="data")  # fmt: skip
 
     net: str = flag("mb2-ssd-lite", "network", choices=tuple(MODELS), group="network")
@@ -203,8 +203,9 @@ class TrainArguments:
         "than this, weighted by their scores; 0: it stays",
         read=float, metavar="IOU", limits=FROM_0_BELOW_1, group="network")  # fmt: skip
     prior_sizes: tuple[float, ...] | None = flag(
-        None, "sizes of the priors as shares of the image; default: the network's own",
-        read=float, nargs=7, metavar="S", group="network")  # fmt: skip
+        None, "growing sizes of the priors, as shares of the image's shorter side: one more than "
+        "the network has maps, seven for most; default: the network's own",
+        read=float, nargs="+", metavar="S", group="network")  # fmt: skip
     base_net: str = flag(
         "none", "trained weights for the backbone",
         read=absolute_path, metavar="FILE|imagenet|none", resume=FREE, group="network")  # fmt: skip
@@ -230,7 +231,7 @@ class TrainArguments:
         0, "stop when val AP has not risen for N validations; 0: do not",
         read=int, metavar="N", limits=FROM_0, resume=FREE, group="recipe")  # fmt: skip
     batch_size: int = flag(
-        16, "images a step, over all processes",
+        16, "images in a step, over all processes",
         read=int, metavar="N", limits=BATCHES, group="recipe")  # fmt: skip
     optimizer: str = flag("adamw", "optimizer", choices=OPTIMIZERS, group="recipe")
     lr: float | None = flag(
@@ -238,13 +239,14 @@ class TrainArguments:
         "--learning-rate",
         read=float, metavar="X", limits=RATES, group="recipe")  # fmt: skip
     base_net_lr: float | None = flag(
-        None, "of the backbone; default --lr",
+        None, "learning rate of the backbone; default: --lr",
         read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
     extra_layers_lr: float | None = flag(
-        None, "of the extra layers; default --lr",
+        None, "learning rate of the extra layers; default: --lr",
         read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
     momentum: float = flag(
-        0.9, "of SGD", read=float, metavar="X", limits=FROM_0_BELOW_1, group="recipe")  # fmt: skip
+        0.9, "momentum of SGD",
+        read=float, metavar="X", limits=FROM_0_BELOW_1, group="recipe")  # fmt: skip
     weight_decay: float | None = flag(
         None, "penalty on weights; default: adamw 0.01, sgd 0.0005, adam 0",
         read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
@@ -269,16 +271,16 @@ class TrainArguments:
         0.4, "overlap from which a prior is positive",
         read=float, metavar="X", limits=TO_1, group="recipe")  # fmt: skip
     neg_pos_ratio: float = flag(
-        3.0, "hard negatives a positive",
+        3.0, "hard negatives for each positive prior",
         read=float, metavar="X", limits=MORE_THAN_0, group="recipe")  # fmt: skip
     seed: int = flag(
-        0, "of weights, order and augmentation",
+        0, "random seed of weights, order and augmentation",
         read=int, metavar="N", limits=SEEDS, group="recipe")  # fmt: skip
     on_nonfinite: str = flag(
         "stop", "when loss or gradient is not finite; skip stops after 10 in a row",
         choices=("stop", "skip"), group="recipe")  # fmt: skip
     precision: str = flag(
-        "auto", "of the network's training step; auto: bf16 where the hardware has it",
+        "auto", "number format of the training step; auto: bf16 where the hardware has it",
         choices=PRECISIONS, group="recipe")  # fmt: skip
     threads: int = flag(
         0, "CPU threads; 0: torch's choice",
@@ -434,6 +436,8 @@ def find_problem(args: TrainArguments) -> str | None:
         return "--checkpoint-folder RUN is needed (or --resume RUN)"
     elif not args.datasets and not args.train_json:
         return "--datasets ROOT is needed (or --train-json FILE --train-images DIR, --resume RUN)"
+    elif args.prior_sizes and len(args.prior_sizes) != len(MODELS[args.net].priors) + 1:
+        return f"--prior-sizes: {args.net} takes {len(MODELS[args.net].priors) + 1} growing sizes"
     for name in ("train", "val"):
         files, folders = (getattr(args, f"{name}_{what}") or () for what in ("json", "images"))
         if bool(files) != bool(folders) or len(folders) not in (0, 1, len(files)):

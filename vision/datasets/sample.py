@@ -206,9 +206,12 @@ def main(argv: list[str] | None = None) -> int:
     """Draw the data set; return the exit code."""
     parser = argparse.ArgumentParser(description="Draw a small data set in COCO's layout.")
     parser.add_argument("--path", required=True, help="folder to draw into")
-    parser.add_argument("--num-train", type=int, default=200, help="images of the train split")
-    parser.add_argument("--num-val", type=int, default=40, help="images of the val split")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-train", type=int, default=200, metavar="N",
+        help="images of the train split (default %(default)s)")  # fmt: skip
+    parser.add_argument("--num-val", type=int, default=40, metavar="N",
+        help="images of the val split (default %(default)s)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N",
+        help="of the drawing (default %(default)s)")  # fmt: skip
     args = parser.parse_args(argv)
     if min(args.num_train, args.num_val) < 1 or args.seed < 0:
         parser.error("--num-train and --num-val must be at least 1, and --seed at least 0")

@@ -1,7 +1,7 @@
 """Non-maximum suppression and box voting as matrix products, for graphs of static shape.
 
-The device's runtimes have no operator for it that all of them take: TensorRT 8.2 lists ONNX's
-NonMaxSuppression as experimental, and its output has another shape for each image.
+The device's runtimes have no operator for it that all of them take: the output of ONNX's
+NonMaxSuppression has another shape for each image, and TensorRT 8.2 lists it as experimental.
 """
 
 import torch

@@ -11,8 +11,8 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-# TensorRT 8.2, of JetPack 4.6, knows operators up to this opset (release 8.2-GA of
-# onnx/onnx-tensorrt, docs/operators.md). torch's newer exporter starts at 18.
+# TensorRT 8.2, of JetPack 4.6, knows operators up to this opset: docs/tensorrt.md has the
+# source. torch's newer exporter starts at 18.
 OPSET = 13
 
 

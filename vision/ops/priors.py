@@ -54,7 +54,7 @@ def growing_sizes(
     ):
         raise ValueError(
             f"prior sizes {tuple(sizes)}: give {num_maps + 1} growing shares of the image, "
-            "such as 0.1 0.2 0.35 0.5 0.65 0.8 0.95"
+            "such as 0.1 0.2 0.35 ..."
         )
     strides = [*strides, *[None] * (num_maps - len(strides))]
     return tuple(

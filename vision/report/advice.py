@@ -184,7 +184,7 @@ def _overfitting(history: RunHistory) -> Iterator[Advice]:
         lost,
         f"val loss rises from epoch {history.epochs[lowest]} on, from {val[lowest]:.3f} to "
         f"{val[rows[-1]]:.3f}, while the training loss falls from {train[lowest]:.3f} to "
-        f"{train[rows[-1]]:.3f}: the network learns the images by heart. AP is {lost:.3f} "
+        f"{train[rows[-1]]:.3f}: the network overfits. AP is {lost:.3f} "
         "below its best.",
         remedy,
         "AP",

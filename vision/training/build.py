@@ -150,7 +150,7 @@ def build_network(
     if args.sync_bn and distributed.world_size() > 1:
         synchronize_batch_norm(model)
     logger.info(
-        "%s at %dx%d, %d classes, on %s in %s, %d processes of %d threads and %d workers",
+        "%s at %dx%d, %d classes, on %s in %s; processes: %d, threads: %d, workers: %d",
         args.net, *model.image_size, len(class_names), options.device, options.precision,
         distributed.world_size(), torch.get_num_threads(), args.workers,
     )  # fmt: skip

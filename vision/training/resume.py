@@ -318,6 +318,7 @@ def _log_rate_change(state: TrainingState, start: RunStart, *, steps_per_epoch: 
     before, now = old.factor(step), state.schedule.factor(step)
     if old.total_steps != state.schedule.total_steps and before != now:
         logger.warning(
-            "%d steps in all instead of %d: the learning rate goes on at %.3g of --lr, not %.3g",
-            state.schedule.total_steps, old.total_steps, now, before,
+            "%d steps in all instead of %d: the learning rate goes on at %.3g %% of --lr, "
+            "not %.3g %%",
+            state.schedule.total_steps, old.total_steps, 100 * now, 100 * before,
         )  # fmt: skip
