@@ -27,8 +27,6 @@ class FamilyParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse, with hyphens for the underscores in the names of flags."""
-        """Parse, with hyphens for the underscores in the names of flags."""
-        """Parse, with hyphens for the underscores in the names of flags."""
         args = sys.argv[1:] if args is None else args
         with_hyphens = [_FLAG.sub(lambda match: match[0].replace("_", "-"), arg) for arg in args]
         return super().parse_known_args(with_hyphens, namespace)
