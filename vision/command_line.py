@@ -127,7 +127,11 @@ def _shortened(line: str) -> str:
 
 
 class _OneLine(logging.Formatter):
-    """Escapes what names in files may have; a traceback keeps its lines."""
+    """Escapes line breaks and control characters, which names in files may have.
+
+    Only of the message: a traceback keeps its lines.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """Format the message as one line, without what logging puts behind it."""
         return printable(super().formatMessage(record))

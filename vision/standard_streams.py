@@ -31,6 +31,7 @@ class LastingStream:
         self._stream, self._is_log, self._is_lost = stream, is_log, False
 
     def __getattr__(self, name: str) -> object:
+        """Take everything else, such as `isatty`, from the stream itself."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:

@@ -52,6 +52,8 @@ class Coco(msgspec.Struct):
 
 
 class _Info(msgspec.Struct):
+    """What is read of `info`."""
+
     description: str = ""
 
 

@@ -94,10 +94,13 @@ def _exported(
 
 
 class _Images(CalibrationDataReader):
+    """Feeds images to onnxruntime's calibration, one at a time."""
+
     def __init__(self, name: str, images: Iterable[np.ndarray]):
         self._feeds = ({name: image[None]} for image in images)
 
     def get_next(self) -> dict | None:
+        """Return the next {input name: image [1, H, W, 3]}; None at the end."""
         return next(self._feeds, None)
 
 
@@ -148,7 +151,7 @@ def _with_int8(model: onnx.ModelProto, ranges: TensorsData, nodes: list[str]) ->
 
 @contextlib.contextmanager
 def _no_notes() -> Iterator[None]:
-    """Keep notes on single weights, which onnxruntime logs, from the user."""
+    """Silence what onnxruntime logs about single weights."""
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.INFO))
     try:

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -93,10 +93,12 @@ def fetch_rows(server: Server, root: Path, split: str, names: dict[str, str]) ->
 
 @dataclass(frozen=True)
 class _Rows:
+    """The boxes of a CSV file, which is read anew at each iteration: it may fill the memory."""
+
     path: Path
     names: dict[str, str]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[OpenImagesBox]:
         return read_boxes(self.path, names=self.names)
 
 
@@ -146,6 +148,7 @@ def _without_overlapped(boxes: Boxes) -> Boxes:
             groups.setdefault((box.image_id, box.name), []).append(box.corners)
 
     def is_covered(box: OpenImagesBox) -> bool:
+        """Tell whether the centre of a box lies in a group box of its class and image."""
         left, top, right, bottom = box.corners
         x, y = (left + right) / 2, (top + bottom) / 2
         return any(g[0] <= x <= g[2] and g[1] <= y <= g[3]

@@ -206,6 +206,7 @@ class Loggers:
         self._loggers = loggers
 
     def __bool__(self) -> bool:
+        """Whether any logger is left."""
         return bool(self._loggers)
 
     def log_numbers(self, values: dict[str, float], epoch: int) -> None:

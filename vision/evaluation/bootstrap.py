@@ -60,6 +60,7 @@ def resample(matches: Matches, weights: np.ndarray) -> Resamples:
     inside = ~outside_areas(_areas(matches))  # [D, A]
 
     def resample_class(k: int) -> None:
+        """Write the numbers of the class in column k of `found`, for all resamples."""
         rows = _best_first(matches, k + 1)
         num_gt = _count_ground_truth(matches, k + 1, weights)  # [R, A]
         step = max(1, _AT_ONCE // max(1, len(rows)))
@@ -72,7 +73,7 @@ def resample(matches: Matches, weights: np.ndarray) -> Resamples:
                 found[name][part, k] = values[name]
 
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        list(pool.map(resample_class, range(shape[1])))  # NumPy leaves the lock in long loops
+        list(pool.map(resample_class, range(shape[1])))  # NumPy releases the GIL
     means = {name: _mean_over_classes(values) for name, values in found.items()}
     return Resamples(means, {name: found[name] for name in ("AP", "AP50")})
 

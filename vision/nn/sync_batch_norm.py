@@ -1,5 +1,7 @@
 """BatchNorm over the batches of all processes, on any device; torch's own needs a GPU."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -9,13 +11,15 @@ class _SumOverProcesses(torch.autograd.Function):
     """The sum of the processes' tensors; its gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(ctx, values: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Return the sum of `values` over all processes, of any shape."""
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Return the sum of the gradients of all processes."""
         total = grad.clone()
         dist.all_reduce(total)
         return total

@@ -1,5 +1,7 @@
 """The MultiBox loss: matching, hard negative mining, cross entropy and smooth L1."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -106,13 +108,15 @@ class _Select(torch.autograd.Function):
     """x[rows, columns] for places that differ; torch's own gradient adds them up one by one."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return [N, V] of x [B, P, V], at N places that rows and columns [N] name."""
         ctx.save_for_backward(rows, columns)
         ctx.shape = x.shape
         return x[rows, columns]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of x [B, P, V]."""
         grad_x = grad.new_zeros(ctx.shape)
         grad_x[ctx.saved_tensors] = grad
         return grad_x, None, None
