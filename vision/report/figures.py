@@ -12,6 +12,7 @@ from vision.report.words import percent
 
 MAX_LINES = 6  # classes in one drawing of curves
 MAX_BARS = 24
+MAX_POINTS = 300  # of a curve: more are not seen
 MIN_IN_BIN = 20  # detections, for a statement on their hit rate
 SIZE_NAMES = [
     f"{low}-{high:.0f}" if np.isfinite(high) else f"over {low}"
@@ -223,7 +224,7 @@ def _unit_square(axes, x: str, y: str) -> None:
     axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.01))
 
 
-def _thin(x: np.ndarray, y: np.ndarray, points: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """Keep as many points as a drawing shows."""
-    rows = np.unique(np.linspace(0, len(x) - 1, points).astype(int)) if len(x) else slice(0)
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keep at most MAX_POINTS of a curve, evenly spread."""
+    rows = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).astype(int)) if len(x) else slice(0)
     return x[rows], y[rows]

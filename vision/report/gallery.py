@@ -60,7 +60,7 @@ class Picture:
     file: str
 
 
-def likely_label_errors(analysis: Analysis, limit: int = NUM_SUSPECTS) -> list[Example]:
+def likely_label_errors(analysis: Analysis) -> list[Example]:
     """Find detections and boxes that speak against the labels, the likeliest first.
 
     A detection where no box is, or on a box of another class, with a score above its class's best
@@ -74,7 +74,7 @@ def likely_label_errors(analysis: Analysis, limit: int = NUM_SUSPECTS) -> list[E
     rows = np.flatnonzero(np.isin(errors.kinds, (BACKGROUND, CLASSIFICATION)))
     rows = rows[dt.scores[rows] > analysis.class_thresholds[dt.labels[rows] - 1]]
     beliefs, scores = _beliefs(analysis, rows)
-    best = np.lexsort((-dt.scores[rows], -beliefs))[:limit]
+    best = np.lexsort((-dt.scores[rows], -beliefs))[:NUM_SUSPECTS]
     best = best[beliefs[best] >= MIN_BELIEF]
     examples = []
     for row, belief, score in zip(rows[best], beliefs[best], scores[best], strict=True):
@@ -86,7 +86,7 @@ def likely_label_errors(analysis: Analysis, limit: int = NUM_SUSPECTS) -> list[E
         boxes = gt.boxes_xywh[(gt.image_index == image) & analysis.is_box]
         examples.append(Example(image, belief, reason, boxes, dt.boxes_xywh[[row]]))
     examples += _shared_boxes(analysis)
-    return sorted(examples, key=lambda example: -example.score)[:limit]
+    return sorted(examples, key=lambda example: -example.score)[:NUM_SUSPECTS]
 
 
 def _beliefs(analysis: Analysis, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
