@@ -33,7 +33,14 @@ import numpy as np
 import torch
 
 from vision.args import TILES, default_workers
-from vision.command_line import FamilyParser, image_size, run_script, worker_count
+from vision.command_line import (
+    FamilyParser,
+    check_shares,
+    flag_of,
+    image_size,
+    run_script,
+    worker_count,
+)
 from vision.data_flags import (
     add_data_flags,
     check_data_flags,
@@ -144,23 +151,11 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"--tiles must be {TILES.words}")
     if args.workers < 0:
         parser.error("--workers must be 0 or more")
-    for flag, value in (
-        ("--score-threshold", args.score_threshold),
-        ("--iou-threshold", args.iou_threshold),
-        ("--box-voting", args.box_voting),
-        ("--clustering", args.clustering),
-    ):
-        if value is not None and not 0 <= value <= 1:
-            parser.error(f"{flag} must be in 0..1")
+    check_shares(parser, args, "score_threshold", "iou_threshold", "box_voting", "clustering")
     if is_exported(args):
-        own = (
-            ("--iou-threshold", args.iou_threshold),
-            ("--box-voting", args.box_voting),
-            ("--image-size", args.image_size),
-            ("--resize", args.resize),
-        )
-        for flag, value in own:
-            if value is not None:
+        for name in ("iou_threshold", "box_voting", "image_size", "resize"):
+            if getattr(args, name) is not None:
+                flag = flag_of(name)
                 parser.error(f"{flag}: an exported file has its own; give it to export_ssd.py")
     elif args.runtime != "auto" or args.clustering is not None:
         parser.error("--runtime and --clustering are about files of export_ssd.py")
@@ -336,13 +331,9 @@ def threshold_of(args: argparse.Namespace) -> float:
 
 def weights_flags(args: argparse.Namespace) -> list[str]:
     """Return what a command needs besides --trained-model to load the same weights."""
-    pairs = (
-        ("--net", args.net),
-        ("--label-file", args.label_file),
-        ("--tiles", args.tiles),
-        ("--box-voting", args.box_voting),
-    )
-    return [word for flag, value in pairs if value is not None for word in (flag, str(value))]
+    names = ("net", "label_file", "tiles", "box_voting")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return [word for name, value in given.items() for word in (flag_of(name), str(value))]
 
 
 def find_train_sources(args: argparse.Namespace, class_names: list[str]) -> list[Source] | None:

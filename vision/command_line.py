@@ -49,6 +49,14 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def check_shares(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> None:
+    """End the program with exit code 2 where one of these arguments is given and not in 0..1."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            parser.error(f"{flag_of(name)} must be in 0..1")
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Read `300` or `HEIGHTxWIDTH` as (height, width)."""
     sides = [int(side) for side in text.lower().split("x")]

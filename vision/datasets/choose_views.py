@@ -47,7 +47,7 @@ def choose_views(indices: Sequence[AnnotationIndex], tiles: int, *, seed: int = 
 def views_with_boxes(index: AnnotationIndex, tiles: int) -> np.ndarray:
     """Tell which views of each image have a box to learn: bool [I, V]."""
     rows = np.flatnonzero(index.trainable & ~index.iscrowd)
-    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[rows]
+    images = index.images_of_boxes()[rows]
     boxes = index.clipped_boxes[rows].astype(np.float64)
     rectangles = tile_rectangles(index.sizes, tiles)
     found = np.zeros((len(index), num_views(tiles)), bool)

@@ -14,6 +14,7 @@ from vision.files.stand_ins import refuse_stand_in
 from vision.files.text import GZIP_MAGIC, decode_text
 
 CHUNK_BYTES = 1 << 20
+SEPARATOR = re.compile(rb"[ \t\r\n,]*")  # what stands before an entry of a list
 _PIECE_BYTES = 1 << 22
 
 
@@ -123,7 +124,7 @@ class CocoJson:
         """Decode up to a `},{`. It may be inside a string or a nested list; then the text before it
         is not valid JSON (something is not closed), and the next `},{` is tried."""
         size = CHUNK_BYTES
-        first = _SEPARATOR.match(self.parsed, position, end).end()
+        first = SEPARATOR.match(self.parsed, position, end).end()
         while True:
             boundary = _BETWEEN_OBJECTS.search(self.parsed, min(position + size, end), end)
             cut = boundary.start() + 1 if boundary else end
@@ -170,7 +171,6 @@ def _is_ascii(source: mmap.mmap, start: int) -> bool:
     return not int(np.bitwise_or.reduce(words)) & 0x8080808080808080 and rest.isascii()
 
 
-_SEPARATOR = re.compile(rb"[ \t\r\n,]*")
 _BETWEEN_OBJECTS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 
 

@@ -185,6 +185,5 @@ def assign(
 def _class_counts(index: AnnotationIndex) -> np.ndarray:
     """Boxes of each class in each image, int64 [I, C]."""
     counts = np.zeros((len(index), len(index.categories)), np.int64)
-    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))
-    np.add.at(counts, (images, index.labels - 1), 1)
+    np.add.at(counts, (index.images_of_boxes(), index.labels - 1), 1)
     return counts

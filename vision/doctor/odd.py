@@ -62,8 +62,7 @@ def _largest(data: CheckedData) -> np.ndarray:
         boxes = index.clipped_boxes
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         largest = np.zeros(len(index))
-        images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))
-        np.maximum.at(largest, images, areas)
+        np.maximum.at(largest, index.images_of_boxes(), areas)
         parts.append(largest / index.sizes.prod(axis=1))
     return np.concatenate(parts)
 

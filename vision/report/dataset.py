@@ -93,7 +93,7 @@ def _boxes_of(
     index: AnnotationIndex, class_names: Sequence[str], photo_size: tuple[int, int], first: int
 ) -> tuple[np.ndarray, ...]:
     rows = np.flatnonzero(index.trainable & ~index.iscrowd)
-    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[rows]
+    images = index.images_of_boxes()[rows]
     number = {name: label for label, name in enumerate(class_names, 1)}
     own = np.array([0, *(number.get(category.name, 0) for category in index.categories)])
     boxes = index.clipped_boxes[rows].astype(float)
