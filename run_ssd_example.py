@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def explain(error: RuntimeError) -> str | None:
-    """Say in one line what an error of torch's means; None: a fault of the program."""
+    """Say in one line what an error of torch's means; None for a bug."""
     if "torch" not in sys.modules:
         return None
     from vision.engine import machine_limits

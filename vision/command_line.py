@@ -77,7 +77,7 @@ def run_script(
     Args:
         work: returns the exit code, None for 0.
         explain: says in one line what a RuntimeError means; None keeps the traceback, as for a
-            fault of the program.
+            bug.
         interrupted: what to say after Ctrl-C.
         warnings_only: log no more than warnings, with their level.
 
@@ -112,7 +112,7 @@ def run_script(
 
 
 def _line_of(error: Exception, explain: Explain | None) -> str | None:
-    """Say in one line what a user can do something about; None for a fault of the program."""
+    """Say in one line what a user can do something about; None for a bug."""
     if isinstance(error, (ValueError, OSError)):
         return str(error)
     if isinstance(error, MemoryError):

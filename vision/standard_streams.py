@@ -1,6 +1,7 @@
-"""Standard output and error that outlast their readers, and show no stranger's control characters.
+"""Standard output and error that outlast their readers, and escape control characters.
 
-`train_ssd.py ... | head`, a closed terminal or `2>&-` are no reason to end hours of work.
+`train_ssd.py ... | head`, a closed terminal or `2>&-` are no reason to end hours of work. Names in
+untrusted files may hold commands for the terminal.
 """
 
 import contextlib

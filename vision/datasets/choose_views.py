@@ -9,8 +9,8 @@ from vision.datasets.annotation_index import AnnotationIndex
 from vision.ops.tiles import LEAST_INSIDE, num_views, share_inside, tile_rectangles
 
 logger = logging.getLogger(__name__)
-# Tiles without a box, for each tile with one: enough to learn what is none, and of photos that are
-# mostly empty not so many that most steps teach little.
+# Tiles without a box for each tile with one: negatives to learn from, but not so many that most
+# steps teach little where photos are mostly empty.
 EMPTY_SHARE = 0.25
 
 

@@ -123,7 +123,9 @@ class CocoDetection(Dataset):
         has_plan = hasattr(self.transform, "plan")
         return path, target, rng, self.transform.plan(size, target, rng) if has_plan else None
 
-    def _make(self, path: str, target: Target, rng: np.random.Generator, plan: Any):
+    def _make(
+        self, path: str, target: Target, rng: np.random.Generator, plan: Any
+    ) -> tuple[np.ndarray, Target]:
         """Read the pixels of an item, and transform pixels and boxes."""
         size = target["orig_size"]
         if plan is None:

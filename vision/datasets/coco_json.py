@@ -120,9 +120,14 @@ class CocoJson:
             self.forget_pages(position, cut)
             position, count = cut, count + len(records)
 
-    def _next_chunk(self, decoder, position: int, end: int) -> tuple[int, list]:
-        """Decode up to a `},{`. It may be inside a string or a nested list; then the text before it
-        is not valid JSON (something is not closed), and the next `},{` is tried."""
+    def _next_chunk(
+        self, decoder: msgspec.json.Decoder, position: int, end: int
+    ) -> tuple[int, list]:
+        """Decode up to a `},{`; return the byte after the last record, and the records.
+
+        The `},{` may be inside a string or a nested list. Then the text before it is not valid JSON
+        (something is not closed), and the next one is tried.
+        """
         size = CHUNK_BYTES
         first = SEPARATOR.match(self.parsed, position, end).end()
         while True:
@@ -151,7 +156,7 @@ def _is_utf8(source: mmap.mmap) -> bool:
     if source[:3] == codecs.BOM_UTF8 or b"\0" in source[:4]:
         return False
     decoder = codecs.getincrementaldecoder("utf-8")()
-    is_pending = False  # a letter may lie on both sides of a cut
+    is_pending = False  # a character may lie on both sides of a cut
     try:
         for start in range(0, len(source), _PIECE_BYTES):
             if is_pending or not _is_ascii(source, start):
@@ -196,7 +201,6 @@ def _without_not_finite(source: mmap.mmap) -> bytes:
 
 def raw_spans(text: bytes | mmap.mmap, values: dict[str, msgspec.Raw]) -> dict[str, tuple]:
     """Return where in `text` the values are that msgspec decoded from it: {key: (start, stop)}."""
-
     base = np.frombuffer(text, np.uint8).ctypes.data
     spans = {}
     for key, raw in values.items():

@@ -177,7 +177,14 @@ def _score_changes(
 
 
 def all_scores(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> np.ndarray:
-    """The softmax of every prior of each image; the graph has it of those it has chosen only."""
+    """Return the softmax of every prior: float32 [I, 1, P, C+1].
+
+    The graph computes it only for the priors that it has chosen.
+
+    Args:
+        model: exported from a `DetectionForm`.
+        images: I images, uint8 [H, W, 3] of the input's size.
+    """
     (softmax,) = (node for node in model.graph.node if node.op_type == "Softmax")
     (chosen,) = (node for node in model.graph.node if node.output[0] == softmax.input[0])
     assert chosen.op_type == "GatherElements", chosen.op_type

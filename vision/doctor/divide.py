@@ -16,8 +16,8 @@ from vision.doctor.duplicates import groups_of, near_pairs, popcount, same_pixel
 from vision.doctor.look import Looks, look_at_images
 
 GROUPS = ("duplicates", "video", "folder", "none")
-# Neighbours in a sequence of frames are of one scene up to these distances: of chance, hashes
-# differ in 32 bits.
+# Neighbours in a sequence of frames show one scene up to these distances of their hashes and
+# thumbnails. Hashes of unrelated images differ in 32 bits on average.
 _SCENE_BITS, _SCENE_GRAY = 22, 24.0
 
 

@@ -39,7 +39,12 @@ class Server:
     retries: int = 10
 
     def fetch(self, url: str, path: Path, *, most_bytes: int) -> None:
-        """Fetch a file that is not there yet; one of more than `most_bytes` is refused."""
+        """Fetch a file that is not there yet; one of more than `most_bytes` is refused.
+
+        Raises:
+            DownloadError: the server refuses, or the retries are used up; names the URL.
+            OSError: the disk is full or not writable.
+        """
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             limits = {"timeout": self.timeout, "retries": self.retries, "most_bytes": most_bytes}

@@ -251,8 +251,8 @@ class Difference:
     high: float
 
     @property
-    def is_told(self) -> bool:
-        """Whether the interval leaves out zero."""
+    def is_significant(self) -> bool:
+        """Whether zero is outside the interval."""
         return self.low > 0 or self.high < 0
 
 

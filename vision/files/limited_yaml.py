@@ -1,4 +1,4 @@
-"""Reading YAML that a stranger may have prepared: limits on its nesting and its aliases."""
+"""Reading untrusted YAML, with limits on its nesting and its aliases."""
 
 from pathlib import Path
 

@@ -48,8 +48,10 @@ def write_repair(repair: Repair) -> Path:
 
 
 def _keep_original(path: Path) -> Path:
-    """Keep the file also as instances_train.original.json or, if an older original has that name,
-    as .original.2.json and so on."""
+    """Keep the file also as instances_train.original.json, and return that path.
+
+    If an older original has that name, it is .original.2.json and so on.
+    """
     for number in itertools.count(1):
         suffix = ".original.json" if number == 1 else f".original.{number}.json"
         original = path.with_name(path.stem + suffix)

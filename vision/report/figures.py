@@ -1,6 +1,7 @@
 """The drawings of a validation, each with a sentence that says what it shows."""
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +10,9 @@ from vision.evaluation.errors import KINDS, SIZE_EDGES
 from vision.report.analysis import Analysis
 from vision.report.svg import BLUE, COLORS, GREEN, ORANGE, RED, SKY, Canvas, Figure, label, legend
 from vision.report.words import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MAX_LINES = 6  # classes in one drawing of curves
 MAX_BARS = 24
@@ -220,7 +224,7 @@ def _which(analysis: Analysis, chosen: list[int]) -> str:
     return f"the {len(chosen)} classes with the most boxes of {with_boxes}"
 
 
-def _unit_square(axes, x: str, y: str) -> None:
+def _unit_square(axes: "Axes", x: str, y: str) -> None:
     axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.01))
 
 

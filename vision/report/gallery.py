@@ -17,7 +17,7 @@ from vision.report.words import percent
 
 NUM_PICTURES = 8
 NUM_SUSPECTS = 20
-MIN_BELIEF = 0.5  # share of such detections that are right, for doubt in the labels
+MIN_BELIEF = 0.5  # precision from which on a detection makes its label doubtful
 SHARED_FROM = 0.8  # IoU of two boxes of different classes, or of one class
 SIDE = 176  # pixels of a picture
 _CONTEXT = 2.2  # sides of the part shown, over the box's
@@ -63,11 +63,11 @@ class Picture:
 def likely_label_errors(analysis: Analysis) -> list[Example]:
     """Find detections and boxes that speak against the labels, the likeliest first.
 
-    A detection where no box is, or on a box of another class, with a score above its class's best
-    threshold, is believed as much as its class's detections of that score and more are right, or
-    of a lower score where that is more: one wrong label at the top of the list lowers the share
-    there most, and belief must not fall as the score rises. Two boxes of the labels that share a
-    place are believed to be one by their IoU.
+    A detection where no box is, or on a box of another class, counts if its score is above its
+    class's best threshold. How likely it is right is the precision of its class at that score or
+    at a lower one, whichever is higher: a single wrong label at the top of the list lowers the
+    precision there most, and the likelihood must not fall as the score rises. Two labels at one
+    place are as likely one object as their IoU says.
     """
     errors, names = analysis.errors, analysis.names
     gt, dt = analysis.matches.ground_truth, analysis.matches.detections

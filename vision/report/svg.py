@@ -44,7 +44,7 @@ class Canvas:
     """Makes figures of one page; numbers them, so that no two elements have one id.
 
     Args:
-        name: a letter that no other canvas of the page has.
+        name: begins the ids of its elements; no other canvas of the page has it.
     """
 
     def __init__(self, name: str = "f"):
