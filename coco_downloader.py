@@ -162,6 +162,7 @@ def _install_all(
         waiting.put(item)
 
     def work() -> None:
+        """Install waiting archives one after the other, until none is left or all are to stop."""
         try:
             while not stop.is_set():
                 position, archive = waiting.get_nowait()
@@ -242,10 +243,11 @@ class _Progress:
     def __enter__(self) -> "_Progress":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Show the bytes that are done; a new stage starts the bar again."""
         if stage != self._stage:
             self._stage = stage
             self._bar.set_description(f"{self._name} {stage}", refresh=False)

@@ -17,7 +17,7 @@ import argparse
 import functools
 from pathlib import Path
 
-from vision.command_line import FamilyParser, run_script
+from vision.command_line import FamilyParser, check_shares, run_script
 from vision.data_flags import add_data_flags, check_data_flags, open_dataset
 from vision.datasets.prelabel import WRITERS, order_by_doubt, read_detections
 from vision.files.atomic_file import write_atomically
@@ -29,8 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     check_data_flags(parser, args)
-    if not 0 <= args.score_threshold <= 1:
-        parser.error("--score-threshold must be in 0..1")
+    check_shares(parser, args, "score_threshold")
     return run_script(functools.partial(convert, args))
 
 

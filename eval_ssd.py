@@ -25,6 +25,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,14 @@ import numpy as np
 import torch
 
 from vision.args import TILES, default_workers
-from vision.command_line import FamilyParser, image_size, run_script, worker_count
+from vision.command_line import (
+    FamilyParser,
+    check_shares,
+    flag_of,
+    image_size,
+    run_script,
+    worker_count,
+)
 from vision.data_flags import (
     add_data_flags,
     check_data_flags,
@@ -49,13 +57,10 @@ from vision.engine import distributed
 from vision.engine.cpu_memory import keep_freed_memory
 from vision.engine.machine_limits import explain
 from vision.engine.precision import PRECISIONS, choose_device, choose_precision
-from vision.evaluation.coco_boxes import (
-    Detections,
-    ground_truth_from_index,
-)
+from vision.evaluation.coco_boxes import Detections, GroundTruth, ground_truth_from_index
 from vision.evaluation.coco_eval import EVALUATORS
 from vision.evaluation.coco_results import detections_json, explain_nothing_found, metrics_table
-from vision.evaluation.evaluate import evaluate
+from vision.evaluation.evaluate import EvaluationResult, evaluate
 from vision.evaluation.exported import SCORE_THRESHOLD, measure, thresholded
 from vision.files.atomic_file import write_atomically
 from vision.files.printable import printable
@@ -67,6 +72,8 @@ from vision.report.summary import summary_lines
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS
 from vision.ssd.network import RESIZES
+from vision.ssd.ssd import SSD
+from vision.ssd.torchvision_ssd import NamedClasses
 from vision.training.data import DataSplit, check_same_for_all, evaluation_loader
 
 logger = logging.getLogger("eval_ssd")
@@ -144,23 +151,11 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"--tiles must be {TILES.words}")
     if args.workers < 0:
         parser.error("--workers must be 0 or more")
-    for flag, value in (
-        ("--score-threshold", args.score_threshold),
-        ("--iou-threshold", args.iou_threshold),
-        ("--box-voting", args.box_voting),
-        ("--clustering", args.clustering),
-    ):
-        if value is not None and not 0 <= value <= 1:
-            parser.error(f"{flag} must be in 0..1")
+    check_shares(parser, args, "score_threshold", "iou_threshold", "box_voting", "clustering")
     if is_exported(args):
-        own = (
-            ("--iou-threshold", args.iou_threshold),
-            ("--box-voting", args.box_voting),
-            ("--image-size", args.image_size),
-            ("--resize", args.resize),
-        )
-        for flag, value in own:
-            if value is not None:
+        for name in ("iou_threshold", "box_voting", "image_size", "resize"):
+            if getattr(args, name) is not None:
+                flag = flag_of(name)
                 parser.error(f"{flag}: an exported file has its own; give it to export_ssd.py")
     elif args.runtime != "auto" or args.clustering is not None:
         parser.error("--runtime and --clustering are about files of export_ssd.py")
@@ -195,11 +190,57 @@ def evaluate_split(args: argparse.Namespace) -> None:
     )
     class_names = [item["name"] for item in classes]
     source = source_with_classes(open_source(args), class_names)
-    index = source.index
-    if not len(index):
-        raise ValueError(f"{index.annotation_file}: it lists no images")
+    if not len(source.index):
+        raise ValueError(f"{source.index.annotation_file}: it lists no images")
     if distributed.world_size() > 1:
         check_same_for_all([DataSplit(args.split, [source])], model)
+    ground_truth = ground_truth_from_index(source.index)
+    network = describe_network(model)
+    result = measure_model(
+        args, model, source, ground_truth, class_names, device=device, precision=precision
+    )
+    if not result:  # in all processes but the main one
+        return
+    settings = model.network.postprocessing.changed(
+        score_threshold=args.score_threshold, iou_threshold=args.iou_threshold
+    )
+    counted = thresholded(ground_truth, result.detections, score_threshold=threshold_of(args))
+    validation = make_validation(
+        args,
+        class_names,
+        metrics=result.metrics | counted,
+        detections=result.detections,
+        ground_truth=ground_truth,
+        network=network,
+        sources=[source],
+        weights_flags=weights_flags(args),
+        score_threshold=settings.score_threshold,
+        iou_threshold=settings.iou_threshold,
+        voting_iou=settings.voting_iou,
+    )
+    spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
+    logger.info("%d detections; %s", len(result.detections), spent)
+    trained = Path(args.trained_model)
+    report(
+        args,
+        validation,
+        [category.category_id for category in source.index.categories],
+        run=trained if trained.is_dir() else trained.parent,
+        top_scores=result.top_scores,
+    )
+
+
+def measure_model(
+    args: argparse.Namespace,
+    model: SSD | NamedClasses,
+    source: Source,
+    ground_truth: GroundTruth,
+    class_names: list[str],
+    *,
+    device: torch.device,
+    precision: str,
+) -> EvaluationResult | None:
+    """Run a model over the images of a split; None in all processes but the main one."""
     tiles = model.network.tiles
     loader = evaluation_loader(
         [source],
@@ -211,12 +252,11 @@ def evaluate_split(args: argparse.Namespace) -> None:
     )
     logger.info(
         "%d images at %dx%d%s, %d classes, on %s in %s; threads: %d, workers: %d",
-        len(index), *model.image_size, f", whole and in {tiles}x{tiles} tiles" if tiles > 1 else "",
+        len(source.index), *model.image_size,
+        f", whole and in {tiles}x{tiles} tiles" if tiles > 1 else "",
         len(class_names), device, precision, torch.get_num_threads(), args.workers,
     )  # fmt: skip
-    ground_truth = ground_truth_from_index(index)
-    network = describe_network(model)
-    result = evaluate(
+    return evaluate(
         optimize_for_inference(model).to(device, memory_format=torch.channels_last),
         loader,
         ground_truth=ground_truth,
@@ -227,40 +267,6 @@ def evaluate_split(args: argparse.Namespace) -> None:
         score_threshold=args.score_threshold,
         iou_threshold=args.iou_threshold,
     )
-    if result:
-        settings = model.network.postprocessing.changed(
-            score_threshold=args.score_threshold, iou_threshold=args.iou_threshold
-        )
-        counted = thresholded(ground_truth, result.detections, score_threshold=threshold_of(args))
-        metrics = result.metrics | counted
-        validation = Validation(
-            metrics=metrics,
-            detections=result.detections,
-            ground_truth=ground_truth,
-            class_names=class_names,
-            network=network,
-            sources=[source],
-            weights=args.trained_model,
-            dataset=data_name(args),
-            dataset_flags=[data_words(args)],
-            split=args.split,
-            train_sources=find_train_sources(args, class_names),
-            weights_flags=weights_flags(args),
-            command=args.command,
-            score_threshold=settings.score_threshold,
-            iou_threshold=settings.iou_threshold,
-            voting_iou=settings.voting_iou,
-        )
-        spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
-        logger.info("%d detections; %s", len(result.detections), spent)
-        trained = Path(args.trained_model)
-        report(
-            args,
-            validation,
-            [category.category_id for category in index.categories],
-            run=trained if trained.is_dir() else trained.parent,
-            top_scores=result.top_scores,
-        )
 
 
 def evaluate_file(args: argparse.Namespace) -> None:
@@ -269,19 +275,7 @@ def evaluate_file(args: argparse.Namespace) -> None:
         args.trained_model, threshold=args.score_threshold or 0.0, tiles=args.tiles
     )
     source = open_source(args)
-    runtime = args.runtime
-    if runtime == "auto":
-        runtime = "detectnet" if detector.about["target"] == "jetson" else detector.raw.package
-    predict = detector.predict
-    if runtime == "detectnet":
-        clustering = CLUSTERING if args.clustering is None else args.clustering
-        predict = DetectNet(
-            detector, score_threshold=threshold_of(args), clustering=clustering
-        ).predict
-    elif runtime != detector.raw.package:
-        raise ValueError(f"--runtime {runtime}: {args.trained_model} is for {detector.raw.package}")
-    elif args.clustering is not None:
-        raise ValueError("--clustering is about --runtime detectnet")
+    runtime, predict = choose_predictor(args, detector)
     result = measure(
         predict,
         source,
@@ -298,24 +292,57 @@ def evaluate_file(args: argparse.Namespace) -> None:
         tuple(detector.about["image_size"]),
         tiles=1 if runtime == "detectnet" else detector.tiles,
     )
-    validation = Validation(
+    validation = make_validation(
+        args,
+        detector.names[1:],
         metrics=result.metrics,
         detections=result.detections,
         ground_truth=result.ground_truth,
-        class_names=detector.names[1:],
         network=network,
         sources=[result.source],
-        weights=args.trained_model,
-        dataset=data_name(args),
-        dataset_flags=[data_words(args)],
-        split=args.split,
-        train_sources=find_train_sources(args, detector.names[1:]),
-        command=args.command,
         score_threshold=args.score_threshold or 0.0,
         iou_threshold=detector.about["iou_threshold"],
         voting_iou=detector.about["box_voting"],
     )
     report(args, validation, result.category_ids, run=None)
+
+
+def choose_predictor(
+    args: argparse.Namespace, detector: detect.FileDetector
+) -> tuple[str, Callable[[np.ndarray], detect.Detections]]:
+    """Return the runtime of --runtime, and what detects in uint8 [H, W, 3] RGB as it does.
+
+    Raises:
+        ValueError: the file is for another runtime, or --clustering is not about this one.
+    """
+    runtime = args.runtime
+    if runtime == "auto":
+        runtime = "detectnet" if detector.about["target"] == "jetson" else detector.raw.package
+    if runtime == "detectnet":
+        clustering = CLUSTERING if args.clustering is None else args.clustering
+        shown = DetectNet(detector, score_threshold=threshold_of(args), clustering=clustering)
+        return runtime, shown.predict
+    if runtime != detector.raw.package:
+        raise ValueError(f"--runtime {runtime}: {args.trained_model} is for {detector.raw.package}")
+    if args.clustering is not None:
+        raise ValueError("--clustering is about --runtime detectnet")
+    return runtime, detector.predict
+
+
+def make_validation(
+    args: argparse.Namespace, class_names: list[str], **measured: Any
+) -> Validation:
+    """Put what was measured together with what the command says of the model and the data."""
+    return Validation(
+        class_names=class_names,
+        weights=args.trained_model,
+        dataset=data_name(args),
+        dataset_flags=[data_words(args)],
+        split=args.split,
+        train_sources=find_train_sources(args, class_names),
+        command=args.command,
+        **measured,
+    )
 
 
 def open_source(args: argparse.Namespace) -> Source:
@@ -336,13 +363,9 @@ def threshold_of(args: argparse.Namespace) -> float:
 
 def weights_flags(args: argparse.Namespace) -> list[str]:
     """Return what a command needs besides --trained-model to load the same weights."""
-    pairs = (
-        ("--net", args.net),
-        ("--label-file", args.label_file),
-        ("--tiles", args.tiles),
-        ("--box-voting", args.box_voting),
-    )
-    return [word for flag, value in pairs if value is not None for word in (flag, str(value))]
+    names = ("net", "label_file", "tiles", "box_voting")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return [word for name, value in given.items() for word in (flag_of(name), str(value))]
 
 
 def find_train_sources(args: argparse.Namespace, class_names: list[str]) -> list[Source] | None:

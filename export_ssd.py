@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vision.args import TILES
-from vision.command_line import FamilyParser, image_size, run_script
+from vision.command_line import FamilyParser, check_shares, image_size, run_script
 from vision.data_flags import add_data_flags, check_data_flags, data_name, open_dataset
 from vision.datasets.image_files import read_image
 from vision.deploy.detect import RESIZE
@@ -121,15 +121,8 @@ def build_export_parser(**kwargs: Any) -> argparse.ArgumentParser:
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse values that cannot work, naming the flag."""
-    for flag, value in (
-        ("--score-threshold", args.score_threshold),
-        ("--min-precision", args.min_precision),
-        ("--iou-threshold", args.iou_threshold),
-        ("--box-voting", args.box_voting),
-        ("--max-drop", args.max_drop),
-    ):
-        if value is not None and not 0 <= value <= 1:
-            parser.error(f"{flag} must be in 0..1")
+    shares = ("score_threshold", "min_precision", "iou_threshold", "box_voting", "max_drop")
+    check_shares(parser, args, *shares)
     if args.tiles is not None and not TILES.holds(args.tiles):
         parser.error(f"--tiles must be {TILES.words}")
     if args.score_threshold is not None and args.min_precision is not None:

@@ -27,7 +27,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from vision.command_line import FamilyParser, run_script
+from vision.command_line import FamilyParser, check_shares, run_script
 from vision.deploy.detect import MAX_TILES
 from vision.deploy.detector import Detector
 from vision.deploy.frames import ImageFiles, LiveStream, Source, VideoFile, open_sources
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def explain(error: RuntimeError) -> str | None:
-    """Say in one line what an error of torch's means; None: a fault of the program."""
+    """Say in one line what an error of torch's means; None for a bug."""
     if "torch" not in sys.modules:
         return None
     from vision.engine import machine_limits
@@ -71,10 +71,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     args = parser.parse_args(argv)
     if not (args.output_dir or args.json or args.csv):
         parser.error("--output-dir DIR, --json FILE or --csv FILE is needed")
-    for flag in ("score_threshold", "iou_threshold", "box_voting"):
-        value = getattr(args, flag)
-        if value is not None and not 0 <= value <= 1:
-            parser.error(f"--{flag.replace('_', '-')} must be in 0..1")
+    check_shares(parser, args, "score_threshold", "iou_threshold", "box_voting")
     if args.tiles is not None and not 1 <= args.tiles <= MAX_TILES:
         parser.error(f"--tiles must be 1 to {MAX_TILES}")
     return args

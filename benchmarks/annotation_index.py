@@ -112,7 +112,8 @@ def keep_a_corner(image: np.ndarray, target: dict, _rng: np.random.Generator):
 
 def workers_of_ours(folder: Path, num_images: int, method: str) -> None:
     """Measure the memory of our loader's workers."""
-    from vision.datasets.coco import CocoDetection, load_coco_index
+    from vision.datasets.coco import CocoDetection
+    from vision.datasets.coco_index import load_coco_index
     from vision.datasets.loader import DetectionLoader
 
     multiprocessing.set_start_method(method)

@@ -23,8 +23,9 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from vision.datasets.coco import CocoDetection, load_coco_index
+from vision.datasets.coco import CocoDetection
 from vision.datasets.coco_folder import split_files
+from vision.datasets.coco_index import load_coco_index
 from vision.datasets.image_cache import build_image_cache
 from vision.datasets.image_files import read_image
 from vision.datasets.loader import DetectionLoader

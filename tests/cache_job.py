@@ -4,7 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from vision.datasets.coco import CocoDetection, load_coco_index
+from vision.datasets.coco import CocoDetection
+from vision.datasets.coco_index import load_coco_index
 from vision.datasets.image_cache import build_image_cache
 from vision.datasets.loader import DetectionLoader
 from vision.transforms.presets import build_train_transform

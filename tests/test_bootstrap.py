@@ -127,7 +127,7 @@ def test_a_run_against_itself_differs_by_nothing():
     for name in ("AP", "AR1"):
         difference = found_differences[name]
         assert (difference.value, difference.low, difference.high) == (0, 0, 0)
-        assert not difference.is_told
+        assert not difference.is_significant
 
 
 def test_paired_tells_what_two_intervals_do_not():
@@ -144,7 +144,7 @@ def test_paired_tells_what_two_intervals_do_not():
     differences = paired_differences(first, second, NAMES, num_resamples=200)
     expected = [evaluate_boxes(gt, d, class_names=NAMES) for d in (dt, better)]
     assert differences["AP"].value == pytest.approx(expected[1]["AP"] - expected[0]["AP"])
-    assert differences["AP"].is_told and differences["AP"].low > 0
+    assert differences["AP"].is_significant and differences["AP"].low > 0
     by_class = [metrics["per_class"]["dog"]["AP"] for metrics in expected]
     assert differences["per_class"]["dog"].value == pytest.approx(by_class[1] - by_class[0])
 

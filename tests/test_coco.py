@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from vision.datasets.coco import Category, CocoDetection, load_coco_index
+from vision.datasets.annotation_index import Category
+from vision.datasets.coco import CocoDetection
+from vision.datasets.coco_index import load_coco_index
 
 PERSON_AND_CAT = [{"id": 17, "name": "cat"}, {"id": 3, "name": "person"}]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import fix_coco_annotations
 from vision.datasets import coco_index, coco_json
-from vision.datasets.coco import load_coco_index
+from vision.datasets.coco_index import load_coco_index
 from vision.repair import coco_repair, coco_rewrite
 from vision.repair.coco_repair import plan_repair
 from vision.repair.coco_rewrite import repaired_text, write_repair

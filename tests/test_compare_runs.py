@@ -209,7 +209,7 @@ def test_verdicts(drawn):
         "(AP +0.000, 95 %: +0.000 to +0.000)."
     )
     assert class_verdicts(against_itself) == ["no difference can be told in 3 classes"]
-    told = [name for name, d in against_better.per_class.items() if d.is_told]
+    told = [name for name, d in against_better.per_class.items() if d.is_significant]
     assert told and class_verdicts(against_better)[0].split(":")[0] in told
 
 

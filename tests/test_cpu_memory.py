@@ -39,7 +39,8 @@ def test_a_freed_block_is_used_again_without_new_pages():
 
 GIVE_BACK = """
 import torch
-from vision.engine.cpu_memory import give_back_freed_memory, keep_freed_memory
+from vision.engine.cpu_memory import keep_freed_memory
+from vision.files.available_memory import give_back_freed_memory
 if not keep_freed_memory():
     raise SystemExit("not glibc")
 def resident():
@@ -60,7 +61,8 @@ def test_kept_memory_is_given_back_when_told():
 THREADS = """
 import threading
 import numpy as np
-from vision.engine.cpu_memory import give_back_freed_memory, keep_freed_memory
+from vision.engine.cpu_memory import keep_freed_memory
+from vision.files.available_memory import give_back_freed_memory
 if not keep_freed_memory():
     raise SystemExit("not glibc")
 def resident():

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from vision.datasets.coco import CocoDetection, load_coco_index
+from vision.datasets.coco import CocoDetection
+from vision.datasets.coco_index import load_coco_index
 from vision.datasets.loader import DetectionLoader, EpochBatchSampler
 from vision.datasets.sample import write_sample_dataset
 from vision.engine.machine_limits import explain

@@ -43,6 +43,29 @@ def test_public_functions_have_types_and_docstrings(file):
     assert not found, "\n".join(found)
 
 
+def stray_strings(tree: ast.Module) -> Iterator[int]:
+    """Yield the lines of strings that are statements and no docstrings, which Python ignores."""
+    scopes = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    for scope in (node for node in ast.walk(tree) if isinstance(node, scopes)):
+        for statement in scope.body[1:]:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                yield statement.lineno
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_every_named_function_and_class_says_what_it_does_once(file):
+    tree = ast.parse(file.read_text())
+    silent = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {node.name} lacks a docstring"
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not silent, "\n".join(silent)
+    assert not list(stray_strings(tree)), f"{file}: a string that is no docstring"
+
+
 def test_what_lacks_types_and_a_docstring_is_found():
     function, *others = public_functions(ast.parse("def f(x): pass\ndef _g(): 0"))
     assert not others

@@ -29,17 +29,17 @@ from vision.ssd.network import RESIZES, WIDTHS
 from vision.transforms.presets import PRESETS
 
 DEFAULT_LR = {"adamw": 0.004, "adam": 0.002, "sgd": 0.01}
-# Of a run without --epochs: as many as reach DEFAULT_STEPS, within limits; see docs/recipes.md.
+# Without --epochs, a run has as many as reach DEFAULT_STEPS, within these; see docs/recipes.md.
 FEWEST_EPOCHS, MOST_EPOCHS = 30, 300
 DEFAULT_VOTING = 0.6  # IoU; 0.5 to 0.7 give the same, see docs/recipes.md
-LIGHT_UP_TO = 40  # epochs: an image that is seen more often has to look different each time
+LIGHT_UP_TO = 40  # epochs; with more of them images need stronger augmentation
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "adam": 0.0, "sgd": 5e-4}
 _OTHER_RATES = "".join(
     f"; {network.lr_scale:g} of that for {name}"
     for name, network in MODELS.items()
     if network.lr_scale != 1
 )
-# --recipe: the flags that it stands for; docs/recipes.md says why, and what was measured.
+# The flags that each --recipe sets; docs/recipes.md says why, and what was measured.
 RECIPES: dict[str, dict[str, Any]] = {
     "small": {"net": "mb2-ssd-lite-fpn", "cache": "ram", "keep_last": 5},
     "coco": {
@@ -78,16 +78,18 @@ class Limits:
 MOST = 10**9  # larger numbers are typing errors, and some overflow what computes with them
 MORE_THAN_0 = Limits("more than 0, a billion at most", lambda x: 0 < x <= MOST)
 FROM_0 = Limits("0 or more, a billion at most", lambda x: 0 <= x <= MOST)
-RATES = Limits("more than 0", lambda x: 0 < x < math.inf)
-AT_ONCE = Limits(f"0 or more, {MOST_WORKERS} at most", lambda x: 0 <= x <= MOST_WORKERS)
+LEARNING_RATES = Limits("more than 0", lambda x: 0 < x < math.inf)
+WORKERS = Limits(f"0 or more, {MOST_WORKERS} at most", lambda x: 0 <= x <= MOST_WORKERS)
 FROM_0_BELOW_1 = Limits("0 or more and less than 1", lambda x: 0 <= x < 1)
-TO_1 = Limits("more than 0 and 1 or less", lambda x: 0 < x <= 1)
-OF_A_BACKBONE = Limits(
+ABOVE_0_TO_1 = Limits("more than 0 and 1 or less", lambda x: 0 < x <= 1)
+BACKBONE_WIDTHS = Limits(
     f"between {WIDTHS[0]:g} and {WIDTHS[1]:g}", lambda x: WIDTHS[0] <= x <= WIDTHS[1]
 )
 SEEDS = Limits("0 or more and less than 2**63", lambda x: 0 <= x < 2**63)
 TILES = Limits(f"1 to {MAX_TILES}", lambda x: 1 <= x <= MAX_TILES)
-NOT_1 = Limits("2 or more, since a batch has 2 images or more", lambda x: x == 0 or 2 <= x <= MOST)
+OVERFIT_IMAGES = Limits(
+    "2 or more, since a batch has 2 images or more", lambda x: x == 0 or 2 <= x <= MOST
+)
 BATCHES = Limits(
     "2 or more: the last feature map is 1x1, and BatchNorm cannot be trained on the one value a "
     "channel that a single image gives",
@@ -110,7 +112,7 @@ def flag(
     """Declare a flag as a field of TrainArguments.
 
     Args:
-        default: without the flag. None: left out, or filled in by `resolve`.
+        default: without the flag. None: left out, or filled in by `resolved`.
         help: one line; says the unit.
         aliases: other spellings, such as those of qfgaohao's pytorch-ssd and its forks.
         read: turns the text into the value; bool for a switch.
@@ -185,7 +187,7 @@ class TrainArguments:
     workers: int | None = flag(
         None, "processes that load data, for each that trains; 0: its own threads; "
         "default: half the cores, 8 at most; on two or fewer without a GPU 0", "--num-workers",
-        read=int, metavar="N", limits=AT_ONCE, resume=FREE, group="data")  # fmt: skip
+        read=int, metavar="N", limits=WORKERS, resume=FREE, group="data")  # fmt: skip
 
     net: str = flag("mb2-ssd-lite", "network", choices=tuple(MODELS), group="network")
     image_size: tuple[int, int] | None = flag(
@@ -193,7 +195,7 @@ class TrainArguments:
         read=image_size, metavar="SIZE", group="network")  # fmt: skip
     mb2_width_mult: float = flag(
         1.0, "channels of the backbone over MobileNetV2's",
-        read=float, metavar="X", limits=OF_A_BACKBONE, group="network")  # fmt: skip
+        read=float, metavar="X", limits=BACKBONE_WIDTHS, group="network")  # fmt: skip
     priors: str = flag(
         "auto", "shapes of the priors: default (the network's own), fit (to the training boxes), "
         "auto (fitted where that covers clearly more boxes), or a run or file that has them",
@@ -237,7 +239,7 @@ class TrainArguments:
     lr: float | None = flag(
         None, f"learning rate; default: adamw 0.004, adam 0.002, sgd 0.01{_OTHER_RATES}",
         "--learning-rate",
-        read=float, metavar="X", limits=RATES, group="recipe")  # fmt: skip
+        read=float, metavar="X", limits=LEARNING_RATES, group="recipe")  # fmt: skip
     base_net_lr: float | None = flag(
         None, "learning rate of the backbone; default: --lr",
         read=float, metavar="X", limits=FROM_0, group="recipe")  # fmt: skip
@@ -269,7 +271,7 @@ class TrainArguments:
         read=float, metavar="DECAY", limits=FROM_0_BELOW_1, group="recipe")  # fmt: skip
     iou_threshold: float = flag(
         0.4, "overlap from which a prior is positive",
-        read=float, metavar="X", limits=TO_1, group="recipe")  # fmt: skip
+        read=float, metavar="X", limits=ABOVE_0_TO_1, group="recipe")  # fmt: skip
     neg_pos_ratio: float = flag(
         3.0, "hard negatives for each positive prior",
         read=float, metavar="X", limits=MORE_THAN_0, group="recipe")  # fmt: skip
@@ -284,7 +286,7 @@ class TrainArguments:
         choices=PRECISIONS, group="recipe")  # fmt: skip
     threads: int = flag(
         0, "CPU threads; 0: torch's choice",
-        read=int, metavar="N", limits=AT_ONCE, group="recipe")  # fmt: skip
+        read=int, metavar="N", limits=WORKERS, group="recipe")  # fmt: skip
     sync_bn: bool = flag(
         False, "several processes: BatchNorm over the whole batch, not a part of it",
         read=bool, group="recipe")  # fmt: skip
@@ -321,7 +323,7 @@ class TrainArguments:
     min_precision: float | None = flag(
         None, "keep in checkpoints, besides each class's score of best F1, the lowest of this "
         "precision on the val split",
-        read=float, metavar="X", limits=TO_1, resume=FREE, group="run")  # fmt: skip
+        read=float, metavar="X", limits=ABOVE_0_TO_1, resume=FREE, group="run")  # fmt: skip
     report: bool = flag(
         True, "write RUN/report.html after each validation and at the end",
         read=bool, resume=FREE, group="run")  # fmt: skip
@@ -334,7 +336,7 @@ class TrainArguments:
         read=bool, resume=NOT_SAVED, group="run")  # fmt: skip
     overfit: int = flag(
         0, "check that network, loss and decoding can learn N images",
-        read=int, metavar="N", limits=NOT_1, resume=NOT_SAVED, group="run")  # fmt: skip
+        read=int, metavar="N", limits=OVERFIT_IMAGES, resume=NOT_SAVED, group="run")  # fmt: skip
 
     def resolved(self) -> "TrainArguments":
         """Fill in the defaults that follow from the network, the optimizer or the machine."""

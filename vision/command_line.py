@@ -27,8 +27,6 @@ class FamilyParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse, with hyphens for the underscores in the names of flags."""
-        """Parse, with hyphens for the underscores in the names of flags."""
-        """Parse, with hyphens for the underscores in the names of flags."""
         args = sys.argv[1:] if args is None else args
         with_hyphens = [_FLAG.sub(lambda match: match[0].replace("_", "-"), arg) for arg in args]
         return super().parse_known_args(with_hyphens, namespace)
@@ -51,6 +49,14 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def check_shares(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> None:
+    """End the program with exit code 2 where one of these arguments is given and not in 0..1."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            parser.error(f"{flag_of(name)} must be in 0..1")
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Read `300` or `HEIGHTxWIDTH` as (height, width)."""
     sides = [int(side) for side in text.lower().split("x")]
@@ -71,7 +77,7 @@ def run_script(
     Args:
         work: returns the exit code, None for 0.
         explain: says in one line what a RuntimeError means; None keeps the traceback, as for a
-            fault of the program.
+            bug.
         interrupted: what to say after Ctrl-C.
         warnings_only: log no more than warnings, with their level.
 
@@ -106,7 +112,7 @@ def run_script(
 
 
 def _line_of(error: Exception, explain: Explain | None) -> str | None:
-    """Say in one line what a user can do something about; None for a fault of the program."""
+    """Say in one line what a user can do something about; None for a bug."""
     if isinstance(error, (ValueError, OSError)):
         return str(error)
     if isinstance(error, MemoryError):
@@ -129,7 +135,11 @@ def _shortened(line: str) -> str:
 
 
 class _OneLine(logging.Formatter):
-    """Escapes what names in files may have; a traceback keeps its lines."""
+    """Escapes line breaks and control characters, which names in files may have.
+
+    Only of the message: a traceback keeps its lines.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """Format the message as one line, without what logging puts behind it."""
         return printable(super().formatMessage(record))

@@ -53,7 +53,7 @@ def add_data_flags(
 
     Args:
         parser: of a script that has no other flags for it.
-        about: what the data set is for.
+        about: what the data set is for, behind "data set folder" in the help.
         pairs: the splits that may be a COCO file and a folder of images instead.
     """
     add = parser.add_argument
@@ -95,7 +95,7 @@ def check_data_flags(
 
 
 def reading_options(args: Any) -> OpenOptions:
-    """What the flags say about reading data: of TrainArguments, or of `add_reading_flags`."""
+    """Return how data are read, from TrainArguments or the flags of `add_reading_flags`."""
     return OpenOptions(**{name: getattr(args, name) for name in _OPTIONS if hasattr(args, name)})
 
 

@@ -1,6 +1,7 @@
-"""Standard output and error that outlast their readers, and show no stranger's control characters.
+"""Standard output and error that outlast their readers, and escape control characters.
 
-`train_ssd.py ... | head`, a closed terminal or `2>&-` are no reason to end hours of work.
+`train_ssd.py ... | head`, a closed terminal or `2>&-` are no reason to end hours of work. Names in
+untrusted files may hold commands for the terminal.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ class LastingStream:
         self._stream, self._is_log, self._is_lost = stream, is_log, False
 
     def __getattr__(self, name: str) -> object:
+        """Take everything else, such as `isatty`, from the stream itself."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:

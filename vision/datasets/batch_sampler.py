@@ -71,6 +71,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         return self.rank >= self._num_parts(batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield this process's batches of the epoch, from `start_batch` on."""
         order = np.arange(self.num_images)
         if self.shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)

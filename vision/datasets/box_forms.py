@@ -1,4 +1,4 @@
-"""What the four numbers of a COCO `bbox` may be, and by what other forms than COCO's are known."""
+"""What the four numbers of a COCO `bbox` may be, and how forms other than COCO's are recognised."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ import numpy as np
 
 # COCO's own first; cx and cy are the centre. Fractions are of the image's width and height.
 BOX_FORMS = ("xywh", "xyxy", "cxcywh", "xywh-fractions", "xyxy-fractions", "cxcywh-fractions")
-# From this share of boxes that leave their images on, while in another form nearly none does, they
-# are of that form. Sound files have a few boxes that reach outside, of a pixel or two.
+# Boxes are of another form if at least the first share of them lie outside their images as COCO's,
+# and at least the second inside in that form. Sound files have a few boxes outside, by a pixel.
 _LEAVING, _INSIDE = 0.1, 0.99
 _FEWEST = 4  # boxes that a judgement is made on
 _FEWEST_CENTRES = 20  # the same for centres: a few boxes that reach outside may look like these

@@ -56,8 +56,7 @@ def _images_of_classes(sources: Sequence[Source]) -> list[np.ndarray]:
     images, labels, start = [], [], 0
     for index, _ in sources:
         counted = index.trainable & ~index.iscrowd
-        rows = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))
-        images.append(start + rows[counted])
+        images.append(start + index.images_of_boxes()[counted])
         labels.append(index.labels[counted])
         start += len(index)
     images, labels = np.concatenate(images), np.concatenate(labels)

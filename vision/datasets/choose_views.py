@@ -9,8 +9,8 @@ from vision.datasets.annotation_index import AnnotationIndex
 from vision.ops.tiles import LEAST_INSIDE, num_views, share_inside, tile_rectangles
 
 logger = logging.getLogger(__name__)
-# Tiles without a box, for each tile with one: enough to learn what is none, and of photos that are
-# mostly empty not so many that most steps teach little.
+# Tiles without a box for each tile with one: negatives to learn from, but not so many that most
+# steps teach little where photos are mostly empty.
 EMPTY_SHARE = 0.25
 
 
@@ -47,7 +47,7 @@ def choose_views(indices: Sequence[AnnotationIndex], tiles: int, *, seed: int = 
 def views_with_boxes(index: AnnotationIndex, tiles: int) -> np.ndarray:
     """Tell which views of each image have a box to learn: bool [I, V]."""
     rows = np.flatnonzero(index.trainable & ~index.iscrowd)
-    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[rows]
+    images = index.images_of_boxes()[rows]
     boxes = index.clipped_boxes[rows].astype(np.float64)
     rectangles = tile_rectangles(index.sizes, tiles)
     found = np.zeros((len(index), num_views(tiles)), bool)

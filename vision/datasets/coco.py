@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from vision.datasets.annotation_index import AnnotationIndex, Category
-from vision.datasets.coco_index import load_coco_index
+from vision.datasets.annotation_index import AnnotationIndex
 from vision.datasets.image_cache import ImageCache
 from vision.datasets.image_files import read_image
 from vision.datasets.threads import map_in_threads
 from vision.ops.tiles import num_views, tile_rectangles
-
-__all__ = ["AnnotationIndex", "Category", "CocoDetection", "load_coco_index"]
 
 Target = dict[str, Any]
 Transform = Callable[[np.ndarray, Target, np.random.Generator], tuple[np.ndarray, Target]]
@@ -126,7 +123,9 @@ class CocoDetection(Dataset):
         has_plan = hasattr(self.transform, "plan")
         return path, target, rng, self.transform.plan(size, target, rng) if has_plan else None
 
-    def _make(self, path: str, target: Target, rng: np.random.Generator, plan: Any):
+    def _make(
+        self, path: str, target: Target, rng: np.random.Generator, plan: Any
+    ) -> tuple[np.ndarray, Target]:
         """Read the pixels of an item, and transform pixels and boxes."""
         size = target["orig_size"]
         if plan is None:

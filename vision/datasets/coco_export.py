@@ -52,6 +52,8 @@ class Coco(msgspec.Struct):
 
 
 class _Info(msgspec.Struct):
+    """What is read of `info`."""
+
     description: str = ""
 
 
@@ -103,7 +105,7 @@ def coco_of_index(index: AnnotationIndex, *, description: str = CONVERTED) -> Co
     """The COCO content of an index: its images and category ids, annotations numbered from 1."""
     heights, widths = index.sizes.T.tolist()
     names = [index.file_name(row) for row in range(len(index))]
-    image_ids = np.repeat(index.image_ids, np.diff(index.box_offsets))
+    image_ids = index.image_ids[index.images_of_boxes()]
     category_ids = np.array([0, *(category.category_id for category in index.categories)])
     with without_garbage_collection():
         return Coco(

@@ -4,6 +4,7 @@ As COCO itself has it, and as CVAT, Roboflow, Label Studio and FiftyOne export i
 """
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vision.datasets.folder_contents import contents_of
@@ -54,20 +55,16 @@ def find_annotation_file(root: str | os.PathLike, split: str) -> Path | None:
     files += [f"{name}/{ROBOFLOW}" for name in names]
     files += _UNANNOTATED if split == "test" else ()
     found = _first_there(Path(root), files)
-    if found is None and split in ("train", "val") and not any(map(_has_own(root), SPLITS)):
-        found = _first_there(Path(root), _SINGLE)
-    return found
+    if found or split not in ("train", "val") or any(_has_own_file(root, s) for s in SPLITS):
+        return found
+    return _first_there(Path(root), _SINGLE)
 
 
-def _has_own(root: str | os.PathLike):
-    """Whether a split has a file of its own."""
-
-    def has_own(split: str) -> bool:
-        names = [f"{split}2017", split, *spellings(split)]
-        files = [f"annotations/{kind}{n}.json" for n in names for kind in ("instances_", "")]
-        return _first_there(Path(root), [*files, *(f"{n}/{ROBOFLOW}" for n in names)]) is not None
-
-    return has_own
+def _has_own_file(root: str | os.PathLike, split: str) -> bool:
+    """Whether an annotation file is named after the split."""
+    names = [f"{split}2017", split, *spellings(split)]
+    files = [f"annotations/{kind}{n}.json" for n in names for kind in ("instances_", "")]
+    return _first_there(Path(root), [*files, *(f"{n}/{ROBOFLOW}" for n in names)]) is not None
 
 
 def image_folder_of(annotation_file: Path) -> Path | None:
@@ -115,7 +112,9 @@ def _folders_of(annotation_file: Path) -> list[str]:
     return [*own, *_folder_names(split)]
 
 
-def _first_there(root: Path, names: list[str] | tuple[str, ...], *, is_kind=Path.is_file):
+def _first_there(
+    root: Path, names: Sequence[str], *, is_kind: Callable[[Path], bool] = Path.is_file
+) -> Path | None:
     """The first of these names that is there, whatever the case of its letters."""
     for name in names:
         path = root / name

@@ -148,6 +148,7 @@ def read_missing_sizes(path: str, images: Images, image_folder: str | os.PathLik
         return
 
     def size_of(row: int) -> tuple[int, int]:
+        """Read (height, width) of the image in this row from its file."""
         name = images.names[row]
         place = os.path.join(image_folder or "", name)
         if image_folder is None or not os.path.isfile(place):

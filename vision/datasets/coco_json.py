@@ -14,6 +14,7 @@ from vision.files.stand_ins import refuse_stand_in
 from vision.files.text import GZIP_MAGIC, decode_text
 
 CHUNK_BYTES = 1 << 20
+SEPARATOR = re.compile(rb"[ \t\r\n,]*")  # what stands before an entry of a list
 _PIECE_BYTES = 1 << 22
 
 
@@ -119,11 +120,16 @@ class CocoJson:
             self.forget_pages(position, cut)
             position, count = cut, count + len(records)
 
-    def _next_chunk(self, decoder, position: int, end: int) -> tuple[int, list]:
-        """Decode up to a `},{`. It may be inside a string or a nested list; then the text before it
-        is not valid JSON (something is not closed), and the next `},{` is tried."""
+    def _next_chunk(
+        self, decoder: msgspec.json.Decoder, position: int, end: int
+    ) -> tuple[int, list]:
+        """Decode up to a `},{`; return the byte after the last record, and the records.
+
+        The `},{` may be inside a string or a nested list. Then the text before it is not valid JSON
+        (something is not closed), and the next one is tried.
+        """
         size = CHUNK_BYTES
-        first = _SEPARATOR.match(self.parsed, position, end).end()
+        first = SEPARATOR.match(self.parsed, position, end).end()
         while True:
             boundary = _BETWEEN_OBJECTS.search(self.parsed, min(position + size, end), end)
             cut = boundary.start() + 1 if boundary else end
@@ -150,7 +156,7 @@ def _is_utf8(source: mmap.mmap) -> bool:
     if source[:3] == codecs.BOM_UTF8 or b"\0" in source[:4]:
         return False
     decoder = codecs.getincrementaldecoder("utf-8")()
-    is_pending = False  # a letter may lie on both sides of a cut
+    is_pending = False  # a character may lie on both sides of a cut
     try:
         for start in range(0, len(source), _PIECE_BYTES):
             if is_pending or not _is_ascii(source, start):
@@ -170,7 +176,6 @@ def _is_ascii(source: mmap.mmap, start: int) -> bool:
     return not int(np.bitwise_or.reduce(words)) & 0x8080808080808080 and rest.isascii()
 
 
-_SEPARATOR = re.compile(rb"[ \t\r\n,]*")
 _BETWEEN_OBJECTS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 
 
@@ -196,7 +201,6 @@ def _without_not_finite(source: mmap.mmap) -> bytes:
 
 def raw_spans(text: bytes | mmap.mmap, values: dict[str, msgspec.Raw]) -> dict[str, tuple]:
     """Return where in `text` the values are that msgspec decoded from it: {key: (start, stop)}."""
-
     base = np.frombuffer(text, np.uint8).ctypes.data
     spans = {}
     for key, raw in values.items():

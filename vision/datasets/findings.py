@@ -7,7 +7,7 @@ logger = logging.getLogger(__name__)
 
 
 def no_progress(items: Iterable, total: int) -> Iterable:
-    """Stands for tqdm where a tool is used without a terminal."""
+    """Return the items: the default where a function takes tqdm to show its progress."""
     return items
 
 

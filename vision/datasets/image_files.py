@@ -53,7 +53,7 @@ def read_image(
 
 
 def quiet_opencv() -> None:
-    """Keep OpenCV from printing of damaged files what the toolkit says in one line; 0.3 us."""
+    """Silence OpenCV's messages on damaged files, which the toolkit names itself; 0.3 us."""
     if hasattr(cv2, "setLogLevel"):  # version 4
         cv2.setLogLevel(0)
     else:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from vision.datasets.image_list import scan_images
 from vision.files.guarded import is_inside
 
-_LONGEST = 4096  # letters of a path that a system opens
+_LONGEST = 4096  # characters of a path that a system opens
 _DEEPEST = 64  # leading folders that are left out one after the other
 _REMEMBERED = 1 << 16  # folders' lists of names
 
@@ -70,7 +70,7 @@ class ImageFinder:
 
     @cached_property
     def _by_key(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """{spelling-free base name: paths relative to the folder}; the same of whole paths."""
+        """{normalised base name: paths relative to the folder}; the same of whole paths."""
         by_base: dict[str, list[str]] = {}
         by_path: dict[str, list[str]] = {}
         prefix = len(os.path.join(self.folder, ""))
@@ -82,6 +82,7 @@ class ImageFinder:
 
 
 def _key(name: str) -> str:
+    """Normalise a name: the same for upper and lower case, and for all forms of accents."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

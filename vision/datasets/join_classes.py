@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vision.datasets.annotation_index import AnnotationIndex, Category
+from vision.datasets.annotation_index import BOX_COLUMNS, AnnotationIndex, Category
 from vision.datasets.class_names import tidy_name
 from vision.datasets.layouts.layout import Source
 
@@ -99,9 +99,8 @@ def _shown(names: Sequence[str]) -> str:
 def _without_boxes(index: AnnotationIndex, drop: np.ndarray) -> AnnotationIndex:
     keep = ~drop
     kept_before = np.concatenate([[0], np.cumsum(keep)])
-    columns = ("boxes_xywh", "clipped_boxes", "labels", "areas", "iscrowd", "trainable")
     return replace(
         index,
         box_offsets=kept_before[index.box_offsets],
-        **{name: getattr(index, name)[keep] for name in columns},
+        **{name: getattr(index, name)[keep] for name in BOX_COLUMNS},
     )

@@ -121,6 +121,7 @@ class _Collate:
         self._batches: list[tuple[np.ndarray, weakref.ref]] = []
 
     def __call__(self, items: Iterable[tuple[np.ndarray, dict]]) -> Batch:
+        """Return the images as uint8 [B, 3, H, W], channels-last, and the targets."""
         memory, targets = None, []
         for image, target in items:
             if memory is None:

@@ -10,8 +10,6 @@ from pathlib import Path
 from vision.files.text import open_lines
 
 _NEEDED = ("ImageID", "XMin", "XMax", "YMin", "YMax")
-# 1 where it is so, 0 where it is not, -1 where nobody looked.
-FLAGS = ("IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside")
 
 
 @dataclass(slots=True)
@@ -98,7 +96,7 @@ def _box_of(row: list[str], columns: dict[str, int], names: dict[str, str] | Non
                 f"no list of classes has its label {label!r}; take that of its release"
             )
         name = label if names is None else names[label]
-    is_group, is_depiction = (
+    is_group, is_depiction = (  # 1: yes; 0: no; -1: not known
         key in columns and row[columns[key]].strip() == "1" for key in ("IsGroupOf", "IsDepiction")
     )
     corners = (left, top, right, bottom)

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 def show_progress(
     items: Iterable[Item], total: int | None = None, unit: str = " images"
 ) -> Iterable[Item]:
-    """Iterate with a bar, which is gone at the end; where no terminal is, without a word.
+    """Iterate with a bar, which is removed at the end; without a terminal there is none.
 
     Args:
         items: what is read.

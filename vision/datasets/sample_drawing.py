@@ -90,7 +90,13 @@ def draw_crowd(
     return _add_sensor_noise(image, rng), class_index, crowd
 
 
-def _draw_where_free(image, shapes: list[DrawnShape], class_index: int, span: float, rng) -> None:
+def _draw_where_free(
+    image: np.ndarray,
+    shapes: list[DrawnShape],
+    class_index: int,
+    span: float,
+    rng: np.random.Generator,
+) -> None:
     """Draw a shape where it and all shapes below it stay visible enough; else draw nothing."""
     shape_class, size = SHAPE_CLASSES[class_index], image.shape[:2]
     for _ in range(_PLACEMENT_TRIALS):
@@ -111,7 +117,9 @@ def _draw_where_free(image, shapes: list[DrawnShape], class_index: int, span: fl
     shapes.append(DrawnShape(class_index, mask, num_pixels))
 
 
-def _outline(shape_class: ShapeClass, center: np.ndarray, span: float, rng) -> np.ndarray:
+def _outline(
+    shape_class: ShapeClass, center: np.ndarray, span: float, rng: np.random.Generator
+) -> np.ndarray:
     """Return a shape's corners [K, 2] in pixels: about `span` wide, stretched and rotated."""
     stretch = rng.uniform(0.85, 1.18)
     corners = np.array(shape_class.corners) * (span / 2 * stretch, span / 2 / stretch)
@@ -131,7 +139,13 @@ def _fill(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return coverage
 
 
-def _paint(image, coverage: np.ndarray, outline: np.ndarray, shape_class: ShapeClass, rng) -> None:
+def _paint(
+    image: np.ndarray,
+    coverage: np.ndarray,
+    outline: np.ndarray,
+    shape_class: ShapeClass,
+    rng: np.random.Generator,
+) -> None:
     """Colour the covered pixels in place: full, with a rim, striped, or only a thick outline."""
     x, y, width, height = cv2.boundingRect(coverage)
     window = (slice(y, y + height), slice(x, x + width))

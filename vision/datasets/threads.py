@@ -1,4 +1,4 @@
-"""Decoding images in threads: OpenCV releases Python's lock, so all cores work."""
+"""Decoding images in threads: OpenCV releases the GIL meanwhile, so all cores work."""
 
 import functools
 import os

@@ -27,7 +27,9 @@ class VocReader:
             negative, as with COCO's crowds. In other splits they are ignored in any case.
         one_based: pixels are counted from 1 as in the original VOC: 1 is subtracted from all four
             coordinates, as qfgaohao's pytorch-ssd does.
-        findings: collects what was passed over.
+
+    Attributes:
+        findings: what was passed over.
 
     Raises:
         OSError: a file cannot be read.
@@ -40,9 +42,8 @@ class VocReader:
         *,
         use_difficult: bool = False,
         one_based: bool = False,
-        findings: Findings | None = None,
     ) -> None:
-        self.findings = Findings() if findings is None else findings
+        self.findings = Findings()
         self.root = root
         self.splits = find_voc_splits(root, self.findings)
         if not self.splits:

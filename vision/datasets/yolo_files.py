@@ -18,9 +18,9 @@ from vision.files.text import SMALL_TEXT, decode_text
 # Threads wait for the disk side by side: 30,000 images that are not in the page cache take 4.4 s,
 # in one thread 14.7 s. Processes gain nothing more.
 _NUM_THREADS = 8
-_CHUNK = 32
-_BLOCK = 1024
-_USUAL_BYTES = 1 << 16
+_CHUNK = 32  # images that a thread reads at a time
+_BLOCK = 1024  # images in a LabelledImages
+_USUAL_BYTES = 1 << 16  # nearly every label file has fewer
 _UNREAD = (1, 1)  # stands for the size of an image that cannot be read
 
 
@@ -93,7 +93,7 @@ def _plain(content: bytes, place: str) -> bytes:
     """The text of a label file as UTF-8; nearly all are ASCII, which is seen at once.
 
     Raises:
-        ValueError: it is not text, or stands for another file, which begins with another letter.
+        ValueError: it is not text, or a placeholder of `stand_ins`; those begin with `v` or `<`.
     """
     if content.isascii() and b"\0" not in content and not content.startswith((b"v", b"<")):
         return content

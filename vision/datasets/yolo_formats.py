@@ -1,4 +1,4 @@
-"""What a row of a YOLO label file may hold besides a box, and by what it is known."""
+"""What a row of a YOLO label file may hold besides a box, and how that is recognised."""
 
 from collections import Counter
 

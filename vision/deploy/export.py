@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -65,13 +65,13 @@ class ExportOptions:
     _shared: dict[str, object] = field(default_factory=dict)
 
     def shared(self, name: str, make: Callable[[], T]) -> T:
-        """Make what files of the same network and options have in common: once, for all."""
+        """Return what `make` returns; it is called once for all files of one network."""
         if name not in self._shared:
             self._shared[name] = make()
         return self._shared[name]
 
 
-# From what a file says of itself to the bytes of its parts, by suffix; the first part names it.
+# Takes what a file says of itself; returns the bytes of its parts by suffix, the main part first.
 Encode = Callable[[dict], dict[str, bytes]]
 
 
@@ -301,7 +301,8 @@ def _at_most(number: int, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     return images[:: math.ceil(len(images) / number)]
 
 
-def _with_int8_weights(model: SSD, options: ExportOptions, **how) -> SSD:
+def _with_int8_weights(model: SSD, options: ExportOptions, **how: Any) -> SSD:
+    """Round the weights; `how` as for `round_weights`."""
     return round_weights(model, _at_most(ROUNDING_IMAGES, options.calibration), **how)
 
 
@@ -331,10 +332,12 @@ def _int8_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelPro
     _check_calibration(options, about)
 
     def export(keep_float: tuple[str, ...]) -> onnx.ModelProto:
+        """Export the network with rounded weights, but for layers of these names."""
         rounded = _with_int8_weights(model, options, largest=LARGEST_ON_X86, keep_float=keep_float)
         return _detections_onnx(rounded, about)
 
     def make() -> tuple[onnx.ModelProto, list[str]]:
+        """Quantize the network; also return the layers that stay float."""
         return quantize(
             export, options.calibration, layers=conv_names(model), keep_float=options.keep_float
         )

@@ -52,13 +52,12 @@ class PlainForm(nn.Module):
     """All priors' scores and boxes, not clipped: as the family's exporter gives them.
 
     Args:
-        model: the network.
-        fed_as: the normalisation of the images that will come.
+        model: the network; its images come in detectNet's normalisation.
     """
 
-    def __init__(self, model: SSD, *, fed_as: Normalization = DETECTNET_INPUT):
+    def __init__(self, model: SSD):
         super().__init__()
-        self.rescaled = RescaledInput(model, fed_as=fed_as)
+        self.rescaled = RescaledInput(model, fed_as=DETECTNET_INPUT)
         self.register_buffer("priors_cxcywh", model.priors_cxcywh)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,9 +92,8 @@ class BestClassForm(nn.Module):
     above 0.75 of the larger box, and boxes of such an intersection have an IoU above 0.6.
 
     Args:
-        model: the network.
+        model: the network; its images come in detectNet's normalisation.
         settings: the post-processing; lower scores than its own have no vote on a box's place.
-        fed_as: the normalisation of the images that will come.
         num_candidates: priors that are looked at, those of the highest scores.
     """
 
@@ -104,11 +102,10 @@ class BestClassForm(nn.Module):
         model: SSD,
         settings: PostProcessing,
         *,
-        fed_as: Normalization = DETECTNET_INPUT,
         num_candidates: int = NUM_CANDIDATES,
     ):
         super().__init__()
-        self.rescaled = RescaledInput(model, fed_as=fed_as)
+        self.rescaled = RescaledInput(model, fed_as=DETECTNET_INPUT)
         self.register_buffer("priors_cxcywh", model.priors_cxcywh)
         self.num_candidates = min(num_candidates, len(model.priors_cxcywh))
         self.score_threshold = settings.score_threshold
@@ -143,21 +140,18 @@ class DetectionForm(nn.Module):
     Args:
         model: the network.
         settings: the post-processing; its number of detections is that of the result. All classes
-            share the candidates, so that `candidates_per_class` has no meaning here.
-        num_candidates: pairs of a prior and a class that are looked at, those of the highest
-            scores.
+            share the candidates, the NUM_CANDIDATES pairs of a prior and a class of the highest
+            scores, so that `candidates_per_class` has no meaning here.
     """
 
-    def __init__(
-        self, model: SSD, settings: PostProcessing, *, num_candidates: int = NUM_CANDIDATES
-    ):
+    def __init__(self, model: SSD, settings: PostProcessing):
         super().__init__()
         self.rescaled = RescaledInput(model, fed_as=PIXELS)
         self.register_buffer("priors_cxcywh", model.priors_cxcywh)
         self.score_threshold = settings.score_threshold
         num_priors, num_classes = len(model.priors_cxcywh), model.num_classes - 1
-        self.num_rows = min(num_candidates, num_priors)
-        self.num_candidates = min(num_candidates, num_priors * num_classes)
+        self.num_rows = min(NUM_CANDIDATES, num_priors)
+        self.num_candidates = min(NUM_CANDIDATES, num_priors * num_classes)
         self.suppression = GraphSuppression(
             self.num_candidates,
             iou_threshold=settings.iou_threshold,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,11 +17,14 @@ from vision.datasets.image_list import IMAGE_SUFFIXES
 from vision.files.guarded import regular_only
 from vision.files.stand_ins import refuse_stand_in
 
+if TYPE_CHECKING:  # slow to import
+    import cv2
+
 logger = logging.getLogger(__name__)
 _CAMERA = re.compile(r"\d{1,3}|/dev/video\d+")
 _STREAM = re.compile(r"(rtsp|rtsps|rtmp|http|https|udp|tcp)://", re.IGNORECASE)
 OPEN_SECONDS = 10.0  # until a stream that says nothing counts as gone
-_LISTS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD", b"v=0")  # as FFmpeg tells them
+_LISTS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD", b"v=0")  # how playlists begin, for FFmpeg
 LONGEST_PAUSE = 30.0  # seconds between two attempts to reach a stream again
 
 
@@ -52,6 +56,7 @@ class ImageFiles:
         self.paths = paths
 
     def __iter__(self) -> Iterator[Frame]:
+        """Yield a frame for each file."""
         for path in self.paths:
             try:
                 yield Frame(str(path), pixels=read_image(path))
@@ -89,6 +94,7 @@ class VideoFile:
         self.fps = _frame_rate(self._capture)
 
     def __iter__(self) -> Iterator[Frame]:
+        """Yield all frames, and a last one with an error if the video breaks off."""
         number = 0
         seconds = 0.0  # where the newest frame stands
         while (pixels := _read(self._capture)) is not None:
@@ -148,6 +154,7 @@ class LiveStream:
         self._thread.start()
 
     def __iter__(self) -> Iterator[Frame]:
+        """Yield the newest frame each time, until `close` is called."""
         while True:
             with self._arrived:
                 while self._newest is None and not self._closing.is_set():
@@ -221,7 +228,7 @@ def open_sources(arguments: list[str]) -> list[Source]:
     return [ImageFiles(images), *sources] if images else sources
 
 
-def _open(address: str):
+def _open(address: str) -> "cv2.VideoCapture | None":
     """Open a video, camera or stream with OpenCV; None where there is none."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our own line says what is wrong
     import cv2
@@ -240,26 +247,28 @@ def _open(address: str):
     return None
 
 
-def _read(capture) -> np.ndarray | None:
+def _read(capture: "cv2.VideoCapture") -> np.ndarray | None:
     import cv2
 
     is_there, pixels = capture.read()
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if is_there else None
 
 
-def _position(capture) -> float:
+def _position(capture: "cv2.VideoCapture") -> float:
+    """The time of the newest frame in the file, in seconds."""
     import cv2
 
     return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
 
 
-def _frame_count(capture) -> int:
+def _frame_count(capture: "cv2.VideoCapture") -> int:
     import cv2
 
     return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # some streams have none: below 0
 
 
-def _frame_rate(capture) -> float:
+def _frame_rate(capture: "cv2.VideoCapture") -> float:
+    """Frames a second; 25 where the capture has no plausible number."""
     import cv2
 
     rate = capture.get(cv2.CAP_PROP_FPS)

@@ -80,6 +80,7 @@ def _intersection(boxes: Tensor) -> tuple[Tensor, Tensor]:
     x1, y1, x2, y2 = boxes.split(1, dim=-1)  # [B, K, 1]
 
     def overlap(start: Tensor, end: Tensor) -> Tensor:
+        """Overlaps of each pair on one axis, [B, K, K]; below 0 where there is a gap."""
         return torch.minimum(end, end.transpose(1, 2)) - torch.maximum(start, start.transpose(1, 2))
 
     # One side of the intersection may be below 0: each operation on K x K counts.

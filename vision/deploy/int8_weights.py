@@ -51,6 +51,7 @@ def round_weights(
     changes = {name: torch.zeros(conv.out_channels) for name, conv in convs.items()}
 
     def add_change(name: str, conv: nn.Conv2d, x: Tensor) -> None:
+        """Add what rounding changes in the mean of each output channel, for the input x."""
         change = F.conv2d(
             x, errors[name], None, conv.stride, conv.padding, conv.dilation, conv.groups
         )

@@ -63,7 +63,7 @@ def rows_of_tracks(tracks: list[Track]) -> list[dict]:
 
 
 def draw_rows(pixels: np.ndarray, rows: list[dict]) -> np.ndarray:
-    """Draw rows on uint8 [H, W, 3] RGB."""
+    """Draw rows on a copy of an image, uint8 [H, W, 3] RGB; return the copy."""
     boxes = np.array([row["xyxy"] for row in rows], float).reshape(-1, 4)
     names = [f"{r['name']} #{r['track']}" if "track" in r else r["name"] for r in rows]
     return draw_boxes(pixels, boxes, names, scores=[row["score"] for row in rows])

@@ -94,10 +94,13 @@ def _exported(
 
 
 class _Images(CalibrationDataReader):
+    """Feeds images to onnxruntime's calibration, one at a time."""
+
     def __init__(self, name: str, images: Iterable[np.ndarray]):
         self._feeds = ({name: image[None]} for image in images)
 
     def get_next(self) -> dict | None:
+        """Return the next {input name: image [1, H, W, 3]}; None at the end."""
         return next(self._feeds, None)
 
 
@@ -148,7 +151,7 @@ def _with_int8(model: onnx.ModelProto, ranges: TensorsData, nodes: list[str]) ->
 
 @contextlib.contextmanager
 def _no_notes() -> Iterator[None]:
-    """Keep notes on single weights, which onnxruntime logs, from the user."""
+    """Silence what onnxruntime logs about single weights."""
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.INFO))
     try:
@@ -174,7 +177,14 @@ def _score_changes(
 
 
 def all_scores(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> np.ndarray:
-    """The softmax of every prior of each image; the graph has it of those it has chosen only."""
+    """Return the softmax of every prior: float32 [I, 1, P, C+1].
+
+    The graph computes it only for the priors that it has chosen.
+
+    Args:
+        model: exported from a `DetectionForm`.
+        images: I images, uint8 [H, W, 3] of the input's size.
+    """
     (softmax,) = (node for node in model.graph.node if node.op_type == "Softmax")
     (chosen,) = (node for node in model.graph.node if node.output[0] == softmax.input[0])
     assert chosen.op_type == "GatherElements", chosen.op_type

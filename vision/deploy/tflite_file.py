@@ -68,7 +68,7 @@ def quantize(content: bytes, images: Sequence[np.ndarray]) -> bytes:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the converters' words, on both streams: stages, sizes, bars without a terminal."""
+    """Silence what the converters log and print, progress bars among it."""
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:

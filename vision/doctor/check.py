@@ -207,6 +207,7 @@ def _duplicates(data: CheckedData) -> list[Finding]:
     differ = np.array([_boxes_of(data, a) != _boxes_of(data, b) for a, b in same], dtype=bool)
 
     def found(kind: str, chosen: np.ndarray, what: str, remedy: str) -> list[Finding]:
+        """Make a finding of pairs of images, int64 [N, 2]."""
         texts = [f"{data.paths[a]} and {data.paths[b]}" for a, b in chosen[:_NUM_EXAMPLES].tolist()]
         return _found(kind, texts, what, remedy, count=len(chosen))
 

@@ -16,8 +16,8 @@ from vision.doctor.duplicates import groups_of, near_pairs, popcount, same_pixel
 from vision.doctor.look import Looks, look_at_images
 
 GROUPS = ("duplicates", "video", "folder", "none")
-# Neighbours in a sequence of frames are of one scene up to these distances: of chance, hashes
-# differ in 32 bits.
+# Neighbours in a sequence of frames show one scene up to these distances of their hashes and
+# thumbnails. Hashes of unrelated images differ in 32 bits on average.
 _SCENE_BITS, _SCENE_GRAY = 22, 24.0
 
 
@@ -185,6 +185,5 @@ def assign(
 def _class_counts(index: AnnotationIndex) -> np.ndarray:
     """Boxes of each class in each image, int64 [I, C]."""
     counts = np.zeros((len(index), len(index.categories)), np.int64)
-    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))
-    np.add.at(counts, (images, index.labels - 1), 1)
+    np.add.at(counts, (index.images_of_boxes(), index.labels - 1), 1)
     return counts

@@ -91,6 +91,7 @@ def groups_of(count: int, pairs: np.ndarray) -> np.ndarray:
     parent = np.arange(count)
 
     def root(i: int) -> int:
+        """Follow the parents of i to the first of its group, and shorten the way (union-find)."""
         while parent[i] != i:
             parent[i] = parent[parent[i]]
             i = parent[i]

@@ -68,7 +68,7 @@ def look_at_images(
         stored=np.zeros((count, 2), np.int32),
         upright=np.zeros((count, 2), np.int32),
     )
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # OpenCV decodes outside Python's lock
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # OpenCV releases the GIL
         # Some at a time: each that waits has an object of a kilobyte.
         starts = range(0, count, _AT_ONCE)
         results = chain.from_iterable(pool.map(_look, paths[i : i + _AT_ONCE]) for i in starts)

@@ -10,7 +10,7 @@ from vision.report.gallery import Example
 NUM_ODD = 20
 
 
-def oddest(data: CheckedData, *, count: int = NUM_ODD) -> list[Example]:
+def oddest(data: CheckedData) -> list[Example]:
     """The images that lie furthest from the median in one respect, each with that respect.
 
     Distances are in units of the median distance from the median, so that no respect outweighs the
@@ -26,7 +26,7 @@ def oddest(data: CheckedData, *, count: int = NUM_ODD) -> list[Example]:
     mean_spread = np.abs(table[:, is_read] - middle).mean(axis=1, keepdims=True)
     distance = np.abs(table - middle) / np.maximum(np.maximum(spread, mean_spread), 1e-6)
     distance[:, ~is_read] = 0
-    chosen = np.argsort(-distance.max(axis=0), kind="stable")[:count]
+    chosen = np.argsort(-distance.max(axis=0), kind="stable")[:NUM_ODD]
     sizes = np.concatenate([source.index.sizes for source in data.splits.values()])
     examples = []
     for image in chosen.tolist():
@@ -62,8 +62,7 @@ def _largest(data: CheckedData) -> np.ndarray:
         boxes = index.clipped_boxes
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         largest = np.zeros(len(index))
-        images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))
-        np.maximum.at(largest, images, areas)
+        np.maximum.at(largest, index.images_of_boxes(), areas)
         parts.append(largest / index.sizes.prod(axis=1))
     return np.concatenate(parts)
 

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -39,7 +39,12 @@ class Server:
     retries: int = 10
 
     def fetch(self, url: str, path: Path, *, most_bytes: int) -> None:
-        """Fetch a file that is not there yet; one of more than `most_bytes` is refused."""
+        """Fetch a file that is not there yet; one of more than `most_bytes` is refused.
+
+        Raises:
+            DownloadError: the server refuses, or the retries are used up; names the URL.
+            OSError: the disk is full or not writable.
+        """
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             limits = {"timeout": self.timeout, "retries": self.retries, "most_bytes": most_bytes}
@@ -93,10 +98,12 @@ def fetch_rows(server: Server, root: Path, split: str, names: dict[str, str]) ->
 
 @dataclass(frozen=True)
 class _Rows:
+    """The boxes of a CSV file, which is read anew at each iteration: it may fill the memory."""
+
     path: Path
     names: dict[str, str]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[OpenImagesBox]:
         return read_boxes(self.path, names=self.names)
 
 
@@ -146,6 +153,7 @@ def _without_overlapped(boxes: Boxes) -> Boxes:
             groups.setdefault((box.image_id, box.name), []).append(box.corners)
 
     def is_covered(box: OpenImagesBox) -> bool:
+        """Tell whether the centre of a box lies in a group box of its class and image."""
         left, top, right, bottom = box.corners
         x, y = (left + right) / 2, (top + bottom) / 2
         return any(g[0] <= x <= g[2] and g[1] <= y <= g[3]

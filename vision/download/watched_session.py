@@ -137,11 +137,13 @@ class _Watched:
     watch: _Watch
     _handle: socket.socket | None = None
 
-    def request(self, *args, **kwargs) -> None:
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """Send a request; the watch gets the socket that it is sent over."""
         self.watch.socket = self.sock  # None where it is still to be connected
         super().request(*args, **kwargs)
 
     def connect(self) -> None:
+        """Connect; the watch gets the new socket, also where TLS has wrapped it."""
         try:
             super().connect()
         finally:
@@ -167,11 +169,13 @@ class _Adapter(HTTPAdapter):
         }
         super().__init__()
 
-    def init_poolmanager(self, *args, **kwargs) -> None:
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pools of direct connections."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
-    def proxy_manager_for(self, proxy: str, **kwargs) -> object:
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> object:
+        """Make the pools of connections through a proxy."""
         manager = super().proxy_manager_for(proxy, **kwargs)
         if not proxy.lower().startswith("socks"):  # those have connections of their own
             manager.pool_classes_by_scheme = self._pools

@@ -3,10 +3,6 @@
 import ctypes
 import sys
 
-from vision.files.available_memory import give_back_freed_memory
-
-__all__ = ["give_back_freed_memory", "keep_freed_memory"]
-
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 
 

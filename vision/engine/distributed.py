@@ -99,6 +99,7 @@ def on_main_process(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the function in the main process, and send its result or its failure to all."""
         if world_size() == 1:
             return function(*args, **kwargs)
         try:

@@ -54,23 +54,17 @@ class TensorBoard(RunLogger):
 
     def log_numbers(self, values: dict[str, float], epoch: int) -> None:
         """Add each as a scalar."""
-        """Add each as a scalar."""
-        """Add each as a scalar."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
 
     def log_picture(self, name: str, pixels: np.ndarray, epoch: int) -> None:
         """Add the picture."""
-        """Add the picture."""
-        """Add the picture."""
         self._writer.add_image(name, pixels, epoch, dataformats="HWC")
 
     def log_curve(
         self, name: str, recall: np.ndarray, precision: np.ndarray, num_objects: int, epoch: int
     ) -> None:
-        """Add the curve, with the counts that TensorBoard shows beside it."""
-        """Add the curve, with the counts that TensorBoard shows beside it."""
         """Add the curve, with the counts that TensorBoard shows beside it."""
         recall, precision = recall[::-1], precision[::-1]  # it draws from high recall to low
         tp = recall * num_objects
@@ -84,8 +78,6 @@ class TensorBoard(RunLogger):
         self._writer.flush()
 
     def close(self) -> None:
-        """Close the file of events."""
-        """Close the file of events."""
         """Close the file of events."""
         self._writer.close()
 
@@ -107,13 +99,9 @@ class Trackio(RunLogger):
 
     def log_numbers(self, values: dict[str, float], epoch: int) -> None:
         """Add them as one step."""
-        """Add them as one step."""
-        """Add them as one step."""
         self._run.log({**values, "epoch": epoch}, step=epoch)
 
     def log_picture(self, name: str, pixels: np.ndarray, epoch: int) -> None:
-        """Add the picture."""
-        """Add the picture."""
         """Add the picture."""
         self._run.log({name: self._module.Image(pixels)}, step=epoch)
 
@@ -121,15 +109,11 @@ class Trackio(RunLogger):
         self, name: str, recall: np.ndarray, precision: np.ndarray, num_objects: int, epoch: int
     ) -> None:
         """Add the curve as a table: Trackio draws none."""
-        """Add the curve as a table: Trackio draws none."""
-        """Add the curve as a table: Trackio draws none."""
         rows = [list(row) for row in zip(recall.tolist(), precision.tolist(), strict=True)]
         table = self._module.Table(columns=["recall", "precision"], data=rows)
         self._run.log({name: table}, step=epoch)
 
     def close(self) -> None:
-        """End the run."""
-        """End the run."""
         """End the run."""
         self._run.finish()
 
@@ -152,13 +136,9 @@ class Wandb(RunLogger):
 
     def log_numbers(self, values: dict[str, float], epoch: int) -> None:
         """Add them, with the epoch as a number: steps are counted by wandb itself."""
-        """Add them, with the epoch as a number: steps are counted by wandb itself."""
-        """Add them, with the epoch as a number: steps are counted by wandb itself."""
         self._run.log({**values, "epoch": epoch})
 
     def log_picture(self, name: str, pixels: np.ndarray, epoch: int) -> None:
-        """Add the picture."""
-        """Add the picture."""
         """Add the picture."""
         self._run.log({name: self._module.Image(pixels), "epoch": epoch})
 
@@ -166,16 +146,12 @@ class Wandb(RunLogger):
         self, name: str, recall: np.ndarray, precision: np.ndarray, num_objects: int, epoch: int
     ) -> None:
         """Add the curve as a drawing of a table."""
-        """Add the curve as a drawing of a table."""
-        """Add the curve as a drawing of a table."""
         rows = [list(row) for row in zip(recall.tolist(), precision.tolist(), strict=True)]
         table = self._module.Table(columns=["recall", "precision"], data=rows)
         line = self._module.plot.line(table, "recall", "precision", title=name)
         self._run.log({name: line, "epoch": epoch})
 
     def close(self) -> None:
-        """End the run, which waits for the upload."""
-        """End the run, which waits for the upload."""
         """End the run, which waits for the upload."""
         self._run.finish()
 
@@ -197,13 +173,9 @@ class Mlflow(RunLogger):
 
     def log_numbers(self, values: dict[str, float], epoch: int) -> None:
         """Add each as a metric."""
-        """Add each as a metric."""
-        """Add each as a metric."""
         self._module.log_metrics(values, step=epoch)
 
     def log_picture(self, name: str, pixels: np.ndarray, epoch: int) -> None:
-        """Add the picture; MLflow's keys have no slash."""
-        """Add the picture; MLflow's keys have no slash."""
         """Add the picture; MLflow's keys have no slash."""
         self._module.log_image(pixels, key=name.replace("/", "-"), step=epoch)
 
@@ -211,14 +183,10 @@ class Mlflow(RunLogger):
         self, name: str, recall: np.ndarray, precision: np.ndarray, num_objects: int, epoch: int
     ) -> None:
         """Add the curve as a JSON file: MLflow draws none."""
-        """Add the curve as a JSON file: MLflow draws none."""
-        """Add the curve as a JSON file: MLflow draws none."""
         points = {"recall": recall.tolist(), "precision": precision.tolist()}
         self._module.log_dict(points, f"{name}/{epoch:04d}.json")
 
     def close(self) -> None:
-        """End the run."""
-        """End the run."""
         """End the run."""
         self._module.end_run()
 
@@ -238,6 +206,7 @@ class Loggers:
         self._loggers = loggers
 
     def __bool__(self) -> bool:
+        """Whether any logger is left."""
         return bool(self._loggers)
 
     def log_numbers(self, values: dict[str, float], epoch: int) -> None:

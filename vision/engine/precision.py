@@ -1,11 +1,9 @@
 """Choosing the device and the number format (fp32, bf16, fp16) of training and inference."""
 
-import logging
 import os
 
 import torch
 
-logger = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 

@@ -10,7 +10,7 @@ from vision.files.atomic_file import temporary_path, write_atomically
 
 logger = logging.getLogger(__name__)
 TRACE = "profile_trace.json"
-MAX_DATA_WAIT, MAX_EVAL_SHARE = 0.1, 0.3
+MAX_DATA_WAIT, MAX_EVAL_SHARE = 0.1, 0.3  # of an epoch; more of it limits the speed
 
 
 class StepProfiler:

@@ -46,6 +46,11 @@ class StoppableLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches.
+
+        Raises:
+            Interrupted: as `StopSignals.check`.
+        """
         for batch in self._loader:
             self._signals.check()
             yield batch

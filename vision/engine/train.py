@@ -18,7 +18,7 @@ from vision.engine.state import TrainingState, has_stalled
 from vision.engine.step import LOSS_TERMS, StepOptions, train_step
 from vision.evaluation.validator import Validator
 from vision.report.run_report import RunReport
-from vision.runs.saver import RunSaver
+from vision.runs.saver import NoSaver, RunSaver
 from vision.ssd.loss import MultiBoxLoss
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def fit(
     loss_fn: MultiBoxLoss,
     options: StepOptions,
     validator: Validator | None,
-    saver: RunSaver,
+    saver: RunSaver | NoSaver,
     report: RunReport | None = None,
     profiler: StepProfiler | None = None,
     patience: int = 0,
@@ -78,18 +78,11 @@ def fit(
                 )
                 # Validation may start processes, which would inherit a file that is being written.
                 saver.wait()
-                start = time.perf_counter()
-                distributed.broadcast_buffers(state.evaluated_model)
-                is_due = validator and validator.is_due(state.epoch + 1, last_epoch=epochs)
-                val_metrics = validator.validate(state.evaluated_model, signals) if is_due else {}
-                val_metrics["eval_seconds"] = time.perf_counter() - start
-                state.finish_epoch(
-                    val_metrics.get("AP"), thresholds=validator.thresholds() if is_due else None
-                )
+                val_metrics = finish_epoch(state, validator, signals, last_epoch=epochs)
                 record = {"epoch": state.epoch, "step": state.step, **train_metrics, **val_metrics}
                 add_time_shares(record)
                 saver.save_epoch(state, record)
-                if report and is_due:
+                if report and "AP" in val_metrics:
                     report.after_epoch(state.epoch, validator.result)
                 logger.info(epoch_line(record, epochs))
                 if profiler:
@@ -109,7 +102,7 @@ def train_one_epoch(
     loss_fn: MultiBoxLoss,
     *,
     options: StepOptions,
-    saver: RunSaver,
+    saver: RunSaver | NoSaver,
     signals: StopSignals,
     profiler: StepProfiler | None = None,
 ) -> dict:
@@ -157,6 +150,27 @@ def train_one_epoch(
     }
 
 
+def finish_epoch(
+    state: TrainingState, validator: Validator | None, signals: StopSignals, *, last_epoch: int
+) -> dict:
+    """Validate the model if this epoch is one to validate after, and count the epoch.
+
+    Returns:
+        `eval_seconds`; after a validation also the metrics of `Validator.validate`, AP among them.
+
+    Raises:
+        Interrupted: as `StopSignals.check`; the epoch is not counted then.
+    """
+    start = time.perf_counter()
+    distributed.broadcast_buffers(state.evaluated_model)
+    is_due = validator and validator.is_due(state.epoch + 1, last_epoch=last_epoch)
+    metrics = validator.validate(state.evaluated_model, signals) if is_due else {}
+    metrics["eval_seconds"] = time.perf_counter() - start
+    thresholds = validator.thresholds() if is_due else None
+    state.finish_epoch(metrics.get("AP"), thresholds=thresholds)
+    return metrics
+
+
 def _count_step(state: TrainingState, values: dict[str, float], *, is_finite: bool) -> None:
     """Count a step and, if it was taken, add its loss to the epoch's sums."""
     state.step += 1
@@ -176,7 +190,7 @@ def _handle_nonfinite(
     images: Tensor,
     targets: list[dict],
     *,
-    saver: RunSaver,
+    saver: RunSaver | NoSaver,
     options: StepOptions,
 ) -> None:
     """Report a step that is not finite; raise NonFiniteError unless it may be skipped."""

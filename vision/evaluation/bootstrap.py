@@ -60,6 +60,7 @@ def resample(matches: Matches, weights: np.ndarray) -> Resamples:
     inside = ~outside_areas(_areas(matches))  # [D, A]
 
     def resample_class(k: int) -> None:
+        """Write the numbers of the class in column k of `found`, for all resamples."""
         rows = _best_first(matches, k + 1)
         num_gt = _count_ground_truth(matches, k + 1, weights)  # [R, A]
         step = max(1, _AT_ONCE // max(1, len(rows)))
@@ -72,26 +73,22 @@ def resample(matches: Matches, weights: np.ndarray) -> Resamples:
                 found[name][part, k] = values[name]
 
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        list(pool.map(resample_class, range(shape[1])))  # NumPy leaves the lock in long loops
+        list(pool.map(resample_class, range(shape[1])))  # NumPy releases the GIL
     means = {name: _mean_over_classes(values) for name, values in found.items()}
     return Resamples(means, {name: found[name] for name in ("AP", "AP50")})
 
 
-def interval(values: np.ndarray, *, level: float = LEVEL) -> tuple[float, float] | None:
+def interval(values: np.ndarray) -> tuple[float, float] | None:
     """Return the percentile interval of one number's resamples [R]; None where it has no value."""
     values = values[~np.isnan(values)]
     if not len(values):
         return None
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def confidence_intervals(
-    matches: Matches,
-    class_names: list[str],
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    matches: Matches, class_names: list[str], *, num_resamples: int = NUM_RESAMPLES
 ) -> dict:
     """Give the 95 % interval of each of the twelve numbers, and of AP and AP50 of each class.
 
@@ -106,7 +103,7 @@ def confidence_intervals(
             **dict.fromkeys([*PRECISIONS, *RECALLS]),
             "per_class": {name: dict(empty) for name in class_names},
         }
-    drawn = resample(matches, draw_weights(num_images, num_resamples=num_resamples, seed=seed))
+    drawn = resample(matches, draw_weights(num_images, num_resamples=num_resamples))
     return {
         **{name: interval(values) for name, values in drawn.metrics.items()},
         "per_class": {
@@ -254,8 +251,8 @@ class Difference:
     high: float
 
     @property
-    def is_told(self) -> bool:
-        """Whether the interval leaves out zero."""
+    def is_significant(self) -> bool:
+        """Whether zero is outside the interval."""
         return self.low > 0 or self.high < 0
 
 
@@ -265,7 +262,6 @@ def paired_differences(
     class_names: list[str],
     *,
     num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
 ) -> dict:
     """Compare two runs on the same images, drawing the same ones for both.
 
@@ -278,7 +274,7 @@ def paired_differences(
     """
     num_images = first.ground_truth.num_images
     everything = np.ones((1, num_images), np.int32)
-    drawn = draw_weights(num_images, num_resamples=num_resamples, seed=seed)
+    drawn = draw_weights(num_images, num_resamples=num_resamples)
     weights = np.concatenate([everything, drawn if num_images >= MIN_IMAGES else drawn[:0]])
     before, after = resample(first, weights), resample(second, weights)
     found: dict = {

@@ -104,7 +104,7 @@ def ground_truth_from_index(
     first_image = np.cumsum([0, *map(len, sources)])
     image_index = np.concatenate(
         [
-            start + np.repeat(np.arange(len(source)), np.diff(source.box_offsets))
+            start + source.images_of_boxes()
             for start, source in zip(first_image[:-1], sources, strict=True)
         ]
     )

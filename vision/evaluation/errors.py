@@ -165,7 +165,9 @@ def _best(
 class _Fixes:
     """Computes each class's AP50 with some errors put right."""
 
-    def __init__(self, matches: Matches, kinds, targets, is_missed):
+    def __init__(
+        self, matches: Matches, kinds: np.ndarray, targets: np.ndarray, is_missed: np.ndarray
+    ):
         gt, dt = matches.ground_truth, matches.detections
         self.num_classes = gt.num_classes
         self.is_tp = matches.is_tp[ALL_AREAS, AT_IOU]
@@ -224,10 +226,22 @@ class _Fixes:
     def _per_class(self, labels: np.ndarray) -> np.ndarray:
         return np.bincount(labels, minlength=self.num_classes + 1)[1:]
 
-    def _ap(self, labels, is_tp, order, num_gt, extra=None) -> np.ndarray:
-        """AP50 [C] from the places of detections sorted by class and falling score.
+    def _ap(
+        self,
+        labels: np.ndarray,
+        is_tp: np.ndarray,
+        order: np.ndarray,
+        num_gt: np.ndarray,
+        extra: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return each class's AP50, [C]; NaN for one without boxes.
 
-        `extra` hits [C] come before them.
+        Args:
+            labels: int64 [D], of the detections.
+            is_tp: bool [D].
+            order: int64, the detections that count, sorted by class and falling score.
+            num_gt: [C], boxes of each class.
+            extra: [C], hits of each class that come before its detections.
         """
         ends = np.searchsorted(labels[order], np.arange(1, self.num_classes + 2))
         found = np.full(self.num_classes, np.nan)

@@ -126,6 +126,7 @@ class _Stopwatch:
         self._since = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """Add the time since the last call to the seconds of `name`."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()

@@ -10,8 +10,8 @@ from vision.evaluation.coco_arrays import AREA_RANGES, Matches
 AT_IOU = 0  # place of IoU 0.5 in IOU_THRESHOLDS
 ALL_AREAS = list(AREA_RANGES).index("all")
 NUM_BINS = 10
-# A class below has no threshold of its own: with a score that finds one box in a thousand right, a
-# device would show the thousand.
+# A class whose best F1 is lower has no threshold of its own: where one detection in a thousand is
+# right, a device would show all thousand.
 LEAST_F1 = 0.1
 
 

@@ -7,12 +7,12 @@ from torch import nn
 
 from vision.datasets.loader import DetectionLoader
 from vision.engine import distributed
-from vision.engine.cpu_memory import give_back_freed_memory
 from vision.engine.signals import StoppableLoader, StopSignals
 from vision.evaluation.coco_arrays import match_boxes
 from vision.evaluation.coco_boxes import GroundTruth
 from vision.evaluation.evaluate import EvaluationResult, evaluate
 from vision.evaluation.thresholds import class_thresholds
+from vision.files.available_memory import give_back_freed_memory
 from vision.nn.cpu.optimize import optimize_for_inference
 from vision.ssd.loss import MultiBoxLoss
 

@@ -1,4 +1,4 @@
-"""Opening files and joining names that a stranger may have prepared.
+"""Opening untrusted files, and joining untrusted names to a folder.
 
 A data set or a run folder from elsewhere may hold a pipe under an image's name, which would be
 waited for without end, a link under the name of a file that is written, or names that lead out of
@@ -86,8 +86,8 @@ def is_inside(name: str) -> bool:
 def is_below(folder: str | Path, name: str, *, strict: bool = False) -> bool:
     """Tell whether a file is inside a folder by its name, and by the links on the way to it.
 
-    Asked of what is written or moved: a link further inside may be a stranger's. One right in the
-    folder under a name of DATA_FOLDERS is taken as the user's own, unless `strict`.
+    For what is written or moved: a link further inside may have come with the data. One right in
+    the folder under a name of DATA_FOLDERS is taken as the user's own, unless `strict`.
     """
     parent = os.path.realpath(os.path.dirname(os.path.join(folder, name)))
     roots = [os.path.realpath(folder), None if strict else linked_folder(folder, name)]

@@ -1,4 +1,4 @@
-"""Reading YAML that a stranger may have prepared: limits on its nesting and its aliases."""
+"""Reading untrusted YAML, with limits on its nesting and its aliases."""
 
 from pathlib import Path
 
@@ -30,6 +30,11 @@ class _LimitedLoader(yaml.BaseLoader):
         self._num_nodes: dict[yaml.Node, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
+        """Compose a node as yaml does, and count it.
+
+        Raises:
+            yaml.composer.ComposerError: it stands for more than MOST_NODES nodes.
+        """
         is_alias = self.check_event(yaml.AliasEvent)
         mark = self.peek_event().start_mark
         node = super().compose_node(parent, index)

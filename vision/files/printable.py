@@ -1,4 +1,4 @@
-"""Text from strangers' files for terminals, logs and lists with one name a line."""
+"""Making untrusted text safe for terminals, logs and lists with one name a line."""
 
 import re
 
@@ -11,7 +11,7 @@ _NOT_LAYOUT = re.compile(f"\x1b\\[A|[{_HIDDEN}]")
 
 
 def printable(text: str) -> str:
-    """Escape line breaks, terminal commands and invisible letters: names in files may have them."""
+    """Escape line breaks, terminal commands and invisible characters; names may have them."""
     return _NOT_PRINTABLE.sub(_escape, text)
 
 

@@ -1,11 +1,11 @@
-"""What downloads leave under the name of a file: pointers to it, web pages, and nothing."""
+"""Placeholders that downloads leave under the name of a file: Git LFS pointers and web pages."""
 
 _LFS = b"version https://git-lfs"
 _PAGES = (b"<!doctype html", b"<html")
 
 
 def stand_in(head: bytes) -> str | None:
-    """Say in words what a file is that is not the one its name says; None: nothing is known.
+    """Say which placeholder a file is, and what to do; None: it is none of the known ones.
 
     Args:
         head: the first bytes of the file, some hundred.
@@ -18,7 +18,7 @@ def stand_in(head: bytes) -> str | None:
 
 
 def refuse_stand_in(head: bytes, path: object) -> None:
-    """Raise ValueError with the path where `stand_in` knows what the file is."""
+    """Raise ValueError, naming `path`, where the first bytes are those of a placeholder."""
     problem = stand_in(head)
     if problem:
         raise ValueError(f"{path}: {problem}")

@@ -1,4 +1,4 @@
-"""Reading JSON of strangers, and naming the file whose content has another form."""
+"""Reading untrusted JSON, and naming the file whose content has another form."""
 
 import json
 from collections.abc import Iterator

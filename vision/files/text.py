@@ -19,9 +19,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 MOST_UNPACKED = 2 << 30  # bytes of a .gz; COCO's largest annotation file has 0.5 GB
 SHORT_TEXT = 1 << 20  # bytes of a list of classes or a data.yaml
 SMALL_TEXT = 1 << 23  # bytes of one image's boxes or polygons
-_MOST_LETTERS = 1 << 17  # of a line; Python's csv takes no longer field
+_MOST_CHARACTERS = 1 << 17  # of a line; Python's csv takes no longer field
 _HEAD = 512  # bytes that tell what a file is
-# UTF-32 first: its little-endian mark begins with that of UTF-16.
+# Byte order marks; UTF-32 first, as its little-endian mark begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -62,7 +62,7 @@ def open_lines(path: str | Path) -> Iterator[Iterator[str]]:
             stream.read(len(mark))
             encoding = _MARKS[mark] if mark else _encoding_without_mark(start[:4])
             text = io.TextIOWrapper(stream, encoding=encoding, newline="")
-            yield iter(partial(text.readline, _MOST_LETTERS), "")
+            yield iter(partial(text.readline, _MOST_CHARACTERS), "")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not {encoding.upper()} text ({error.reason})") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -115,7 +115,7 @@ def unpacked(data: bytes, path: str | Path, *, most_bytes: int = MOST_UNPACKED) 
 
 
 def _encoding_without_mark(data: bytes) -> str:
-    """UTF-16 without a mark has a zero beside each letter of the first words."""
+    """Tell UTF-16 without a mark by the zeros beside its first characters; else it is UTF-8."""
     first = data[:64]
     if len(first) >= 4 and len(first) % 2 == 0 and any(first):
         if not any(first[1::2]):

@@ -3,6 +3,8 @@
 `vision.nn.cpu.optimize` makes a network of these faster on CPUs.
 """
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 
@@ -28,6 +30,23 @@ def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
         nn.ReLU6(inplace=True),
         nn.Conv2d(in_channels, out_channels, 1),
     )
+
+
+def ssdlite_heads(
+    channels: Iterable[int], num_priors: Iterable[int], num_values: int
+) -> nn.ModuleList:
+    """Return SSDLite's prediction layer for each feature map; 1x1 alone for the last, of 1x1.
+
+    Args:
+        channels: of each map.
+        num_priors: in a cell of each map.
+        num_values: predicted for each prior.
+    """
+    *separable, last = (
+        (in_channels, count * num_values)
+        for in_channels, count in zip(channels, num_priors, strict=True)
+    )
+    return nn.ModuleList([*(separable_conv(*pair) for pair in separable), nn.Conv2d(*last, 1)])
 
 
 class InvertedResidual(nn.Module):

@@ -81,14 +81,31 @@ def separable_relu_conv(
     )
 
 
-def conv_heads(channels: Iterable[int], outputs: Iterable[int]) -> nn.ModuleList:
-    """Return a 3x3 convolution for each feature map, with its input and output channels."""
+def conv_heads(
+    channels: Iterable[int], num_priors: Iterable[int], num_values: int
+) -> nn.ModuleList:
+    """Return a 3x3 convolution for each feature map.
+
+    Args:
+        channels: of each map.
+        num_priors: in a cell of each map.
+        num_values: predicted for each prior.
+    """
     return nn.ModuleList(
-        nn.Conv2d(*pair, 3, padding=1) for pair in zip(channels, outputs, strict=True)
+        nn.Conv2d(in_channels, count * num_values, 3, padding=1)
+        for in_channels, count in zip(channels, num_priors, strict=True)
     )
 
 
-def separable_heads(channels: Iterable[int], outputs: Iterable[int]) -> nn.ModuleList:
-    """Return a separable convolution for each feature map, and 1x1 alone for the last, of 1x1."""
-    *separable, last = zip(channels, outputs, strict=True)
+def separable_heads(
+    channels: Iterable[int], num_priors: Iterable[int], num_values: int
+) -> nn.ModuleList:
+    """Return a separable convolution for each feature map; 1x1 alone for the last, of 1x1.
+
+    Arguments as for `conv_heads`.
+    """
+    *separable, last = (
+        (in_channels, count * num_values)
+        for in_channels, count in zip(channels, num_priors, strict=True)
+    )
     return nn.ModuleList([*(separable_relu_conv(*pair) for pair in separable), nn.Conv2d(*last, 1)])

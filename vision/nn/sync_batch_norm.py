@@ -1,5 +1,7 @@
 """BatchNorm over the batches of all processes, on any device; torch's own needs a GPU."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -9,13 +11,15 @@ class _SumOverProcesses(torch.autograd.Function):
     """The sum of the processes' tensors; its gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(ctx, values: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Return the sum of `values` over all processes, of any shape."""
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Return the sum of the gradients of all processes."""
         total = grad.clone()
         dist.all_reduce(total)
         return total
@@ -41,13 +45,14 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         count = total[0].detach()
         mean, square = (total[1:] / count).view(2, -1)
         variance = square - mean.square()
-        self._move_statistics(mean.detach(), variance.detach() * count / (count - 1))
+        self._update_running_statistics(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps).to(values)
         centred = values - mean.to(values)[:, None, None]
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
-    def _move_statistics(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+    def _update_running_statistics(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        """Update them with the mean and the variance of a batch, [C] each."""
         self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
         self.running_var.lerp_(unbiased_variance.to(self.running_var), self.momentum)
         self.num_batches_tracked += 1

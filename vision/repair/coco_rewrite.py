@@ -11,14 +11,19 @@ import msgspec
 import numpy as np
 
 from vision.datasets.coco_ids import MISSING_ID
-from vision.datasets.coco_json import CategoryRecord, CocoJson, ImageRecord, raw_spans
+from vision.datasets.coco_json import (
+    SEPARATOR,
+    CategoryRecord,
+    CocoJson,
+    ImageRecord,
+    raw_spans,
+)
 from vision.datasets.coco_tables import Images
 from vision.files.atomic_file import sync_folder, write_atomically
 from vision.files.guarded import regular_only
 from vision.repair.coco_repair import Repair
 
 COPY_BYTES = 4 << 20
-_SEPARATOR = re.compile(rb"[ \t\r\n,]*")
 _CATEGORY_ID = re.compile(rb'("category_id"[ \t\r\n]*:[ \t\r\n]*)(-?\d+)(?=[ \t\r\n,}])')
 # From this many changed entries in a part of the list (of about 2,000) on, all are written anew.
 _MANY = 100
@@ -43,8 +48,10 @@ def write_repair(repair: Repair) -> Path:
 
 
 def _keep_original(path: Path) -> Path:
-    """Keep the file also as instances_train.original.json or, if an older original has that name,
-    as .original.2.json and so on."""
+    """Keep the file also as instances_train.original.json, and return that path.
+
+    If an older original has that name, it is .original.2.json and so on.
+    """
     for number in itertools.count(1):
         suffix = ".original.json" if number == 1 else f".original.{number}.json"
         original = path.with_name(path.stem + suffix)
@@ -133,7 +140,7 @@ def _annotation_pieces(repair: Repair, start: int) -> Iterator[bytes]:
         yield from _copy(document, position, first)  # the "[" before the first annotation
         text = _repaired_chunk(repair, (first, stop), slice(row, row + count), changed)
         if is_first:  # nothing is written yet: no comma before it
-            text = _SEPARATOR.sub(lambda found: found[0].replace(b",", b""), text, count=1)
+            text = SEPARATOR.sub(lambda found: found[0].replace(b",", b""), text, count=1)
         yield text
         is_first = is_first and not text.strip()
         document.forget_pages(first, stop)
@@ -162,7 +169,7 @@ def _repaired_chunk(
 
 def _rewritten_at_once(repair: Repair, text: bytes, rows: slice) -> bytes:
     """Decode all entries, change their values key by key, and write them anew."""
-    first = _SEPARATOR.match(text).end()
+    first = SEPARATOR.match(text).end()
     entries = _decode_entries(b"[" + text[first:] + b"]")
     for key, values in _changed_columns(repair, rows):
         for entry, value in zip(entries, values, strict=True):
@@ -233,13 +240,13 @@ def _rewritten_in_runs(
 def _ends_of_entries(document: CocoJson, span: tuple[int, int]) -> list[int]:
     """The byte after each entry of a part of a list."""
     start, stop = span
-    position = _SEPARATOR.match(document.source, start, stop).end()
+    position = SEPARATOR.match(document.source, start, stop).end()
     parsed = b"[" + document.parsed[position:stop] + b"]"
     raws = msgspec.json.decode(parsed, type=list[msgspec.Raw])
     lengths = np.array([len(memoryview(raw)) for raw in raws])
     # Nearly always all separators are alike, and need not be looked for one by one.
     after_first = position + int(lengths[0])
-    gap = _SEPARATOR.match(document.source, after_first, stop).end() - after_first
+    gap = SEPARATOR.match(document.source, after_first, stop).end() - after_first
     ends = position + np.cumsum(lengths) + gap * np.arange(len(lengths))
     source = np.frombuffer(document.source, np.uint8)
     if len(ends) > 1 and ends[-1] <= stop:
@@ -248,7 +255,7 @@ def _ends_of_entries(document: CocoJson, span: tuple[int, int]) -> list[int]:
             return ends.tolist()
     ends = []
     for length in lengths.tolist():
-        position = _SEPARATOR.match(document.source, position, stop).end() + length
+        position = SEPARATOR.match(document.source, position, stop).end() + length
         ends.append(position)
     return ends
 
@@ -295,12 +302,12 @@ def _rewritten(
 ) -> Iterator[bytes]:
     """Yield the objects of a part of a list with changed values; None leaves an object out."""
     start, stop = span
-    first = _SEPARATOR.match(document.source, start, stop).end()
+    first = SEPARATOR.match(document.source, start, stop).end()
     parsed = document.parsed[first:stop]
     raws = msgspec.json.decode(b"[" + parsed + b"]", type=list[msgspec.Raw])
     position = start
     for raw, values in zip(raws, changes, strict=True):
-        first = _SEPARATOR.match(document.source, position, stop).end()
+        first = SEPARATOR.match(document.source, position, stop).end()
         separator = document.source[position:first]
         position = first + len(memoryview(raw))
         if values is not None:

@@ -62,9 +62,8 @@ def find_advice(analysis: Analysis, history: RunHistory, train: SplitFacts | Non
         *_slow_data(history),
     ]
     rules.sort(key=lambda advice: -advice.gain)
-    by_remedy = {
-        advice.remedy: advice for advice in reversed(rules)
-    }  # of two, the one that wins more
+    # Of two with one remedy, the one that wins more.
+    by_remedy = {advice.remedy: advice for advice in reversed(rules)}
     return [advice for advice in rules if by_remedy[advice.remedy] is advice][:LIMIT]
 
 

@@ -104,7 +104,7 @@ def verdict(comparison: Comparison) -> str:
     if difference is None:
         return f"{second} and {first}: no difference can be told from {images}."
     size, ends = difference.value, (difference.low, difference.high)
-    if not difference.is_told:
+    if not difference.is_significant:
         return (
             f"{second} and {first}: no difference can be told from {images} (AP {size:+.3f}, "
             f"95 %: {ends[0]:+.3f} to {ends[1]:+.3f})."
@@ -116,7 +116,7 @@ def verdict(comparison: Comparison) -> str:
 
 def class_verdicts(comparison: Comparison) -> list[str]:
     """Say which classes differ for certain, the largest difference first."""
-    told = [(name, d) for name, d in comparison.per_class.items() if d and d.is_told]
+    told = [(name, d) for name, d in comparison.per_class.items() if d and d.is_significant]
     told.sort(key=lambda row: -abs(row[1].value))
     lines = [
         f"{name}: {d.value:+.3f} AP (95 %: {d.low:+.3f} to {d.high:+.3f})"
@@ -161,7 +161,7 @@ def as_json(runs: list[ComparedRun], comparisons: list[Comparison]) -> dict:
 
 
 def _as_dict(difference: Difference | None) -> dict | None:
-    return difference and {**asdict(difference), "told": difference.is_told}
+    return difference and {**asdict(difference), "told": difference.is_significant}
 
 
 def text_lines(runs: list[ComparedRun], comparisons: list[Comparison]) -> list[str]:

@@ -83,7 +83,9 @@ def data_figures(
     ]
 
 
-def _classes(splits, class_names, shift: Shift | None, canvas: Canvas) -> Figure:
+def _classes(
+    splits: dict[str, SplitFacts], class_names: list[str], shift: Shift | None, canvas: Canvas
+) -> Figure:
     counts = {name: split.class_counts(len(class_names)) for name, split in splits.items()}
     total = sum(counts.values())
     order = np.argsort(-total, kind="stable")[:MAX_BARS]
@@ -109,7 +111,9 @@ def _classes(splits, class_names, shift: Shift | None, canvas: Canvas) -> Figure
         return canvas.finish(drawing, "Boxes by class", caption + shift_text(shift))
 
 
-def _sizes(splits, network: NetworkFacts, shift: Shift | None, canvas: Canvas) -> Figure:
+def _sizes(
+    splits: dict[str, SplitFacts], network: NetworkFacts, shift: Shift | None, canvas: Canvas
+) -> Figure:
     priors = network.priors_cxcywh
     prior_sizes = np.zeros(0)
     if priors is not None:
@@ -139,7 +143,9 @@ def _sizes(splits, network: NetworkFacts, shift: Shift | None, canvas: Canvas) -
         return canvas.finish(drawing, "Box sizes", f"{caption}. {shift_text(shift)}")
 
 
-def _shapes(splits, network: NetworkFacts, shift: Shift | None, canvas: Canvas) -> Figure:
+def _shapes(
+    splits: dict[str, SplitFacts], network: NetworkFacts, shift: Shift | None, canvas: Canvas
+) -> Figure:
     longest, what = 3.0, ""
     if network.priors_cxcywh is not None:
         sides = network.priors_cxcywh[:, 2:] * np.array(network.image_size)[::-1]

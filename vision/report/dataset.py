@@ -1,6 +1,6 @@
 """What the data are like at the network's input, and whether train and val are alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +93,7 @@ def _boxes_of(
     index: AnnotationIndex, class_names: Sequence[str], photo_size: tuple[int, int], first: int
 ) -> tuple[np.ndarray, ...]:
     rows = np.flatnonzero(index.trainable & ~index.iscrowd)
-    images = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))[rows]
+    images = index.images_of_boxes()[rows]
     number = {name: label for label, name in enumerate(class_names, 1)}
     own = np.array([0, *(number.get(category.name, 0) for category in index.categories)])
     boxes = index.clipped_boxes[rows].astype(float)
@@ -151,7 +151,14 @@ def find_shifts(train: SplitFacts, val: SplitFacts, class_names: Sequence[str]) 
     return [_compare(name, values, bin_of, train, val) for name, values, bin_of in subjects]
 
 
-def _compare(name, value_names, bin_of, train: SplitFacts, val: SplitFacts) -> Shift:
+def _compare(
+    name: str,
+    value_names: Sequence[str],
+    bin_of: Callable[[SplitFacts], np.ndarray],
+    train: SplitFacts,
+    val: SplitFacts,
+) -> Shift:
+    """Compare two splits in one respect; `bin_of` gives the place in `value_names` of each box."""
     counts = [_image_counts(split, bin_of(split), len(value_names)) for split in (train, val)]
     distance, differences, shares = _distance(counts[0].sum(axis=0), counts[1].sum(axis=0))
     both = np.concatenate([counts[0], counts[1]])

@@ -1,6 +1,7 @@
 """The drawings of a validation, each with a sentence that says what it shows."""
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,8 +11,12 @@ from vision.report.analysis import Analysis
 from vision.report.svg import BLUE, COLORS, GREEN, ORANGE, RED, SKY, Canvas, Figure, label, legend
 from vision.report.words import percent
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MAX_LINES = 6  # classes in one drawing of curves
 MAX_BARS = 24
+MAX_POINTS = 300  # of a curve: more are not seen
 MIN_IN_BIN = 20  # detections, for a statement on their hit rate
 SIZE_NAMES = [
     f"{low}-{high:.0f}" if np.isfinite(high) else f"over {low}"
@@ -219,11 +224,11 @@ def _which(analysis: Analysis, chosen: list[int]) -> str:
     return f"the {len(chosen)} classes with the most boxes of {with_boxes}"
 
 
-def _unit_square(axes, x: str, y: str) -> None:
+def _unit_square(axes: "Axes", x: str, y: str) -> None:
     axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.01))
 
 
-def _thin(x: np.ndarray, y: np.ndarray, points: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """Keep as many points as a drawing shows."""
-    rows = np.unique(np.linspace(0, len(x) - 1, points).astype(int)) if len(x) else slice(0)
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keep at most MAX_POINTS of a curve, evenly spread."""
+    rows = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).astype(int)) if len(x) else slice(0)
     return x[rows], y[rows]

@@ -17,7 +17,7 @@ from vision.report.words import percent
 
 NUM_PICTURES = 8
 NUM_SUSPECTS = 20
-MIN_BELIEF = 0.5  # share of such detections that are right, for doubt in the labels
+MIN_BELIEF = 0.5  # precision from which on a detection makes its label doubtful
 SHARED_FROM = 0.8  # IoU of two boxes of different classes, or of one class
 SIDE = 176  # pixels of a picture
 _CONTEXT = 2.2  # sides of the part shown, over the box's
@@ -60,21 +60,21 @@ class Picture:
     file: str
 
 
-def likely_label_errors(analysis: Analysis, limit: int = NUM_SUSPECTS) -> list[Example]:
+def likely_label_errors(analysis: Analysis) -> list[Example]:
     """Find detections and boxes that speak against the labels, the likeliest first.
 
-    A detection where no box is, or on a box of another class, with a score above its class's best
-    threshold, is believed as much as its class's detections of that score and more are right, or
-    of a lower score where that is more: one wrong label at the top of the list lowers the share
-    there most, and belief must not fall as the score rises. Two boxes of the labels that share a
-    place are believed to be one by their IoU.
+    A detection where no box is, or on a box of another class, counts if its score is above its
+    class's best threshold. How likely it is right is the precision of its class at that score or
+    at a lower one, whichever is higher: a single wrong label at the top of the list lowers the
+    precision there most, and the likelihood must not fall as the score rises. Two labels at one
+    place are as likely one object as their IoU says.
     """
     errors, names = analysis.errors, analysis.names
     gt, dt = analysis.matches.ground_truth, analysis.matches.detections
     rows = np.flatnonzero(np.isin(errors.kinds, (BACKGROUND, CLASSIFICATION)))
     rows = rows[dt.scores[rows] > analysis.class_thresholds[dt.labels[rows] - 1]]
     beliefs, scores = _beliefs(analysis, rows)
-    best = np.lexsort((-dt.scores[rows], -beliefs))[:limit]
+    best = np.lexsort((-dt.scores[rows], -beliefs))[:NUM_SUSPECTS]
     best = best[beliefs[best] >= MIN_BELIEF]
     examples = []
     for row, belief, score in zip(rows[best], beliefs[best], scores[best], strict=True):
@@ -86,7 +86,7 @@ def likely_label_errors(analysis: Analysis, limit: int = NUM_SUSPECTS) -> list[E
         boxes = gt.boxes_xywh[(gt.image_index == image) & analysis.is_box]
         examples.append(Example(image, belief, reason, boxes, dt.boxes_xywh[[row]]))
     examples += _shared_boxes(analysis)
-    return sorted(examples, key=lambda example: -example.score)[:limit]
+    return sorted(examples, key=lambda example: -example.score)[:NUM_SUSPECTS]
 
 
 def _beliefs(analysis: Analysis, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

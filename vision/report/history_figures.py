@@ -1,5 +1,7 @@
 """The drawings of a training: what changed from epoch to epoch, and where a run was resumed."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from vision.report.inputs import RunHistory
@@ -15,6 +17,9 @@ from vision.report.svg import (
     legend,
 )
 from vision.report.words import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HEIGHT = 2.2  # inches
 
@@ -125,7 +130,7 @@ def _line(history: RunHistory, canvas: Canvas, name: str, title: str, caption: s
         return canvas.finish(drawing, title, caption)
 
 
-def _finish_axes(history: RunHistory, axes) -> None:
+def _finish_axes(history: RunHistory, axes: "Axes") -> None:
     """Label the epochs, and mark where the run was resumed."""
     epoch_axis(axes)
     for number, entry in enumerate(history.resumes, start=1):

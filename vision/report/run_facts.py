@@ -130,7 +130,7 @@ def training_command(history: RunHistory) -> str:
     words = ["./train_ssd.py"]
     for name, value in history.arguments.items():
         flag = "--" + name.replace("_", "-")
-        if name in ("image_size",) and value:
+        if name == "image_size" and value:
             words += [flag, "x".join(map(str, value))]
         elif isinstance(value, bool):
             words += [flag] if value else []

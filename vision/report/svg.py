@@ -20,6 +20,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED = (
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 _INK = "#010203"  # stands for the colour of the page's text, which CSS knows and matplotlib not
 WIDTH, HEIGHT = 4.4, 2.7  # inches; 440 and 270 px on the page
+LEGEND_COLUMNS = 3
 _PIXELS = 100  # of the page, for an inch
 EDGE, LINE, LETTER = 0.12, 0.16, 0.062  # inches around all, of a line of text, of a letter
 
@@ -43,14 +44,14 @@ class Canvas:
     """Makes figures of one page; numbers them, so that no two elements have one id.
 
     Args:
-        name: a letter that no other canvas of the page has.
+        name: begins the ids of its elements; no other canvas of the page has it.
     """
 
     def __init__(self, name: str = "f"):
         self._name, self._count = name, 0
 
     @contextmanager
-    def figure(self, *, width: float = WIDTH, height: float = HEIGHT) -> Iterator[tuple]:
+    def figure(self, *, height: float = HEIGHT) -> Iterator[tuple]:
         """Give a matplotlib figure and its axes to draw on, in the page's style."""
         import matplotlib
         from matplotlib.figure import Figure as MatplotlibFigure
@@ -82,7 +83,7 @@ class Canvas:
         with matplotlib.rc_context(style), warnings.catch_warnings():
             # Letters that matplotlib's font lacks are drawn by the browser's.
             warnings.simplefilter("ignore", UserWarning)
-            drawing = MatplotlibFigure(figsize=(width, height))
+            drawing = MatplotlibFigure(figsize=(WIDTH, height))
             drawing.subplots_adjust(top=1 - EDGE / height)
             yield drawing, drawing.add_subplot()
 
@@ -110,12 +111,12 @@ def from_zero(axes: "Axes") -> None:
     axes.set_ylim(0, 1.06 * max(axes.dataLim.y1, 1e-9))
 
 
-def legend(drawing: "MatplotlibFigure", *, columns: int = 3, title: str | None = None) -> None:
+def legend(drawing: "MatplotlibFigure", *, title: str | None = None) -> None:
     """Name the lines above the axes, where they hide nothing."""
     box = drawing.legend(
-        loc="upper left", borderaxespad=0.3, ncols=columns, title=title, alignment="left"
+        loc="upper left", borderaxespad=0.3, ncols=LEGEND_COLUMNS, title=title, alignment="left"
     )
-    rows = -(-len(box.texts) // columns) + (title is not None)
+    rows = -(-len(box.texts) // LEGEND_COLUMNS) + (title is not None)
     drawing.subplots_adjust(top=1 - (EDGE + LINE * rows) / drawing.get_figheight())
 
 

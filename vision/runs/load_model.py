@@ -92,7 +92,7 @@ def _load(
 
 
 def _build(path: Path, checkpoint: dict, *, image_size: tuple[int, int] | None) -> SSD:
-    """Build the network that a checkpoint's arguments tell, which a stranger may have edited."""
+    """Build the network of a checkpoint's arguments, which may have been edited."""
     arguments = checkpoint["config"]["arguments"]
     try:
         return build_model(
@@ -140,7 +140,10 @@ def _check_given(
 
 
 def _load_weight_file(
-    path: Path, net: str | None, label_file: str | Path | None, image_size
+    path: Path,
+    net: str | None,
+    label_file: str | Path | None,
+    image_size: tuple[int, int] | None,
 ) -> tuple[SSD, list[dict]]:
     weights, _ = read_state_dict(path)
     labels = Path(label_file) if label_file else path.with_name("labels.txt")

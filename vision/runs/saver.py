@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vision.engine.metrics import MetricsLog
 from vision.engine.state import TrainingState
@@ -83,6 +84,7 @@ class RunSaver(AbstractContextManager):
         path = step_path(self.run, epoch, state.step)
 
         def find_obsolete() -> list[Path]:
+            """Return the checkpoints inside an epoch that are older than this one."""
             older = obsolete_checkpoints(self.run, epoch=epoch, best_epoch=None, keep_last=0)
             return [p for p in older if p != path]
 
@@ -112,7 +114,8 @@ class RunSaver(AbstractContextManager):
             ),
         )
 
-    def _save(self, state: TrainingState, path: Path, **options) -> None:
+    def _save(self, state: TrainingState, path: Path, **options: Any) -> None:
+        """Write a checkpoint in the background; `options` as for `CheckpointWriter.save`."""
         self.wait()
         content = state.state_dict(config=self.config, classes=self.classes)
         self._writer.save(content, path, **options)

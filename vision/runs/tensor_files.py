@@ -1,4 +1,4 @@
-"""Loading .pt and .pth files of strangers: no code is run, no memory asked that no bytes fill."""
+"""Loading untrusted .pt and .pth files: no code is run, and no tensor is larger than the file."""
 
 import io
 import warnings
@@ -42,7 +42,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _check_is_no_text(path: Path, file: BinaryIO) -> None:
-    """Name the pages and pointers that downloads leave under the name of weights."""
+    """Refuse what failed downloads leave under the name of weights: pages, pointers, nothing."""
     first = file.read(512)
     file.seek(0)
     refuse_stand_in(first, path)

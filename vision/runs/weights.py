@@ -1,6 +1,5 @@
 """Weights from elsewhere: backbones, the family's files, checkpoints with other classes."""
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from vision.ssd.models import MODELS
 from vision.ssd.network import Network
 from vision.ssd.ssd import SSD
 
-logger = logging.getLogger(__name__)
 TORCHVISION = "torchvision"  # as a detector's weights: those that torchvision trained on COCO
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 

@@ -1,5 +1,7 @@
 """The MultiBox loss: matching, hard negative mining, cross entropy and smooth L1."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,14 +11,13 @@ from vision.ops.matcher import BACKGROUND, match_priors, pad_targets
 
 
 class MultiBoxLoss:
-    """SSD's training objective (Liu et al. 2016, section 2.2, equations 1 to 3).
+    """SSD's training objective (Liu et al. 2016, section 2.2, equations 1 to 3, with alpha 1).
 
     Args:
         priors_cxcywh: [P, 4] in 0..1.
         image_size: (height, width) of the network's input, the frame of the targets' boxes.
         iou_threshold: overlap from which a prior is positive.
         neg_pos_ratio: negatives that count, for each positive of an image.
-        regression_weight: alpha in equation 1.
     """
 
     def __init__(
@@ -26,14 +27,12 @@ class MultiBoxLoss:
         image_size: tuple[int, int],
         iou_threshold: float = 0.4,
         neg_pos_ratio: float = 3,
-        regression_weight: float = 1,
     ):
         self.priors_cxcywh = priors_cxcywh
         height, width = image_size
         self.box_scale = priors_cxcywh.new_tensor([width, height, width, height])
         self.iou_threshold = iou_threshold
         self.neg_pos_ratio = neg_pos_ratio
-        self.regression_weight = regression_weight
 
     def __call__(
         self, cls_logits: Tensor, bbox_regression: Tensor, targets: list[dict[str, Tensor]]
@@ -82,7 +81,7 @@ class MultiBoxLoss:
         offsets = _Select.apply(bbox_regression, *chosen).float()
         loss_regression = F.smooth_l1_loss(offsets, encoded, reduction="sum") / divisor
         return {
-            "loss": loss_classification + self.regression_weight * loss_regression,
+            "loss": loss_classification + loss_regression,
             "loss_classification": loss_classification,
             "loss_regression": loss_regression,
             "num_pos": num_pos.sum(),
@@ -106,13 +105,15 @@ class _Select(torch.autograd.Function):
     """x[rows, columns] for places that differ; torch's own gradient adds them up one by one."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return [N, V] of x [B, P, V], at N places that rows and columns [N] name."""
         ctx.save_for_backward(rows, columns)
         ctx.shape = x.shape
         return x[rows, columns]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of x [B, P, V]."""
         grad_x = grad.new_zeros(ctx.shape)
         grad_x[ctx.saved_tensors] = grad
         return grad_x, None, None

@@ -122,16 +122,13 @@ class TrainingData:
 
     Attributes:
         val_flags: for each source of `val`, what eval_ssd.py needs to read it.
+        val_place: the files or folders of `val`, for messages.
     """
 
     train: DataSplit
     val: DataSplit
     val_flags: list[list[str]]
-
-    @property
-    def val_place(self) -> str:
-        """Where the val split is, for messages."""
-        return " and ".join(str(flags[1]) for flags in self.val_flags)
+    val_place: str
 
 
 def open_sources(
@@ -195,7 +192,8 @@ def open_sources(
         val_flags.append(flags + (["--val-split", val_split] if val_split else []))
     used = used.union(*(folder.takes for folder in [*folders, *val_folders]))
     check_options_used(with_lists, used, where=" ".join(map(str, datasets)))
-    return TrainingData(*_joined(train, val, balance_seed=balance_seed), val_flags)
+    val_place = " and ".join(str(place) for _, place, *_ in val_flags)  # behind its flag
+    return TrainingData(*_joined(train, val, balance_seed=balance_seed), val_flags, val_place)
 
 
 def _joined(

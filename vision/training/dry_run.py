@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from vision.args import TrainArguments
 from vision.engine.step import train_step
@@ -73,8 +74,18 @@ def dry_run(args: TrainArguments, *, picture: Path) -> list[str]:
     return [*lines, f"picture: {picture}"]
 
 
-def _write_picture(images, prior_labels, decoded, class_names: list[str], path: Path) -> None:
-    """Lay the images out in a grid, each with the decoded boxes of its positive priors."""
+def _write_picture(
+    images: Tensor, prior_labels: Tensor, decoded: Tensor, class_names: list[str], path: Path
+) -> None:
+    """Lay the images out in a grid, each with the decoded boxes of its positive priors.
+
+    Args:
+        images: uint8 [B, 3, H, W].
+        prior_labels: [B, P], positive priors have a label above 0.
+        decoded: [B, P, 4] xyxy in pixels of the images.
+        class_names: of labels 1..C.
+        path: the file to write.
+    """
     tiles = []
     for image, labels, boxes in zip(images[:MAX_PICTURES], prior_labels, decoded, strict=False):
         positive = labels > 0

@@ -19,7 +19,7 @@ from vision.ssd.loss import MultiBoxLoss
 from vision.training.build import build_schedule
 
 logger = logging.getLogger(__name__)
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 5.0  # for how long steps are timed
 # An image takes in validation about half of its time in training (benchmarks/RESULTS.md: 87 of
 # them are 17 % of an epoch of 205).
 VALIDATION_COST = 0.5

@@ -151,7 +151,14 @@ def learn(
     return OverfitResult(ap50, ceiling, suspects)
 
 
-def _train_until(stop: int, state, loader, loss_fn, *, options: StepOptions) -> float:
+def _train_until(
+    stop: int,
+    state: TrainingState,
+    loader: DetectionLoader,
+    loss_fn: MultiBoxLoss,
+    *,
+    options: StepOptions,
+) -> float:
     """Train to step `stop`; return the mean loss of these steps."""
     set_train_mode(state.model)
     total, steps = 0.0, 0

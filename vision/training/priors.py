@@ -22,8 +22,8 @@ from vision.training.data import DataSplit
 from vision.transforms.presets import build_train_transform
 
 logger = logging.getLogger(__name__)
-# By how much the share of boxes with a prior, the mean over the classes, has to rise for `auto` to
-# leave the network's priors; those of a trained detector's heads are worth more than others.
+# With --priors auto, fitted priors are taken if the share of boxes that have a prior (mean over the
+# classes) rises by this. A trained detector's heads have learned its own priors, so it needs more.
 LEAST_GAIN = 0.05
 LEAST_GAIN_OVER_TRAINED = 0.2
 MOST_LOST = 0.02  # of the boxes of any size, or of any class

@@ -73,16 +73,13 @@ class RunStart:
 
     @property
     def is_finished(self) -> bool:
-        """Whether a resumed run has no epoch left to do."""
-        return bool(self.config) and (self.epoch >= self.args.epochs or self.has_stalled)
-
-    @property
-    def has_stalled(self) -> bool:
-        """Whether --patience has ended a resumed run."""
-        if self.checkpoint is None or not self.args.patience:
+        """Whether a resumed run has no epoch left to do, or --patience has ended it."""
+        if self.checkpoint is None:
             return False
-        best, patience = self.checkpoint["best"], self.args.patience
-        return has_stalled(best, self.epoch, patience=patience, eval_every=self.args.eval_every)
+        args, best = self.args, self.checkpoint["best"]
+        if args.patience and self.epoch < args.epochs:
+            return has_stalled(best, self.epoch, patience=args.patience, eval_every=args.eval_every)
+        return self.epoch >= args.epochs
 
 
 def check_same_flags(args: TrainArguments, given: set[str]) -> None:

@@ -16,7 +16,7 @@ from vision.args import (
 from vision.command_line import flag_of
 
 SAVED = [name for name, field in FLAGS.items() if field.metadata["resume"] != NOT_SAVED]
-# What runs did that are older than a flag, where its default is something else.
+# What a run did that is older than the flag, where today's default is another value.
 _BEFORE_IT_WAS_SAVED = {"box_voting": 0.0}
 MAY_CHANGE = {name for name in SAVED if FLAGS[name].metadata["resume"] in (FREE, CHECKED)}
 
@@ -28,7 +28,7 @@ def saved_arguments(args: TrainArguments) -> dict:
 
 
 def read_saved_arguments(saved: dict) -> TrainArguments:
-    """Turn the saved arguments of a run back into arguments; the file may come from a stranger.
+    """Turn the saved arguments of a run back into arguments; the file is not trusted.
 
     Raises:
         ValueError: a name or a value that train_ssd.py does not write.

@@ -36,6 +36,7 @@ class RandomExpand:
     probability: float = 0.5
 
     def __call__(self, view: View, rng: np.random.Generator) -> View:
+        """Return a view around `view`, which reaches outside the image, or `view` itself."""
         if rng.random() >= self.probability:
             return view
         ratio = rng.uniform(1.0, self.max_ratio)

@@ -41,7 +41,10 @@ class PhotometricDistort:
         image = _change_color(image, saturation, turn)
         return image if contrast_first else _change_tone(image, 0.0, contrast)
 
-    def _draw(self, rng: np.random.Generator, low: float, high: float, *, unchanged: float):
+    def _draw(
+        self, rng: np.random.Generator, low: float, high: float, *, unchanged: float
+    ) -> float:
+        """Draw a number between `low` and `high`, with `probability`; else take `unchanged`."""
         return rng.uniform(low, high) if rng.random() < self.probability else unchanged
 
 

@@ -142,7 +142,10 @@ class ViewTransform:
         target = place_boxes(target, placement, output_width=self.image_size[1], flip=plan.flip)
         return image, target
 
-    def _draw_view(self, source_size, target: dict, rng) -> tuple[View, bool]:
+    def _draw_view(
+        self, source_size: tuple[int, int], target: dict, rng: np.random.Generator | None
+    ) -> tuple[View, bool]:
+        """Draw the rectangle of the source that fills the output, and whether it is mirrored."""
         augmentation = self.augmentation
         view = View(*target.get("view", (0, 0, source_size[1], source_size[0])))
         boxes = target["boxes"][~target["iscrowd"]]

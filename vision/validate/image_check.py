@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawArray
+from typing import BinaryIO
 
 from PIL import Image
 from skimage import io as skimage_io
@@ -104,7 +105,13 @@ def check_images(
             pending = [file for file in pending if file not in unfinished]
 
 
-def _run_pool(pending, states, workers, check) -> Iterator[list[ImageCheck]]:
+def _run_pool(
+    pending: Sequence[str],
+    states: Sequence[int],
+    workers: int,
+    check: Callable[[str], ImageCheck],
+) -> Iterator[list[ImageCheck]]:
+    """Check files in batches, in processes that mark in `states` which file they are at."""
     starts = range(0, len(pending), _BATCH)
     batches = [pending[start : start + _BATCH] for start in starts]
     pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(states, check))
@@ -160,8 +167,9 @@ def _check_once(file: str) -> ImageCheck:
         return ImageCheck(file, "not checked", "memory ran out; use fewer --workers")
 
 
-def _check_stream(file: str, stream, num_bytes: int) -> ImageCheck:
+def _check_stream(file: str, stream: BinaryIO, num_bytes: int) -> ImageCheck:
     def unreadable(kind: str, message: object) -> ImageCheck:
+        """Make the result for a file that training cannot use."""
         text = " ".join(str(message).split())
         return ImageCheck(file, kind, text, num_bytes=num_bytes, sha256=_digest(file))
 
@@ -200,7 +208,8 @@ def _check_stream(file: str, stream, num_bytes: int) -> ImageCheck:
     return ImageCheck(file, stored_size=(height, width), upright_size=upright)
 
 
-def _decode(file: str, stream) -> None:
+def _decode(file: str, stream: BinaryIO) -> None:
+    """Decode all pixels with scikit-image, and with training's reader where that is stricter."""
     stream.seek(0)
     data = stream.read()
     is_whole = data.endswith(_PNG_END) or (data.startswith(JPEG_MAGIC) and not is_cut_off(data))

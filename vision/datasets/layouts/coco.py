@@ -20,8 +20,6 @@ class CocoLayout(Layout):
     @staticmethod
     def recognise(root: Path, split: str | None) -> str | None:
         """Name the annotation file of the split."""
-        """Name the annotation file of the split."""
-        """Name the annotation file of the split."""
         if split is None:
             split = next(iter(annotated_splits(root)), None)
         file = split and find_annotation_file(root, split)
@@ -29,8 +27,6 @@ class CocoLayout(Layout):
 
     @staticmethod
     def nearest(root: Path, split: str) -> str | None:
-        """Point to a file that may have COCO annotations under another name."""
-        """Point to a file that may have COCO annotations under another name."""
         """Point to a file that may have COCO annotations under another name."""
         places = ("annotations/*.json", "*.json", "*/*.coco.json")
         file = next((file for place in places for file in sorted(root.glob(place))), None)
@@ -44,13 +40,9 @@ class CocoLayout(Layout):
     @property
     def splits(self) -> list[str]:
         """Those that have an annotation file."""
-        """Those that have an annotation file."""
-        """Those that have an annotation file."""
         return annotated_splits(self.root)
 
     def open(self, split: str) -> Source:
-        """Read the split's annotation file, and find its images."""
-        """Read the split's annotation file, and find its images."""
         """Read the split's annotation file, and find its images."""
         annotation_file, image_folder = split_files(self.root, split)
         index = load_coco_index(annotation_file, image_folder, box_form=self.options.boxes)
@@ -72,13 +64,9 @@ class CocoPairs(CocoLayout):
     @property
     def splits(self) -> list[str]:
         """Those for which a file was named."""
-        """Those for which a file was named."""
-        """Those for which a file was named."""
         return list(self._pairs)
 
     def open(self, split: str) -> Source:
-        """Read the file that was named for the split."""
-        """Read the file that was named for the split."""
         """Read the file that was named for the split."""
         if split not in self._pairs:
             given = " ".join(file for file, _ in self._pairs.values())

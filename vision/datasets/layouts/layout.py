@@ -28,7 +28,7 @@ class OpenOptions:
         split_files: YOLO: {split: file of image paths}, added to the folder's splits or instead of
             them.
         strict_labels: YOLO: a bad label line is an error, not a warning.
-        label_format: YOLO: what a row holds, a key of `yolo_formats.LABEL_FORMATS`.
+        label_format: YOLO: what a row holds, one of `yolo_formats.LABEL_FORMATS`.
         boxes: COCO: what the four numbers of a `bbox` are, one of BOX_FORMS;
             None: COCO's, unless they look like something else.
         use_difficult: VOC: train on objects marked difficult, too.
@@ -81,7 +81,12 @@ class Layout(ABC):
     lists_all: ClassVar[bool] = True  # an image that no split has is a mistake
 
     def __init__(self, root: Path, options: OpenOptions) -> None:
-        """Raises: ValueError where the folder is incomplete."""
+        """Take the options that this layout follows.
+
+        Raises:
+            OSError: a file cannot be read.
+            ValueError: the folder is incomplete.
+        """
         self.root = root
         self.options = options.only(self.takes)
 

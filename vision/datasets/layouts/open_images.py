@@ -19,16 +19,12 @@ class OpenImagesLayout(Layout):
     @staticmethod
     def recognise(root: Path, split: str | None) -> str | None:
         """Name the split's CSV file of boxes."""
-        """Name the split's CSV file of boxes."""
-        """Name the split's CSV file of boxes."""
         found = find_open_images(root)
         place = found.get(split) if split else next(iter(found.values()), None)
         return place and place.csv.relative_to(root).as_posix()
 
     @staticmethod
     def nearest(root: Path, split: str) -> str | None:
-        """Point to a CSV file of boxes whose images lie elsewhere."""
-        """Point to a CSV file of boxes whose images lie elsewhere."""
         """Point to a CSV file of boxes whose images lie elsewhere."""
         file = next(root.glob("*annotations-bbox.csv*"), None)
         if file is None:
@@ -39,13 +35,9 @@ class OpenImagesLayout(Layout):
     @property
     def splits(self) -> list[str]:
         """Those that have a CSV file and a folder of images."""
-        """Those that have a CSV file and a folder of images."""
-        """Those that have a CSV file and a folder of images."""
         return list(self._reader.splits)
 
     def open(self, split: str) -> Source:
-        """Read the split's CSV file."""
-        """Read the split's CSV file."""
         """Read the split's CSV file."""
         if split not in self.splits:
             raise ValueError(

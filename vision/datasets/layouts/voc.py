@@ -24,14 +24,10 @@ class VocLayout(Layout):
     @staticmethod
     def recognise(root: Path, split: str | None) -> str | None:
         """Name the lists of images or the .xml files that are there."""
-        """Name the lists of images or the .xml files that are there."""
-        """Name the lists of images or the .xml files that are there."""
         return voc_signs(root, split)
 
     @staticmethod
     def nearest(root: Path, split: str) -> str | None:
-        """Point to a folder below that has this layout."""
-        """Point to a folder below that has this layout."""
         """Point to a folder below that has this layout."""
         folder = nested_voc_folder(root)
         return folder and f"{folder} is of Pascal VOC's layout; give that folder"
@@ -39,13 +35,9 @@ class VocLayout(Layout):
     @property
     def splits(self) -> list[str]:
         """Those of ImageSets/Main, or the folders of images and .xml files."""
-        """Those of ImageSets/Main, or the folders of images and .xml files."""
-        """Those of ImageSets/Main, or the folders of images and .xml files."""
         return list(self._reader.splits)
 
     def open(self, split: str) -> Source:
-        """Read the .xml files of the split's images."""
-        """Read the .xml files of the split's images."""
         """Read the .xml files of the split's images."""
         if split not in self.splits:
             raise ValueError(

@@ -35,27 +35,19 @@ class YoloLayout(Layout):
     @staticmethod
     def recognise(root: Path, split: str | None) -> str | None:
         """Name the first two of the files and folders that tell YOLO's labels."""
-        """Name the first two of the files and folders that tell YOLO's labels."""
-        """Name the first two of the files and folders that tell YOLO's labels."""
         return ", ".join(yolo_signs(root)[:2]) or None
 
     @staticmethod
     def nearest(root: Path, split: str) -> str | None:
-        """Return None."""
-        """Return None."""
         """Return None: what could be meant as YOLO's is recognised, and then says what it lacks."""
         return None
 
     @property
     def splits(self) -> list[str]:
         """Those of splits/, data.yaml or the folders, and of the files that flags name."""
-        """Those of splits/, data.yaml or the folders, and of the files that flags name."""
-        """Those of splits/, data.yaml or the folders, and of the files that flags name."""
         return list(self._reader.folder.splits)
 
     def open(self, split: str) -> Source:
-        """Read the label files of the split's images."""
-        """Read the label files of the split's images."""
         """Read the label files of the split's images."""
         if split not in self.splits:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The number format that torch.autocast gives a convolution."""
+"""The dtype that torch.autocast gives a convolution."""
 
 import torch
 from torch import Tensor

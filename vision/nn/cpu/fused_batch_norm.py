@@ -20,7 +20,7 @@ from vision.nn.cpu.private_operators import (
     relu6_backward,
 )
 
-# Over so many input channels, their covariance costs more than looking at the expanded map.
+# Of more input channels than this, the covariance costs more than reading the expanded map.
 MAX_COVARIANCE_CHANNELS = 128
 
 
@@ -65,7 +65,7 @@ def norm_relu6(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """Return relu6(norm(x)) of [B, C, H, W]."""
     with torch.autocast("cpu", enabled=False):
         y, mean, variance = _NormReLU6.apply(x, norm.weight, norm.bias, norm.eps)
-    _move_statistics(norm, mean, variance, x)
+    _update_running_statistics(norm, mean, variance, x)
     return y
 
 
@@ -81,12 +81,15 @@ def expand_norm_relu6(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tenso
     x = x.to(autocast_dtype(x))
     with torch.autocast("cpu", enabled=False):
         y, mean, variance = _ExpandNormReLU6.apply(x, conv.weight, norm.weight, norm.bias, norm.eps)
-    _move_statistics(norm, mean, variance, x)
+    _update_running_statistics(norm, mean, variance, x)
     return y
 
 
 @torch.no_grad()
-def _move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, x: Tensor) -> None:
+def _update_running_statistics(
+    norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, x: Tensor
+) -> None:
+    """Update them as torch does; mean and variance [C] are those of the batch x [B, C, H, W]."""
     count = x.numel() // x.shape[1]
     norm.running_mean.lerp_(mean, norm.momentum)
     norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)

@@ -1,4 +1,4 @@
-"""Operators that torch keeps for itself: one function for each.
+"""torch's private operators: one function for each.
 
 torch promises nothing about them: another version may lack one, take other arguments or compute
 something else. So call them only where `operator_probes.are_usable` says yes.
@@ -77,7 +77,9 @@ def relu6_backward(grad_y: Tensor, y: Tensor) -> Tensor:
 
 def batch_norm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the variance (over N, not N - 1) of [B, C, H, W], float32 [C] each."""
-    running_mean = x.new_zeros(x.shape[1], dtype=torch.float32)  # wanted, but not moved
+    running_mean = x.new_zeros(
+        x.shape[1], dtype=torch.float32
+    )  # the operator wants them; momentum 0 keeps them
     running_variance = torch.ones_like(running_mean)
     return torch.ops.aten.batch_norm_update_stats(x, running_mean, running_variance, 0.0)
 

@@ -75,7 +75,7 @@ class StridedConv2d(nn.Conv2d):
 
 
 def has_hooks(layer: nn.Module) -> bool:
-    """Tell whether somebody wants to see this layer called, or changes its weights before."""
+    """Tell whether a layer has hooks: they have to run at each call, and may change its weights."""
     return bool(
         layer._forward_hooks
         or layer._forward_pre_hooks

@@ -15,17 +15,14 @@ from vision.ssd.network import Network
 def build(network: Network, num_classes: int) -> FamilySSD:
     """Build it with random weights; `num_classes` counts the background."""
     extras = nn.ModuleList(separable_extra(*pair) for pair in pairwise(CHANNELS[1:]))
-
-    def heads(num_values: int) -> nn.ModuleList:
-        return separable_heads(CHANNELS, [count * num_values for count in network.num_priors])
-
+    num_priors = network.num_priors
     return FamilySSD(
         network,
         num_classes=num_classes,
         base_net=build_mobilenet_v1_features(),
         extras=extras.apply(init_he),
-        classification_headers=heads(num_classes).apply(init_he),
-        regression_headers=heads(4).apply(init_he),
+        classification_headers=separable_heads(CHANNELS, num_priors, num_classes).apply(init_he),
+        regression_headers=separable_heads(CHANNELS, num_priors, 4).apply(init_he),
         source_layers=SOURCE_LAYERS,
     )
 

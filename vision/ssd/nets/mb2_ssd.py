@@ -6,6 +6,7 @@ from torch import nn
 
 from vision.nn.layers import conv_bn_relu
 from vision.nn.mobilenet_v2 import build_mobilenet_v2_features, width_of
+from vision.nn.ssd_layers import conv_heads
 from vision.ops.priors import growing_sizes
 from vision.ssd.family import FamilySSD, init_xavier
 from vision.ssd.nets.mb2_ssd_lite import SOURCE_LAYERS, backbone_names, source_channels
@@ -23,20 +24,14 @@ def build(network: Network, num_classes: int) -> FamilySSD:
         )
         for in_channels, out_channels in pairwise(channels[1:])
     )
-
-    def heads(num_values: int) -> nn.ModuleList:
-        return nn.ModuleList(
-            nn.Conv2d(in_channels, num_priors * num_values, 3, padding=1)
-            for in_channels, num_priors in zip(channels, network.num_priors, strict=True)
-        )
-
+    num_priors = network.num_priors
     return FamilySSD(
         network,
         num_classes=num_classes,
         base_net=base_net,
         extras=extras.apply(init_xavier),
-        classification_headers=heads(num_classes).apply(init_xavier),
-        regression_headers=heads(4).apply(init_xavier),
+        classification_headers=conv_heads(channels, num_priors, num_classes).apply(init_xavier),
+        regression_headers=conv_heads(channels, num_priors, 4).apply(init_xavier),
         source_layers=SOURCE_LAYERS,
     )
 

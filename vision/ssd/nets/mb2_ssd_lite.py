@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from torch import nn
 
-from vision.nn.layers import InvertedResidual, separable_conv
+from vision.nn.layers import InvertedResidual, ssdlite_heads
 from vision.nn.mobilenet_v2 import build_mobilenet_v2_features, from_torchvision_name, width_of
 from vision.ops.priors import growing_sizes
 from vision.ssd.family import FamilySSD, SourceLayer, init_xavier
@@ -24,19 +24,14 @@ def build(network: Network, num_classes: int) -> FamilySSD:
             channels[1:-1], channels[2:], (0.2, 0.25, 0.5, 0.25), strict=True
         )
     )
-
-    def heads(num_values: int) -> nn.ModuleList:
-        outputs = [num_priors * num_values for num_priors in network.num_priors]
-        *separable, last = zip(channels, outputs, strict=True)
-        return nn.ModuleList([*(separable_conv(*pair) for pair in separable), nn.Conv2d(*last, 1)])
-
+    num_priors = network.num_priors
     return FamilySSD(
         network,
         num_classes=num_classes,
         base_net=base_net,
         extras=extras.apply(init_xavier),
-        classification_headers=heads(num_classes).apply(init_xavier),
-        regression_headers=heads(4).apply(init_xavier),
+        classification_headers=ssdlite_heads(channels, num_priors, num_classes).apply(init_xavier),
+        regression_headers=ssdlite_heads(channels, num_priors, 4).apply(init_xavier),
         source_layers=SOURCE_LAYERS,
     )
 

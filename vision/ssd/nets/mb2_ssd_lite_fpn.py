@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from vision.nn.layers import InvertedResidual, separable_conv
+from vision.nn.layers import InvertedResidual, ssdlite_heads
 from vision.nn.mobilenet_v2 import build_mobilenet_v2_features
 from vision.ops.priors import growing_sizes
 from vision.ssd.family import FamilySSD, SourceLayer, init_xavier
@@ -64,20 +64,15 @@ def build(network: Network, num_classes: int) -> PyramidSSD:
         )
     )
     channels = [PATH_CHANNELS] * len(sources) + extra_channels
-
-    def heads(num_values: int) -> nn.ModuleList:
-        outputs = [num_priors * num_values for num_priors in network.num_priors]
-        *separable, last = zip(channels, outputs, strict=True)
-        return nn.ModuleList([*(separable_conv(*pair) for pair in separable), nn.Conv2d(*last, 1)])
-
+    num_priors = network.num_priors
     return PyramidSSD(
         network,
         num_classes=num_classes,
         base_net=base_net,
         source_layer_add_ons=add_ons.apply(init_xavier),
         extras=extras.apply(init_xavier),
-        classification_headers=heads(num_classes).apply(init_xavier),
-        regression_headers=heads(4).apply(init_xavier),
+        classification_headers=ssdlite_heads(channels, num_priors, num_classes).apply(init_xavier),
+        regression_headers=ssdlite_heads(channels, num_priors, 4).apply(init_xavier),
         source_layers=SOURCE_LAYERS,
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from torch import nn
 
-from vision.nn.layers import separable_conv
+from vision.nn.layers import ssdlite_heads
 from vision.nn.mobilenet_v3 import (
     LARGE,
     Block,
@@ -50,21 +50,14 @@ def build_mb3_ssd_lite(
             (256, 64, 64),
         )
     )
-
-    def heads(num_values: int) -> nn.ModuleList:
-        outputs = [count * num_values for count in network.num_priors]
-        *separable, pointwise = zip((first, last, 512, 256, 256, 64), outputs, strict=True)
-        return nn.ModuleList(
-            [*(separable_conv(*pair) for pair in separable), nn.Conv2d(*pointwise, 1)]
-        )
-
+    channels, num_priors = (first, last, 512, 256, 256, 64), network.num_priors
     return FamilySSD(
         network,
         num_classes=num_classes,
         base_net=base_net,
         extras=extras.apply(init_xavier),
-        classification_headers=heads(num_classes).apply(init_xavier),
-        regression_headers=heads(4).apply(init_xavier),
+        classification_headers=ssdlite_heads(channels, num_priors, num_classes).apply(init_xavier),
+        regression_headers=ssdlite_heads(channels, num_priors, 4).apply(init_xavier),
         source_layers=(source, SourceLayer(len(base_net) - 1)),
     )
 

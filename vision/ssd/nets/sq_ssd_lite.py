@@ -24,17 +24,14 @@ def build(network: Network, num_classes: int) -> FamilySSD:
             *(separable_extra(*pair) for pair in pairwise(CHANNELS[1:])),
         ]
     )
-
-    def heads(num_values: int) -> nn.ModuleList:
-        return separable_heads(CHANNELS, [count * num_values for count in network.num_priors])
-
+    num_priors = network.num_priors
     return FamilySSD(
         network,
         num_classes=num_classes,
         base_net=build_squeezenet_features().apply(init_he),
         extras=extras.apply(init_he),
-        classification_headers=heads(num_classes).apply(init_he),
-        regression_headers=heads(4).apply(init_he),
+        classification_headers=separable_heads(CHANNELS, num_priors, num_classes).apply(init_he),
+        regression_headers=separable_heads(CHANNELS, num_priors, 4).apply(init_he),
         source_layers=(SourceLayer(11),),  # the last Fire module goes to the extra layers alone
     )
 

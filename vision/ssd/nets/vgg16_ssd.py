@@ -32,17 +32,14 @@ def build(network: Network, num_classes: int) -> FamilySSD:
     extras = nn.ModuleList(
         layer(*pair) for layer, pair in zip(layers, pairwise(CHANNELS[1:]), strict=True)
     )
-
-    def heads(num_values: int) -> nn.ModuleList:
-        return conv_heads(CHANNELS, [count * num_values for count in network.num_priors])
-
+    num_priors = network.num_priors
     return FamilySSD(
         network,
         num_classes=num_classes,
         base_net=base_net,
         extras=extras.apply(init_he),
-        classification_headers=heads(num_classes).apply(init_he),
-        regression_headers=heads(4).apply(init_he),
+        classification_headers=conv_heads(CHANNELS, num_priors, num_classes).apply(init_he),
+        regression_headers=conv_heads(CHANNELS, num_priors, 4).apply(init_he),
         source_layers=SOURCE_LAYERS,
         source_layer_add_ons=[nn.BatchNorm2d(512)],
     )
