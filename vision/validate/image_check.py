@@ -1,5 +1,6 @@
 """Checking image files by decoding them, in several processes."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -8,8 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from ctypes import c_byte
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import RawArray
+from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import BinaryIO
 
 from PIL import Image
@@ -114,17 +116,34 @@ def _run_pool(
     """Check files in batches, in processes that mark in `states` which file they are at."""
     starts = range(0, len(pending), _BATCH)
     batches = [pending[start : start + _BATCH] for start in starts]
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(states, check))
+    stop = RawValue(c_byte, False)
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(states, stop, check))
     try:
-        yield from pool.map(_check_batch, starts, batches)
+        with _interrupts_held():  # map starts the processes
+            results = pool.map(_check_batch, starts, batches)
+        yield from results
     finally:
+        stop.value = True
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait: what it raises in the middle of starting a process can get lost."""
+    received = []
+    previous = signal.signal(signal.SIGINT, lambda *_: received.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if received and callable(previous):
+        previous(signal.SIGINT, None)
 
 
 def _check_alone(file: str, check: Callable[[str], ImageCheck]) -> ImageCheck:
     try:
-        with ProcessPoolExecutor(1, initializer=_start_worker, initargs=([0], check)) as pool:
-            return pool.submit(_check_batch, 0, [file]).result()[0]
+        ((result,),) = _run_pool([file], [0], 1, check)
+        return result
     except BrokenProcessPool:
         return ImageCheck(
             file,
@@ -135,16 +154,20 @@ def _check_alone(file: str, check: Callable[[str], ImageCheck]) -> ImageCheck:
         )
 
 
-def _start_worker(states: Sequence[int], check: Callable[[str], ImageCheck]) -> None:
+def _start_worker(states: Sequence[int], stop: c_byte, check: Callable[[str], ImageCheck]) -> None:
     global _worker
-    _worker = (states, check)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback
+    _worker = (states, stop, check)
+    # After Ctrl-C the main process asks it to stop. A worker that died while it held the lock of
+    # the queue would keep the others waiting without end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check_batch(start: int, files: list[str]) -> list[ImageCheck]:
-    states, check = _worker
+    states, stop, check = _worker
     results = []
     for index, file in enumerate(files, start):
+        if stop.value:
+            break
         states[index] = _STARTED
         results.append(check(file))
         states[index] = _DONE
