@@ -123,8 +123,19 @@ def test_bytes_appended_are_refused(tmp_path):
         ({**make_state(), "progress": "\ud800"}, "lacks progress"),
         ({**make_state(), "progress": {"loss": "\ud800"}}, r"0001\.pt: .*'progress' was edited"),
     ],
-    ids=["list", "fork", "key absent", "epoch a text", "step negative", "model a list", "no ema",
-         "a tensor in a list", "a tensor as a number", "a text", "half of a letter"],
+    ids=[
+        "list",
+        "fork",
+        "key absent",
+        "epoch a text",
+        "step negative",
+        "model a list",
+        "no ema",
+        "a tensor in a list",
+        "a tensor as a number",
+        "a text",
+        "half of a letter",
+    ],
 )
 def test_a_signed_file_of_another_content_is_refused(tmp_path, content, reason):
     path = tmp_path / "checkpoint_epoch_0001.pt"
