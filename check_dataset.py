@@ -27,6 +27,7 @@ from vision.doctor.check import CheckedData, as_json, check_folder
 from vision.doctor.lines import finding_lines, text_lines
 from vision.doctor.suggest import FINER, Coverage, box_shapes, measure_coverage, suggest_flags
 from vision.files.atomic_file import write_atomically
+from vision.files.printable import printable
 from vision.ssd.models import MODELS
 
 
@@ -64,13 +65,14 @@ def check(args: argparse.Namespace) -> int:
         progress=functools.partial(tqdm, unit=" images", disable=None),
     )
     if not isinstance(data, CheckedData):
-        print("\n".join(finding_lines(data)))
+        print(*map(printable, finding_lines(data)), sep="\n")
         write_json(args.json, {"findings": as_json(data)})
         return 1
     coverage = [measure_coverage(data, name, size) for name in dict.fromkeys((args.net, FINER))]
     flags = suggest_flags(data, coverage, size)
     if args.json != "-":
-        print("\n".join(text_lines(data_name(args), data, coverage, flags, image_size=size)))
+        lines = text_lines(data_name(args), data, coverage, flags, image_size=size)
+        print(*map(printable, lines), sep="\n")
     write_json(args.json, describe(data, coverage, flags, image_size=size))
     if args.html:
         from vision.doctor.page import build_page  # 80 MB that nothing else needs

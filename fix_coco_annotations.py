@@ -64,7 +64,7 @@ def fix_annotations(root: Path, *, dry_run: bool) -> int:
     if target and not dry_run:
         print(printable(f"{files[0].parent}: a link, so the files in {target} are written"))
     for path in others:
-        print(f"{path}: left alone, not an instances file")
+        print(printable(f"{path}: left alone, not an instances file"))
     repairs: dict[Path, Repair] = {}
     for path in files:
         try:
@@ -76,14 +76,15 @@ def fix_annotations(root: Path, *, dry_run: bool) -> int:
     check_same_classes(list(repairs.values()))
     for path, repair in repairs.items():
         for doubt in repair.doubts:
-            print(f"{path}: {doubt}")
+            print(printable(f"{path}: {doubt}"))
         if not repair.is_needed:
-            print(f"{path}: already fixed, unchanged")
+            print(printable(f"{path}: already fixed, unchanged"))
             continue
         for line in describe(repair):
             print(printable(f"{path}: {line}"))
         if not dry_run:
-            print(f"{path}: written; the original is {write_repair(repair).name}")
+            original = write_repair(repair).name
+            print(printable(f"{path}: written; the original is {original}"))
     return 0
 
 

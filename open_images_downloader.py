@@ -36,6 +36,7 @@ from vision.download.open_images import (
     fetch_rows,
     write_subset,
 )
+from vision.files.printable import printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
             write_subset(args.data / f"sub-{split}-annotations-bbox.csv", boxes, without=missing)
             failures += missing.values()
     for failure in failures[:10]:
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {printable(failure)}", file=sys.stderr)
     if failures:
         print(
             f"error: {len(failures)} images are not there and are left out; call it again to try "

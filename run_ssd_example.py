@@ -208,13 +208,12 @@ def detect_in(
             num_frames, num_found = num_frames + 1, num_found + len(rows)
             if isinstance(source, ImageFiles):
                 where = f" -> {drawn.newest}" if drawn else ""
-                say(f"{frame.source}: {summary_of(rows)}{where}")
+                say(printable(f"{frame.source}: {summary_of(rows)}{where}"))
             elif time.monotonic() - said > STATUS_SECONDS:
                 said = time.monotonic()
                 rate = num_frames / (said - begin)
-                say(
-                    f"{frame.source}: frame {frame.number}, {rate:.1f} a second: {summary_of(rows)}"
-                )
+                place = f"{frame.source}: frame {frame.number}, {rate:.1f} a second"
+                say(printable(f"{place}: {summary_of(rows)}"))
             if args.limit and num_frames + num_failed >= args.limit:
                 break
     finally:
@@ -224,7 +223,8 @@ def detect_in(
         rate = num_frames / (time.monotonic() - begin)
         where = f" -> {drawn.path}" if drawn else ""
         name = source.path if isinstance(source, VideoFile) else source.address
-        say(f"{name}: {num_frames} frames, {rate:.1f} a second, {num_found} detections{where}")
+        counts = f"{num_frames} frames, {rate:.1f} a second, {num_found} detections"
+        say(printable(f"{name}: {counts}{where}"))
     return num_failed
 
 

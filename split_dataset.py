@@ -28,6 +28,7 @@ from vision.datasets.coco_export import coco_of_index, write_coco
 from vision.doctor.check import open_all
 from vision.doctor.divide import GROUPS, Division, divide
 from vision.files.atomic_file import write_atomically
+from vision.files.printable import printable
 
 SPLITS = ("train", "val", "test")
 
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
         write_atomically(args.output / f"{name}.txt", lines.encode())
         content = coco_of_index(side.source.index, description="divided by split_dataset.py")
         write_coco(args.output / f"instances_{name}.json", content)
-    print("\n".join(describe(division, args.output)))
+    print(*map(printable, describe(division, args.output)), sep="\n")
 
 
 def describe(division: Division, output: Path) -> list[str]:

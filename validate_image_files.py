@@ -17,6 +17,7 @@ require("PIL", "cv2", "msgspec", "numpy", "skimage", "tqdm", "yaml")
 
 import argparse
 import functools
+import json
 import os
 import sys
 from pathlib import Path
@@ -102,7 +103,8 @@ def _validate(args: argparse.Namespace) -> int:
             "unreadable": unreadable,
             "moved": not args.dry_run,
         }
-        write_atomically(args.report, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+        text = json.dumps(msgspec.to_builtins(content), indent=2)  # names need not be UTF-8
+        write_atomically(args.report, (text + "\n").encode())
     has_annotations = bool(annotations.names or annotations.problems)
     _print_result(args, num_files, has_annotations, len(unreadable), findings)
     return 1 if findings.counts else 0

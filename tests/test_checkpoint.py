@@ -117,8 +117,25 @@ def test_bytes_appended_are_refused(tmp_path):
         ({**make_state(), "epoch": "../../1"}, "lacks epoch"),
         ({**make_state(), "step": -1}, "lacks a valid place"),
         ({**make_state(), "model": [torch.zeros(1)]}, "lacks model"),
+        ({k: v for k, v in make_state().items() if k != "ema"}, "lacks ema"),
+        ({**make_state(), "classes": [torch.zeros(0)]}, r"0001\.pt: .*'classes' was edited"),
+        ({**make_state(), "tiles": torch.ones(2)}, r"0001\.pt: .*'tiles' was edited"),
+        ({**make_state(), "progress": "\ud800"}, "lacks progress"),
+        ({**make_state(), "progress": {"loss": "\ud800"}}, r"0001\.pt: .*'progress' was edited"),
     ],
-    ids=["list", "fork", "key absent", "epoch a text", "step negative", "model a list"],
+    ids=[
+        "list",
+        "fork",
+        "key absent",
+        "epoch a text",
+        "step negative",
+        "model a list",
+        "no ema",
+        "a tensor in a list",
+        "a tensor as a number",
+        "a text",
+        "half of a letter",
+    ],
 )
 def test_a_signed_file_of_another_content_is_refused(tmp_path, content, reason):
     path = tmp_path / "checkpoint_epoch_0001.pt"

@@ -88,6 +88,15 @@ def test_the_script_runs_alone(folder, expected):
     np.testing.assert_allclose(boxes, expected.xyxy, atol=0.2)
 
 
+def test_a_name_that_the_terminal_cannot_show_is_escaped(folder, tmp_path):
+    for name in ("a.png", "caf\u00e9.png"):
+        shutil.copy(folder / "photo.png", tmp_path / name)
+    line = [sys.executable, "detect.py", str(tmp_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(line, cwd=folder, capture_output=True, env=environment, timeout=60)
+    assert done.returncode == 0 and b"caf\\xe9.png: " in done.stdout, done
+
+
 @pytest.mark.parametrize("target", [name for name in TARGETS if "int8" not in name])
 def test_each_target_has_a_script_of_its_own(model, target, tmp_path, expected):
     """It has the parts for its file, runs there alone, and is for what follows there too."""
@@ -366,6 +375,7 @@ def test_an_opset_that_is_too_new_is_named(folder, tmp_path):
         ("classes", [{"label": 1, "category_id": 1, "name": "a"}], "its description was edited"),
         ("image_size", "a", "not a detector"),
         ("image_size", [7, 7], "Got invalid dimensions"),
+        ("image_size", [0.5, 96], "not a detector"),
     ],
 )
 def test_an_edited_description_is_refused(folder, tmp_path, key, value, words):

@@ -189,16 +189,58 @@ def test_two_images_do_not_share_a_label_file(place):
 
 
 def test_a_line_break_in_a_name_makes_no_line_of_a_list(place):
-    content = coco_content("a\n.jpg")
+    content = coco_content("1\n2.jpg")
     content["images"] += [{**content["images"][0], "id": 2, "file_name": "a.jpg"}]
     write_coco(place / "data", content)
-    write_image(place / "data/images/a\n.jpg", width=90)
-    done = convert(place, "split_dataset", "--fractions", "0.5", "0.5", "--group-by", "none")
-    assert done.code == 1 and "a list cannot hold a name with a line break" in done.err
+    write_image(place / "data/images/1\n2.jpg", width=90)
+    for group in ("none", "video"):
+        done = convert(place, "split_dataset", "--fractions", "0.5", "0.5", "--group-by", group)
+        assert done.code == 1 and "a list cannot hold a name with a line break" in done.err
     (place / "found.json").write_text("[]")
     flags = ("--detections", place / "found.json", "--split", "train", "--format", "coco")
     assert convert(place, "detections_to_labels", *flags).code == 0
-    assert (place / "out/order.txt").read_text() == "a\\n.jpg\na.jpg\n"
+    assert (place / "out/order.txt").read_text() == "1\\n2.jpg\na.jpg\n"
+
+
+def test_names_make_no_line_of_their_own_and_move_no_cursor(place):
+    """A name may look like a line of the script's, or go back over one."""
+    content = coco_content(class_name="cat\x1b[A\r0 images\nWRONG")
+    content["categories"].append({"id": 9, "name": "\r\x1b[Anone\nerror: "})
+    write_coco(place / "data", content)
+    flags = ("--fractions", "0.5", "0.5", "--group-by", "none")
+    said = [convert(place, "split_dataset", *flags)]
+    said.append(call("check_dataset", "--dataset", place / "data"))
+    for done in said:
+        assert "\\x1b[A" in done.out and "\x1b" not in done.out and "\r" not in done.out, done
+        assert not {"WRONG", "error: "} & set(done.out.split("\n"))
+
+
+def test_a_damaged_image_of_a_name_in_another_encoding_moves_and_comes_back(place):
+    write_image(place / "data/images/a.jpg")
+    images = place / "data/images"
+    bad = os.path.join(os.fsencode(images), b"caf\xe9.jpg")
+    Path(os.fsdecode(bad)).write_bytes(b"no image")
+    flags = ("--path", images, "--workers=1")
+    done = call("validate_image_files", *flags, "--report", place / "found.json")
+    assert done.code == 1 and "moved to" in done.out and not os.path.exists(bad), done
+    json.loads((place / "found.json").read_bytes())
+    assert call("validate_image_files", *flags, "--restore").code == 0
+    assert os.path.exists(bad)
+
+
+@pytest.mark.parametrize("moved_to", [".", "report.json", "sub", "\ud800.jpg"])
+def test_only_what_was_moved_comes_back(place, moved_to):
+    write_image(place / "data/images/a.jpg")
+    invalid = place / "data/images_invalid"
+    (invalid / "sub").mkdir(parents=True)
+    entry = {"file": "b.jpg", "moved_to": moved_to, "reason": "", "size": 1, "digest": ""}
+    (invalid / "report.json").write_text(json.dumps({"moved": [entry]}))
+    before = tree(place)
+    done = call("validate_image_files", "--path", place / "data/images", "--restore")
+    assert done.code == 1 and "report.json: " in done.err and len(done.errors) == 1, done
+    assert {name: tree(place)[name] for name in before if "report" not in name} == {
+        name: before[name] for name in before if "report" not in name
+    }
 
 
 def test_folders_that_are_written_in_are_no_links(place):

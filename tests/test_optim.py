@@ -1,6 +1,8 @@
 """Parameter groups, freezing, and the learning rate by hand."""
 
+import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from vision.engine.state import TrainingState
 from vision.engine.step import StepOptions, train_step
 from vision.ssd.loss import MultiBoxLoss
 from vision.ssd.models import MODELS, build_model
+from vision.training.resume import _log_rate_change
 
 RATES = {"lr": 0.01, "base_net_lr": None, "extra_layers_lr": None}
 
@@ -71,6 +74,31 @@ def test_optimizers(model, name, kind, momentum):
     for group in optimizer.param_groups:
         assert group["weight_decay"] == 0.3 and group.get("momentum") == momentum
         assert group["base_lr"] == group["lr"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("adamw", "exp_avg"), ("adamw", "step"), ("sgd", "momentum_buffer")]
+)
+@pytest.mark.parametrize("moment", [torch.zeros(2), "x"])
+def test_moments_of_another_shape_are_refused(model, name, key, moment):
+    """The fused optimizers do not look at their size: they would write beyond their end."""
+    optimizer = build_optimizer(name, model, **RATES, momentum=0.8, weight_decay=0.3)
+    step(model, optimizer)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    state = TrainingState(model, optimizer, Schedule("none", 10), scaler)
+    saved = copy.deepcopy(state.state_dict(config={}, classes=[]))
+    state.load_state_dict(saved)
+    saved["optimizer"]["state"][0][key] = moment
+    with pytest.raises(ValueError, match=f"the optimizer's '{key}' of parameter 0 was edited"):
+        state.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("saved", [{"total_steps": "x"}, {"kind": "multi-step", "gamma": 1e308}])
+def test_a_schedule_that_was_edited_is_passed_over(saved):
+    saved = {"kind": "cosine", "total_steps": 4, "milestones": [0, 0], "gamma": 0.1} | saved
+    start = SimpleNamespace(checkpoint={"scheduler": saved})
+    state = SimpleNamespace(epoch=1, progress={"batches": 0}, schedule=Schedule("none", 9))
+    _log_rate_change(state, start, steps_per_epoch=2)
 
 
 # ---- freezing

@@ -53,6 +53,12 @@ def test_the_work_goes_on_without_a_reader(tmp_path, monkeypatch, redirection, u
         assert (tmp_path / "code").read_text() == "0\n"
 
 
+def test_what_an_encoding_lacks_is_escaped(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = start("print('caf\u00e9 \u732b')", tmp_path, "")
+    assert (done.returncode, done.stdout) == (0, "caf\\xe9 \\u732b\n"), done
+
+
 def test_a_finished_script_says_0_though_its_reader_has_gone(tmp_path):
     read, write = os.pipe()
     os.close(read)

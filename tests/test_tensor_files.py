@@ -175,8 +175,10 @@ def whole():
     [
         ({"net": "yolo"}, "unknown network 'yolo'"),
         ({"net": ["a"]}, "unhashable"),
-        ({"image_size": ["a"]}, "Expected `int`, got `str` - at `$.image_size[0]`"),
+        ({"image_size": ["a", 96]}, "Expected `int`, got `str` - at `$.image_size[0]`"),
         ({"image_size": [10**9, 96]}, "each side must be 16384 px or less"),
+        ({"image_size": [96]}, "of length 2, got 1 - at `$.image_size`"),
+        ({"mb2_width_mult": 2**1100}, "int too large to convert to float"),
         ({"image_size": 3}, "Expected `array | null`, got `int` - at `$.image_size`"),
         ({"mb2_width_mult": "x"}, "not supported between"),
         ({"mb2_width_mult": 1e6}, "must be between 0.1 and 10"),
@@ -192,6 +194,20 @@ def test_arguments_that_a_stranger_edited_are_named(tmp_path, whole, changes, wo
     with pytest.raises(ValueError, match=r"checkpoint_epoch_0001\.pt: ") as raised:
         load_for_inference(path)
     assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"priors": [{"shapes": [[0.2, 0.2]] * 6, "stride": 2**1100, "clamp_centers": True}] * 6},
+        {"normalization": {"mean": [2**1100] * 3, "std": [1] * 3}},
+    ],
+)
+def test_numbers_that_a_stranger_edited_are_named(tmp_path, whole, changes):
+    path = tmp_path / "checkpoint_epoch_0001.pt"
+    signed(whole | changes, path)
+    with pytest.raises(ValueError, match=r"0001\.pt: its priors, normalization, .* are not what"):
+        load_for_inference(path)
 
 
 @pytest.mark.parametrize("weight", [torch.zeros(3), "x", None])

@@ -36,14 +36,16 @@ class LastingStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, with control characters escaped.
+        """Write, with control characters escaped, and what the stream's encoding lacks.
 
         Raises:
             OSError: the disk is full, and the like; of standard output only.
         """
         if not self._is_lost:
             try:
-                self._stream.write(printable_lines(text))
+                encoding = getattr(self._stream, "encoding", None) or "utf-8"
+                shown = printable_lines(text).encode(encoding, "backslashreplace")
+                self._stream.write(shown.decode(encoding))
             except OSError as error:
                 self._lose(error)
         return len(text)

@@ -276,10 +276,9 @@ ABOUT = {
 def _read_about(properties: dict[str, str]) -> dict:
     """Decode what a file says of itself; what is not said or of another type raises any error."""
     about = {key: json.loads(properties.get(key, default)) for key, default in ABOUT.items()}
-    height, width = about["image_size"]
+    height, width = about["image_size"] = tuple(map(int, about["image_size"]))
     if not (0 < height < 10_000 and 0 < width < 10_000 and about["resize"] in RESIZE):
         raise ValueError("another input")
-    about["image_size"] = (int(height), int(width))
     for key in ("score_threshold", "iou_threshold", "box_voting"):
         if not isinstance(about[key], (int, float)):
             raise TypeError("no number")
@@ -626,8 +625,10 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _printable(text: object) -> str:
-    """Escape what a terminal would take for a command: names in files may have it."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    """Escape what a terminal would take for a command, or cannot show: names may have it."""
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _import(package: str, path: Path):

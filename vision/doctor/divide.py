@@ -131,7 +131,7 @@ def _same_file(looks: Looks) -> np.ndarray:
 
 def _neighbours(paths: Sequence[str], looks: Looks) -> np.ndarray:
     """Pairs of images that follow each other by their number and show the same scene."""
-    keys = [re.match(r"(.*?)(\d*)\D*$", os.path.splitext(path)[0]).groups() for path in paths]
+    keys = [re.match(r"(?s)(.*?)(\d*)\D*$", os.path.splitext(path)[0]).groups() for path in paths]
     order = sorted(range(len(paths)), key=lambda i: (keys[i][0], int(keys[i][1] or 0)))
     pairs = np.array(list(itertools.pairwise(order)), dtype=np.int64).reshape(-1, 2)
     same_name = np.array([keys[a][0] == keys[b][0] for a, b in pairs.tolist()], dtype=bool)

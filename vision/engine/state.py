@@ -137,7 +137,7 @@ class TrainingState:
         """
         try:
             self._load(state)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"the checkpoint does not fit this run: {reason}") from error
 
@@ -164,8 +164,26 @@ class TrainingState:
                 "momentum starts anew"
             )
             return
+        _check_moments(saved["state"], self.optimizer)
         # Learning rates and weight decay come from the arguments, which may have been overridden.
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own_groups})
+
+
+def _check_moments(saved: dict, optimizer: Optimizer) -> None:
+    """Refuse a state of other shapes: fused optimizers would write beyond the end of a tensor.
+
+    Raises:
+        ValueError: names the key.
+    """
+    names = ("exp_avg", "exp_avg_sq", "step") if "betas" in optimizer.defaults else ()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, entry in saved.items():
+        for name in {*names, *entry}:
+            shape = () if name == "step" else parameters[number].shape
+            moment = entry.get(name)
+            is_absent = moment is None and name not in names  # SGD without momentum
+            if not is_absent and getattr(moment, "shape", None) != shape:
+                raise ValueError(f"the optimizer's {name!r} of parameter {number} was edited")
 
 
 def _describe(groups: list[dict]) -> list[tuple]:

@@ -89,6 +89,10 @@ def is_below(folder: str | Path, name: str, *, strict: bool = False) -> bool:
     For what is written or moved: a link further inside may have come with the data. One right in
     the folder under a name of DATA_FOLDERS is taken as the user's own, unless `strict`.
     """
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # half of a letter, from a file
+        return False
     parent = os.path.realpath(os.path.dirname(os.path.join(folder, name)))
     roots = [os.path.realpath(folder), None if strict else linked_folder(folder, name)]
     return is_inside(name) and any(

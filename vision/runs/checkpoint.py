@@ -13,7 +13,7 @@ from vision.files.atomic_file import show_in_use, sync_folder, temporary_path, w
 from vision.files.guarded import read_regular, regular_only
 from vision.files.stand_ins import refuse_stand_in
 from vision.runs.run_config import check_parts
-from vision.runs.tensor_files import MOST_BYTES, load_tensors
+from vision.runs.tensor_files import MOST_BYTES, find_tensors, load_tensors
 
 FORMAT = "ssd-checkpoint/1"
 KEYS = {
@@ -24,6 +24,7 @@ KEYS = {
     **dict.fromkeys(["best", "progress", "config"], dict),
     "classes": list,
 }
+_WITH_TENSORS = {"model", "optimizer", "scheduler", "scaler", "ema", "rng"}
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 _NAME = re.compile(r"checkpoint_epoch_(\d{4,})(?:_step_(\d{8,}))?\.pt")
 _DIGEST_PREFIX = b"sha256:"
@@ -103,9 +104,12 @@ def read_checkpoint(path: Path) -> dict:
     state = load_tensors(path, content)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint in the format {FORMAT}")
-    missing = [key for key, kind in KEYS.items() if not isinstance(state.get(key), kind)]
+    missing = [k for k, kind in KEYS.items() if k not in state or not isinstance(state[k], kind)]
     if missing or state["epoch"] < 0 or state["step"] < 0:
         raise ValueError(f"{path}: the checkpoint lacks {', '.join(missing) or 'a valid place'}")
+    for name in state.keys() - _WITH_TENSORS:
+        if next(find_tensors(state[name]), None):
+            raise ValueError(f"{path}: the checkpoint's {name!r} was edited (a tensor is in it)")
     check_parts(state, where=path)
     return state
 

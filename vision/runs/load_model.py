@@ -105,7 +105,7 @@ def _build(path: Path, checkpoint: dict, *, image_size: tuple[int, int] | None) 
         )
     except KeyError as error:
         raise ValueError(f"{path}: its configuration lacks {error}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 

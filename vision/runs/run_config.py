@@ -39,7 +39,7 @@ class ReportedArguments(msgspec.Struct):
     neg_pos_ratio: float = 0.0
     workers: int | None = None
     weight_decay: float | None = None
-    image_size: list[int] | None = None
+    image_size: tuple[int, int] | None = None
 
 
 class RunConfig(msgspec.Struct):
@@ -101,5 +101,5 @@ _PARTS = {
 def _check(content: object, form: Any, problem: str) -> None:
     try:
         msgspec.convert(content, form)
-    except (msgspec.ValidationError, RecursionError, OverflowError) as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise ValueError(f"{problem} ({error})") from None

@@ -32,7 +32,7 @@ def load_tensors(path: Path, content: bytes | None = None) -> object:
         _check_is_no_text(path, file)
         _check_unpacked_size(path, file)
         loaded = _load(path, file)
-    for name, tensor in _find_tensors(loaded):
+    for name, tensor in find_tensors(loaded):
         _check_storage(f"{path}: the tensor {name}", tensor)
     return loaded
 
@@ -87,7 +87,7 @@ def _check_unpacked_size(path: Path, file: BinaryIO) -> None:
         )
 
 
-def _find_tensors(loaded: object) -> Iterator[tuple[str, Tensor]]:
+def find_tensors(loaded: object) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in nested containers, each with its key; every container once."""
     waiting, seen = [("", loaded)], set()
     while waiting:

@@ -223,7 +223,7 @@ class Network:
             if "box_voting" in saved:
                 voting = self.with_box_voting(_from_0_below_1(saved["box_voting"]))
                 changes["postprocessing"] = voting.postprocessing
-        except (IndexError, KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, OverflowError):
             raise ValueError(
                 "its priors, normalization, resize, tiles or box_voting are not what this toolkit "
                 "writes"
@@ -260,6 +260,6 @@ def _from_0_below_1(number: float) -> float:
 
 
 def _positive(number: float) -> float:
-    if not 0 < number < math.inf:
+    if not (math.isfinite(number) and number > 0):
         raise ValueError
     return number

@@ -8,6 +8,8 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+import msgspec
+
 from vision.args import TrainArguments
 from vision.command_line import flag_of
 from vision.engine import distributed
@@ -307,12 +309,12 @@ def _log_changes(start: RunStart, config: dict) -> dict[str, list]:
 
 def _log_rate_change(state: TrainingState, start: RunStart, *, steps_per_epoch: int) -> None:
     """Say what another number of epochs does to the learning rate from here on."""
-    try:
-        old = Schedule(**start.checkpoint["scheduler"])
-    except TypeError:
-        return  # of another version
     step = state.epoch * steps_per_epoch + state.progress["batches"]
-    before, now = old.factor(step), state.schedule.factor(step)
+    try:
+        old = msgspec.convert(start.checkpoint["scheduler"], Schedule)
+        before, now = old.factor(step), state.schedule.factor(step)
+    except (ValueError, OverflowError):
+        return  # of another version, or edited
     if old.total_steps != state.schedule.total_steps and before != now:
         logger.warning(
             "%d steps in all instead of %d: the learning rate goes on at %.3g %% of --lr, "

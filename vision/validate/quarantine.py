@@ -1,10 +1,11 @@
 """Moving unreadable images to `<folder>_invalid`, and back with the help of its report.json."""
 
 import errno
+import json
 import logging
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -90,6 +91,12 @@ def restore(image_folder: Path, *, dry_run: bool = False) -> tuple[list[str], li
             problems.append(f"{folder / REPORT_NAME}: {image.file!r} leads out of the folder")
             continue
         source, target = folder / image.moved_to, image_folder / image.file
+        if source.is_dir() or source == folder / REPORT_NAME:
+            kept.append(image)
+            problems.append(
+                f"{folder / REPORT_NAME}: {image.moved_to!r} is no image that was moved"
+            )
+            continue
         if not source.exists():
             if not target.exists():
                 problems.append(f"{source}: is gone, and {target} is not there")
@@ -142,5 +149,6 @@ def _read_report(folder: Path) -> list[MovedImage]:
 
 
 def _write_report(folder: Path, images: list[MovedImage]) -> None:
-    content = msgspec.json.format(msgspec.json.encode({"moved": images}))
-    write_atomically(folder / REPORT_NAME, content + b"\n")
+    # json.dumps, not msgspec: names of files need not be UTF-8
+    content = json.dumps({"moved": [asdict(image) for image in images]}, indent=2) + "\n"
+    write_atomically(folder / REPORT_NAME, content.encode())
