@@ -59,12 +59,17 @@ NOT_SAVED = "not saved"  # says what this call is to do
 
 def absolute_path(text: str) -> str:
     """Make a path independent of the folder that a later --resume is called from."""
-    return text if text in WORDS_FOR_WEIGHTS else str(Path(text).absolute())
+    return str(Path(text).absolute())
+
+
+def weights_source(text: str) -> str:
+    """Keep a word for weights; make a file's path absolute."""
+    return text if text in WORDS_FOR_WEIGHTS else absolute_path(text)
 
 
 def priors_source(text: str) -> str:
-    """Make the path of a file with priors independent of the folder, as `absolute_path`."""
-    return text if text in ("auto", "fit", "default") else str(Path(text).absolute())
+    """Keep a word for priors; make a file's path absolute."""
+    return text if text in ("auto", "fit", "default") else absolute_path(text)
 
 
 @dataclass(frozen=True)
@@ -209,11 +214,11 @@ class TrainArguments:
         "the network has maps, seven for most; default: the network's own",
         read=float, nargs="+", metavar="S", group="network")  # fmt: skip
     base_net: str = flag(
-        "none", "trained weights for the backbone",
-        read=absolute_path, metavar="FILE|imagenet|none", resume=FREE, group="network")  # fmt: skip
+        "none", "trained weights for the backbone", read=weights_source,
+        metavar="FILE|imagenet|none", resume=FREE, group="network")  # fmt: skip
     pretrained_ssd: str | None = flag(
         None, "trained detector to start from; torchvision: its weights of the network from COCO",
-        read=absolute_path, metavar="FILE|torchvision", resume=FREE, group="network")  # fmt: skip
+        read=weights_source, metavar="FILE|torchvision", resume=FREE, group="network")  # fmt: skip
     freeze_base_net: bool = flag(False, "do not train the backbone", read=bool, group="network")
     freeze_net: bool = flag(False, "train the prediction heads only", read=bool, group="network")
 
