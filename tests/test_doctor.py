@@ -15,6 +15,7 @@ from voc_factory import CAT, make_voc, voc_xml
 from vision.datasets.annotation_index import Category, build_index
 from vision.datasets.layouts.choose import open_folder
 from vision.datasets.sample import write_sample_dataset
+from vision.doctor import duplicates
 from vision.doctor.check import check_folder
 from vision.doctor.divide import assign
 from vision.doctor.duplicates import MOST_BITS, groups_of, near_pairs, popcount
@@ -100,6 +101,17 @@ def test_the_pairs_are_those_of_all_compared_with_all():
     expected = {(a, b) for a, b in np.argwhere(bits <= MOST_BITS).tolist() if a != b}
     everything = np.arange(count)
     assert set(map(tuple, near_pairs(looks, everything, everything).tolist())) == expected
+
+
+def test_many_that_are_alike_are_not_all_compared_with_all(monkeypatch):
+    looks, compared = look_at_images([]), []
+    looks.hashes, looks.thumbnails = np.zeros(9000, np.uint64), np.zeros((9000, 16, 16), np.uint8)
+    monkeypatch.setattr(
+        duplicates, "popcount", lambda bits: compared.append(bits.size) or popcount(bits)
+    )
+    pairs = near_pairs(looks, np.arange(9000), np.arange(9000))
+    assert (np.bincount(pairs[:, 0]) == 8).all() and len(pairs) == 72000
+    assert sum(compared) < 9000 * 9000
 
 
 def test_groups_by_hand():

@@ -8,6 +8,7 @@ MOST_BITS = 6  # by which the hashes of two images that look the same differ
 MOST_GRAY = 8.0  # by which their thumbnails differ, of 255, on average
 _BANDS = 8  # of 8 bits: with up to 7 different bits one band is equal
 _PAIRS_AT_ONCE = 1 << 21
+_OTHERS_AT_ONCE = 1 << 10
 
 
 def same_pixels(looks: Looks) -> np.ndarray:
@@ -42,8 +43,8 @@ def near_pairs(
         query_buckets, buckets = _buckets(looks, queries, band), _buckets(looks, among, band)
         parts = [found]
         for rows, others in zip(query_buckets, buckets, strict=True):
-            step = max(1, _PAIRS_AT_ONCE // max(1, len(others)))
-            for start in range(0, len(rows) if len(others) else 0, step):
+            step = _PAIRS_AT_ONCE // _OTHERS_AT_ONCE
+            for start in range(0, len(rows), step):
                 pairs = _nearest(looks, rows[start : start + step], others, limit)
                 parts.append(pairs[:, 0] * count + pairs[:, 1])
         found = np.unique(np.concatenate(parts))  # most are found in several bands
@@ -58,15 +59,32 @@ def _buckets(looks: Looks, rows: np.ndarray, band: int) -> list[np.ndarray]:
 
 
 def _nearest(looks: Looks, rows: np.ndarray, others: np.ndarray, limit: int) -> np.ndarray:
-    """For each row the first `limit` of the others that look like it: int64 [N, 2]."""
-    bits = popcount(looks.hashes[rows][:, None] ^ looks.hashes[others][None])
-    is_near = (bits <= MOST_BITS) & (rows[:, None] != others[None])
-    is_near &= np.cumsum(is_near, axis=1) <= 4 * limit  # before the thumbnails are compared
-    first, second = np.nonzero(is_near)
-    pairs = np.stack([rows[first], others[second]], axis=1)
-    pairs = pairs[_thumbnails_agree(looks, pairs)]
-    rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
-    return pairs[rank < limit] if np.all(np.diff(pairs[:, 0]) >= 0) else pairs
+    """For each row the first `limit` of the others that look like it: int64 [N, 2].
+
+    A row that has found enough is compared with no more, so that many that are all alike take no
+    longer than as many that are not.
+    """
+    most = 4 * limit  # before the thumbnails are compared
+    counts, waiting = np.zeros(len(rows), np.int64), np.arange(len(rows))
+    parts = [np.zeros((0, 2), np.int64)]  # the row's position in `rows`, and the other
+    for start in range(0, len(others), _OTHERS_AT_ONCE):
+        part = others[start : start + _OTHERS_AT_ONCE]
+        bits = popcount(looks.hashes[rows[waiting]][:, None] ^ looks.hashes[part])
+        is_near = (bits <= MOST_BITS) & (rows[waiting][:, None] != part)
+        is_near &= counts[waiting][:, None] + np.cumsum(is_near, axis=1) <= most
+        first, second = np.nonzero(is_near)
+        parts.append(np.stack([waiting[first], part[second]], axis=1))
+        counts[waiting] += is_near.sum(axis=1)
+        waiting = waiting[counts[waiting] < most]
+        if not len(waiting):
+            break
+    found = np.concatenate(parts)
+    position, other = found[np.argsort(found[:, 0], kind="stable")].T
+    pairs = np.stack([rows[position], other], axis=1)
+    agree = _thumbnails_agree(looks, pairs)
+    position = position[agree]
+    rank = np.arange(len(position)) - np.searchsorted(position, position)
+    return pairs[agree][rank < limit]
 
 
 def _thumbnails_agree(looks: Looks, pairs: np.ndarray) -> np.ndarray:
