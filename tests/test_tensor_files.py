@@ -200,6 +200,7 @@ def test_arguments_that_a_stranger_edited_are_named(tmp_path, whole, changes, wo
     "changes",
     [
         {"priors": [{"shapes": [[0.2, 0.2]] * 6, "stride": 2**1100, "clamp_centers": True}] * 6},
+        {"priors": [{"shapes": [[0.2, 0.2]] * 10**5, "stride": 16, "clamp_centers": True}] * 6},
         {"normalization": {"mean": [2**1100] * 3, "std": [1] * 3}},
     ],
 )
@@ -207,6 +208,21 @@ def test_numbers_that_a_stranger_edited_are_named(tmp_path, whole, changes):
     path = tmp_path / "checkpoint_epoch_0001.pt"
     signed(whole | changes, path)
     with pytest.raises(ValueError, match=r"0001\.pt: its priors, normalization, .* are not what"):
+        load_for_inference(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "\ud800"}, {"category_id": "a"}, {"category_id": 2**63}]
+)
+@pytest.mark.parametrize("in_config", [True, False])
+def test_a_class_that_no_exported_file_could_hold_is_named(tmp_path, whole, change, in_config):
+    path = tmp_path / "checkpoint_epoch_0001.pt"
+    classes = [whole["classes"][0] | change, whole["classes"][1]]
+    changes = (
+        {"config": whole["config"] | {"classes": classes}} if in_config else {"classes": classes}
+    )
+    signed(whole | changes, path)
+    with pytest.raises(ValueError, match=r"0001\.pt: "):
         load_for_inference(path)
 
 

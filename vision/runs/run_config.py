@@ -10,7 +10,7 @@ class SavedClass(msgspec.Struct):
     """A class of the run."""
 
     label: int
-    category_id: int | str
+    category_id: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     original_category_id: int | str | None
     name: str
 
@@ -72,6 +72,7 @@ def check_config(config: object, *, where: Path) -> None:
     """
     problem = f"{where}: not a configuration written by train_ssd.py"
     _check(config, RunConfig, problem)
+    _check_names(config["classes"], problem)
     _check(config["arguments"], ReportedArguments, f"{problem}: its arguments were edited")
 
 
@@ -84,6 +85,7 @@ def check_parts(state: dict, *, where: Path) -> None:
     check_config(state["config"], where=where)
     for name, form in _PARTS.items():
         _check(state.get(name), form, f"{where}: the checkpoint's {name!r} was edited")
+    _check_names(state["classes"], f"{where}: the checkpoint's 'classes' was edited")
     thresholds = state.get("thresholds")
     if thresholds is not None and len(thresholds) != len(state["classes"]):
         raise ValueError(f"{where}: the checkpoint's 'thresholds' are not those of its classes")
@@ -96,6 +98,14 @@ _PARTS = {
     "progress": _NUMBERS,
     "thresholds": list[_NUMBERS] | None,  # older checkpoints have none
 }
+
+
+def _check_names(classes: list[dict], problem: str) -> None:
+    """Refuse half of a letter, which no file could hold that is written from the names."""
+    try:
+        "".join(item["name"] for item in classes).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{problem} (the name of a class is no text)") from None
 
 
 def _check(content: object, form: Any, problem: str) -> None:

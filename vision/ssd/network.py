@@ -14,6 +14,7 @@ from vision.ssd.postprocess import PostProcessing
 if TYPE_CHECKING:
     from vision.ssd.ssd import SSD
 
+MOST_SHAPES = 100  # of a map's priors; the heads grow with them, and a short file may list millions
 MAX_IMAGE_SIZE = 16_384  # px
 WIDTHS = (0.1, 10.0)  # channels of a backbone over the usual ones
 
@@ -239,7 +240,9 @@ class Network:
 
 def _read_prior_map(saved: dict) -> PriorMap:
     shapes = tuple((_positive(width), _positive(height)) for width, height in saved["shapes"])
-    if not shapes or not all(1e-6 <= side <= 1e6 for shape in shapes for side in shape):
+    if not 0 < len(shapes) <= MOST_SHAPES or not all(
+        1e-6 <= side <= 1e6 for shape in shapes for side in shape
+    ):
         raise ValueError  # float32 would make 0 or infinity of others' areas
     stride = saved["stride"] if saved["stride"] is None else _positive(saved["stride"])
     return PriorMap(shapes, stride, bool(saved["clamp_centers"]))
