@@ -97,6 +97,9 @@ def describe(division: Division, output: Path) -> list[str]:
     lines = [f"{len(division.groups)} groups, the largest of {max(division.groups)} images"]
     for name, side in zip(SPLITS, division.sides, strict=False):
         index = side.source.index
+        if not len(index):
+            lines.append(f"{name}: no images; use --group-by none, or other --fractions")
+            continue
         counts = index.boxes_per_class()
         absent = [c.name for c in index.categories if not counts[c.label - 1]]
         lines.append(

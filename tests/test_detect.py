@@ -88,6 +88,14 @@ def test_the_script_runs_alone(folder, expected):
     np.testing.assert_allclose(boxes, expected.xyxy, atol=0.2)
 
 
+def test_a_reader_that_is_gone_is_no_error(folder):
+    line = [sys.executable, "-I", "detect.py", "photo.png"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(line, cwd=folder, text=True, **pipes) as process:
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (141, "")
+
+
 def test_a_name_that_the_terminal_cannot_show_is_escaped(folder, tmp_path):
     for name in ("a.png", "caf\u00e9.png"):
         shutil.copy(folder / "photo.png", tmp_path / name)

@@ -290,6 +290,15 @@ def test_a_video_stays_on_one_side_and_trains(tmp_path):
     assert again.code == 1 and "is not empty" in again.err
 
 
+def test_a_side_without_images_is_named(tmp_path):
+    images = {f"one/{i}.jpg": picture(i) for i in range(4)}
+    root = write_coco(tmp_path / "data", {"train": images})
+    flags = ("--dataset", root, "--output", tmp_path / "out", "--group-by", "folder")
+    done = call("split_dataset", *flags)
+    assert done.code == 0, done.err
+    assert "val: no images; use --group-by none, or other --fractions" in done.out.splitlines()
+
+
 def test_folders_and_images_alone(tmp_path):
     root = write_coco(
         tmp_path / "data",

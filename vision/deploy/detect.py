@@ -662,7 +662,14 @@ def main(argv: list[str] | None = None) -> int:
     # end
     try:
         detector = FileDetector(args.model or _model_beside(), **options)
-        return _detect(detector, _find_images(args.images), as_json=args.json)
+        code = _detect(detector, _find_images(args.images), as_json=args.json)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # nobody reads on, as behind "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError) as error:
         print(_printable(f"error: {error}"), file=sys.stderr)
         return 1
