@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: the repository's scripts, and the optional shared data."""
 
+import resource
 import signal
 import subprocess
 import sys
@@ -72,3 +73,23 @@ def onnx_file(tmp_path_factory) -> Path:
     options = ExportOptions(score_threshold=0.35)
     build_export("onnx", opinionated(), CLASSES, options, trained_model="runs/x").write(folder)
     return folder / "mb2-ssd-lite-onnx.onnx"
+
+
+@pytest.fixture
+def bounded():
+    """Give a test a gigabyte besides what is mapped now, and two minutes, for all its examples.
+
+    More memory is a MemoryError, more time a failure; neither is an error that a reader may raise.
+    """
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("the memory in use is looked up in /proc")
+    mapped = int(statm.read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**30, limits[1]))
+    handler = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("took longer than two minutes"))
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, handler)
+    resource.setrlimit(resource.RLIMIT_AS, limits)

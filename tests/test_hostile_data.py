@@ -26,6 +26,7 @@ from vision.deploy.outputs import Csv, Video
 from vision.download.part_file import PartFile
 from vision.report.page import render_page
 
+pytestmark = pytest.mark.usefixtures("bounded")
 TERABYTE = 1 << 40
 SOME = settings(max_examples=25)
 VALUES = st.recursive(
@@ -66,6 +67,7 @@ def convert(place: Path, script: str = "convert_to_coco", *flags: object) -> Run
     lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert done.code in (0, 1) and len(lines) == done.code, done
     assert "\x1b" not in done.out + done.err and "Traceback" not in done.err
+    assert "the memory is full" not in done.err
     assert tree(place / "beside") == before
     assert {path.name for path in place.iterdir()} <= {"beside", "data", "out", "found.json"}
     return done

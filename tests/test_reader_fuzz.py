@@ -15,6 +15,7 @@ from vision.datasets.layouts.choose import LAYOUTS
 from vision.datasets.layouts.layout import NO_OPTIONS
 from vision.files.printable import printable
 
+pytestmark = pytest.mark.usefixtures("bounded")
 SETTINGS = settings(max_examples=40)
 COCO = {
     "images": [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 50} for i in (1, 2)],

@@ -32,6 +32,7 @@ from vision.training.priors import read_priors
 from vision.training.saved_args import read_saved_arguments, saved_arguments
 from vision.validate.quarantine import restore
 
+pytestmark = pytest.mark.usefixtures("bounded")
 SETTINGS = settings(max_examples=25)
 CLASSES = [
     {"label": i, "category_id": i, "original_category_id": i, "name": name}
