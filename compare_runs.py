@@ -87,13 +87,8 @@ def build_compare_parser(**kwargs: Any) -> argparse.ArgumentParser:
     add("--split", default="val", metavar="NAME", help="split of --dataset")
     add("--json", action="store_true", help="print everything as JSON instead of the table")
     add("--html", metavar="FILE", help="also write a page with curves and tables")
-    add(
-        "--resamples",
-        type=int,
-        default=NUM_RESAMPLES,
-        metavar="N",
-        help="resamples of the bootstrap",
-    )
+    add("--resamples", type=int, default=NUM_RESAMPLES, metavar="N",
+        help="resamples of the bootstrap")  # fmt: skip
     add("--batch-size", type=int, default=16, metavar="N", help="images in a forward pass")
     add("--workers", "--num-workers", type=worker_count, default=default_workers(), metavar="N",
         help="processes that load images; 0 loads in this one")  # fmt: skip

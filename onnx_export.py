@@ -7,8 +7,8 @@
         --labels fruit/labels.txt --output fruit/fruit.onnx --resolution 512
 
 It is export_ssd.py with the target jetson. Without --input it takes the run of --model-dir, or of
-its files NET-Epoch-E-Loss-L.pth that with the lowest loss. Flags
-of export_ssd.py are taken, too.
+its files NET-Epoch-E-Loss-L.pth that with the lowest loss. It takes the flags of export_ssd.py,
+too.
 """
 
 import argparse

@@ -41,20 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="trained MobileNetV2 for the backbone")  # fmt: skip
     add("--strict-labels", action="store_true",
         help="a bad label line or an unknown class id is an error")  # fmt: skip
-    add(
-        "--workers",
-        type=int,
-        default=default_workers(),
-        metavar="N",
-        help="processes that load data",
-    )
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="random seed of weights, order and augmentation",
-    )
+    add("--workers", type=int, default=default_workers(), metavar="N",
+        help="processes that load data")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N",
+        help="random seed of weights, order and augmentation")  # fmt: skip
     return parser
 
 

@@ -91,7 +91,7 @@ def is_below(folder: str | Path, name: str, *, strict: bool = False) -> bool:
     """
     try:
         os.fsencode(name)
-    except UnicodeEncodeError:  # half of a letter, from a file
+    except UnicodeEncodeError:  # a lone surrogate, from a file
         return False
     parent = os.path.realpath(os.path.dirname(os.path.join(folder, name)))
     roots = [os.path.realpath(folder), None if strict else linked_folder(folder, name)]

@@ -3,7 +3,7 @@
 `vision.nn.cpu.optimize` makes a network of these faster on CPUs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
@@ -33,7 +33,11 @@ def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def ssdlite_heads(
-    channels: Iterable[int], num_priors: Iterable[int], num_values: int
+    channels: Iterable[int],
+    num_priors: Iterable[int],
+    num_values: int,
+    *,
+    layer: Callable[[int, int], nn.Module] = separable_conv,
 ) -> nn.ModuleList:
     """Return SSDLite's prediction layer for each feature map; 1x1 alone for the last, of 1x1.
 
@@ -41,12 +45,13 @@ def ssdlite_heads(
         channels: of each map.
         num_priors: in a cell of each map.
         num_values: predicted for each prior.
+        layer: makes a prediction layer, from its input and output channels.
     """
     *separable, last = (
         (in_channels, count * num_values)
         for in_channels, count in zip(channels, num_priors, strict=True)
     )
-    return nn.ModuleList([*(separable_conv(*pair) for pair in separable), nn.Conv2d(*last, 1)])
+    return nn.ModuleList([*(layer(*pair) for pair in separable), nn.Conv2d(*last, 1)])
 
 
 class InvertedResidual(nn.Module):

@@ -95,17 +95,3 @@ def conv_heads(
         nn.Conv2d(in_channels, count * num_values, 3, padding=1)
         for in_channels, count in zip(channels, num_priors, strict=True)
     )
-
-
-def separable_heads(
-    channels: Iterable[int], num_priors: Iterable[int], num_values: int
-) -> nn.ModuleList:
-    """Return a separable convolution for each feature map; 1x1 alone for the last, of 1x1.
-
-    Arguments as for `conv_heads`.
-    """
-    *separable, last = (
-        (in_channels, count * num_values)
-        for in_channels, count in zip(channels, num_priors, strict=True)
-    )
-    return nn.ModuleList([*(separable_relu_conv(*pair) for pair in separable), nn.Conv2d(*last, 1)])

@@ -101,7 +101,7 @@ _PARTS = {
 
 
 def _check_names(classes: list[dict], problem: str) -> None:
-    """Refuse half of a letter, which no file could hold that is written from the names."""
+    """Refuse names with a lone surrogate, which no text file can hold."""
     try:
         "".join(item["name"] for item in classes).encode()
     except UnicodeEncodeError:

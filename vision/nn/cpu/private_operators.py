@@ -77,9 +77,8 @@ def relu6_backward(grad_y: Tensor, y: Tensor) -> Tensor:
 
 def batch_norm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the variance (over N, not N - 1) of [B, C, H, W], float32 [C] each."""
-    running_mean = x.new_zeros(
-        x.shape[1], dtype=torch.float32
-    )  # the operator wants them; momentum 0 keeps them
+    # The operator wants running statistics; with momentum 0 it leaves them as they are.
+    running_mean = x.new_zeros(x.shape[1], dtype=torch.float32)
     running_variance = torch.ones_like(running_mean)
     return torch.ops.aten.batch_norm_update_stats(x, running_mean, running_variance, 0.0)
 

@@ -1,12 +1,14 @@
 """sq-ssd-lite: SSDLite on SqueezeNet 1.1, without BatchNorm anywhere."""
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 
+from vision.nn.layers import ssdlite_heads
 from vision.nn.squeezenet import build_squeezenet_features
-from vision.nn.ssd_layers import init_he, separable_extra, separable_heads
+from vision.nn.ssd_layers import init_he, separable_extra, separable_relu_conv
 from vision.ssd.backbone_files import IMAGENET_NORMALIZATION, absorb_normalization
 from vision.ssd.family import FamilySSD, SourceLayer
 from vision.ssd.nets.mb2_ssd_lite import MB2_SSD_LITE
@@ -24,14 +26,14 @@ def build(network: Network, num_classes: int) -> FamilySSD:
             *(separable_extra(*pair) for pair in pairwise(CHANNELS[1:])),
         ]
     )
-    num_priors = network.num_priors
+    heads = partial(ssdlite_heads, CHANNELS, network.num_priors, layer=separable_relu_conv)
     return FamilySSD(
         network,
         num_classes=num_classes,
         base_net=build_squeezenet_features().apply(init_he),
         extras=extras.apply(init_he),
-        classification_headers=separable_heads(CHANNELS, num_priors, num_classes).apply(init_he),
-        regression_headers=separable_heads(CHANNELS, num_priors, 4).apply(init_he),
+        classification_headers=heads(num_classes).apply(init_he),
+        regression_headers=heads(4).apply(init_he),
         source_layers=(SourceLayer(11),),  # the last Fire module goes to the extra layers alone
     )
 
