@@ -17,6 +17,7 @@ decoding, the resize and the network take alone.
 import argparse
 import logging
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ import onnxruntime
 import torch
 from interleaved import measure
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import run_ssd_example
 from vision.deploy import Detector

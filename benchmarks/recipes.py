@@ -6,6 +6,7 @@
     ... --data foda foda-mini --epochs 6 --rows before fpn --seeds 0 1 2
     ... --data person coco-mini --only person        # one class; the others' boxes are left out
     ... --data objects coco-mini --only one-class    # all classes as one
+    ... --data large coco-mini --only large-objects  # those of 110 px and more, the others ignored
 
 Runs that are done are not repeated, so rows and seeds can be added. Each run has one thread, so two
 of these commands with other rows fill two cores. AP is of the last epoch, on the val split; ms are
@@ -45,6 +46,8 @@ ROWS = {
     "fpn-base-rate": (*FPN, "--base-net-lr", "0.001"),
     "fpn-384": (*FPN, "--image-size", "384"),
 }
+SUBSETS = {"person": "person", "one-class": "object", "large-objects": "object"}  # and its class
+LARGE = 110  # square root of a box's area in pixels, in an image of 300 px
 SIZES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -52,7 +55,7 @@ def main() -> int:
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs=2, metavar=("NAME", "FOLDER"), required=True)
-    parser.add_argument("--only", choices=("person", "one-class"), help="of a COCO folder")
+    parser.add_argument("--only", choices=tuple(SUBSETS), help="of a COCO folder")
     parser.add_argument("--base-net", required=True, help="weights of MobileNetV2")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=("before", "mb2", "fpn"))
@@ -83,17 +86,33 @@ def write_subset(folder: Path, output: Path, only: str) -> list[str]:
     for split in ("train", "val"):
         path = folder / "annotations" / f"instances_{split}2017.json"
         content = json.loads(path.read_text(encoding="utf-8"))
-        ids = {item["id"] for item in content["categories"] if item["name"] == "person"}
-        rows = content["annotations"]
         if only == "person":
-            rows = [row for row in rows if row["category_id"] in ids]
-        content["annotations"] = [row | {"category_id": 1} for row in rows]
-        content["categories"] = [{"id": 1, "name": "person" if only == "person" else "object"}]
+            ids = {item["id"] for item in content["categories"] if item["name"] == "person"}
+            rows = [row for row in content["annotations"] if row["category_id"] in ids]
+            content["annotations"] = rows
+        elif only == "large-objects":
+            ignore_small(content)
+        content["annotations"] = [row | {"category_id": 1} for row in content["annotations"]]
+        content["categories"] = [{"id": 1, "name": SUBSETS[only]}]
         changed = output / path.name
         changed.write_text(json.dumps(content), encoding="utf-8")
         flags += [f"--{split}-json", str(changed)]
         flags += [f"--{split}-images", str(folder / f"{split}2017")]
     return flags
+
+
+def ignore_small(content: dict) -> None:
+    """Mark boxes that are not large as crowds; leave out images that have no other."""
+    areas = {image["id"]: image["width"] * image["height"] for image in content["images"]}
+    large = set()
+    for row in content["annotations"]:
+        share = row["bbox"][2] * row["bbox"][3] / areas[row["image_id"]]
+        if 300 * share**0.5 < LARGE:
+            row["iscrowd"] = 1
+        elif not row["iscrowd"]:
+            large.add(row["image_id"])
+    for key, name in (("images", "id"), ("annotations", "image_id")):
+        content[key] = [item for item in content[key] if item[name] in large]
 
 
 def run_folder(args: argparse.Namespace, row: str, seed: int) -> Path:
