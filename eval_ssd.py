@@ -407,7 +407,7 @@ def report(
         write_results(
             folder, metrics, validation.detections, image_ids=image_ids, category_ids=category_ids
         )
-        analysis, written = write_report(folder, validation, run=run)
+        written = write_report(folder, analysis, run=run)
     if not args.json:
         lines = ["", *summary_lines(analysis, report=written and str(written))]
         print(*map(printable, lines), sep="\n")

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Exported files of mb2-ssd-lite on the CPU, beside the bare network in onnxruntime, and torch.
+"""Exported files of a network on the CPU, beside the bare network in onnxruntime, and torch.
 
-    python benchmarks/deploy.py [--repeats 40] [--threads 1] [--clock wall]
+    python benchmarks/deploy.py [--net mb1-ssd-lite] [--num-classes 80] [--repeats 40]
+        [--threads 1] [--clock wall]
 
-One image at 300 px, all in turn in one run. The weights are random, of 4 classes, with BatchNorm
+One image at the network's own size, all in turn in one run. Weights are random, with BatchNorm
 statistics of random pixels: without them values shrink from layer to layer, and int8 has nothing to
 hold. The bare network is the same graph without softmax, boxes and suppression. What counts is the
 time as a share of the bare network's in the same round (median), and the least time as a share of
@@ -41,13 +42,9 @@ from vision.deploy.frames import VideoFile
 from vision.deploy.onnx_file import export_onnx
 from vision.deploy.outputs import JsonLines, open_text
 from vision.nn.cpu.optimize import optimize_for_inference
-from vision.ssd.models import build_model
+from vision.ssd.models import MODELS, build_model
 from vision.ssd.ssd import SSD
 
-CLASSES = [
-    {"label": i, "category_id": i, "original_category_id": i, "name": f"class {i}"}
-    for i in range(1, 4)
-]
 BARE = "bare network"
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 FILES = ("onnx", "onnx-int8", "openvino", "openvino-int8")
@@ -60,13 +57,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--net", default="mb2-ssd-lite", choices=sorted(MODELS))
+    parser.add_argument("--num-classes", type=int, default=3, help="without the background")
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="processor")
     args = parser.parse_args(argv)
     logging.disable(logging.WARNING)  # onnxruntime's, about the quantization
     clock = CLOCKS[args.clock]
-    seconds = measure(build_tasks(args.threads), args.repeats, clock=clock)
+    torch.manual_seed(0)
+    model = build_model(args.net, num_classes=args.num_classes + 1)
+    seconds = measure(build_tasks(model, args.threads), args.repeats, clock=clock)
     print(
         f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, "
         f"{args.threads} threads, {args.clock} time"
@@ -78,17 +79,16 @@ def main(argv: list[str] | None = None) -> int:
             f"{statistics.median(shares):5.3f} of the bare network, least by least "
             f"{min(values) / min(seconds[BARE]):5.3f}"
         )
-    alone, whole = map(statistics.median, measure_video(args.repeats // 4 + 1, clock).values())
+    found = measure_video(model, args.repeats // 4 + 1, clock)
+    alone, whole = map(statistics.median, found.values())
     print(f"a frame of a video     {whole * 1e3:6.1f} ms  {whole / alone:5.3f} of its parts alone")
     return 0
 
 
-def measure_video(repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+def measure_video(model: SSD, repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Time a frame of a video, for its parts and for run_ssd_example.py."""
     import cv2
 
-    torch.manual_seed(0)
-    model = build_model("mb2-ssd-lite", num_classes=4)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size, num_frames = (640, 480), 30
@@ -99,7 +99,7 @@ def measure_video(repeats: int, clock: Callable[[], float]) -> dict[str, list[fl
             writer.write(cv2.resize(pixels, size))
         writer.release()
         file = build_export(
-            "onnx", model, CLASSES, ExportOptions(), trained_model="benchmark"
+            "onnx", model, classes_of(model), ExportOptions(), trained_model="benchmark"
         ).write(folder)
         detector = FileDetector(file, threads=1)
         script = Detector(detector)
@@ -119,11 +119,17 @@ def measure_video(repeats: int, clock: Callable[[], float]) -> dict[str, list[fl
     return {name: [value / num_frames for value in values] for name, values in found.items()}
 
 
-def build_tasks(threads: int) -> dict:
+def classes_of(model: SSD) -> list[dict]:
+    """Return classes for the file, as a checkpoint has them."""
+    return [
+        {"label": i, "category_id": i, "original_category_id": i, "name": f"class {i}"}
+        for i in range(1, model.num_classes)
+    ]
+
+
+def build_tasks(model: SSD, threads: int) -> dict:
     """Return what to time, by name."""
-    torch.manual_seed(0)
     torch.set_num_threads(threads)
-    model = build_model("mb2-ssd-lite", num_classes=4)
     pixels = np.random.default_rng(0).integers(0, 256, (16, *model.image_size, 3), np.uint8)
     inputs = torch.from_numpy(pixels[:1]).permute(0, 3, 1, 2).float() / 127.5 - 1
     take_statistics(model, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
@@ -162,7 +168,7 @@ def file_task(
     whole: bool = False,
 ) -> Callable[[], object]:
     """Return a call that runs the file of a target; `whole`: from an image to named boxes."""
-    export = build_export(target, model, CLASSES, options, trained_model="benchmark")
+    export = build_export(target, model, classes_of(model), options, trained_model="benchmark")
     with tempfile.TemporaryDirectory() as folder:
         detector = FileDetector(export.write(Path(folder)), threads=threads)
     return partial(detector.predict if whole else detector.raw, np.asarray(inputs))

@@ -23,6 +23,7 @@ from vision.datasets.coco_index import load_coco_index
 from vision.datasets.layouts.layout import Source
 from vision.evaluation.coco_boxes import GroundTruth, ground_truth_from_index
 from vision.evaluation.coco_eval import evaluate_boxes
+from vision.report.analysis import Analysis
 from vision.report.inputs import Validation, describe_network
 from vision.report.report import write_report
 from vision.ssd.models import build_model
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         validation = build_validation(Path(folder), args.images)
         start_mb = peak_mb()
         wall, cpu = time.perf_counter(), time.process_time()
-        _, path = write_report(Path(folder), validation)
+        path = write_report(Path(folder), Analysis(validation))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         print(
             f"{args.images} images, {len(validation.detections)} detections: {wall:.1f} s, "

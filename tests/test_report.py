@@ -32,7 +32,8 @@ def page(tmp_path_factory):
     run = write_run(
         folder / "run", AP=[0.1, 0.2, 0.3], AP50=[0.2] * 3, AP75=[0.1] * 3, val_loss=[2.0] * 3
     )
-    analysis, path = write_report(run, make_validation(folder, NAMES), run=run)
+    analysis = Analysis(make_validation(folder, NAMES))
+    path = write_report(run, analysis, run=run)
     return path.read_text(encoding="utf-8"), analysis, path
 
 
@@ -107,7 +108,7 @@ def test_it_says_how_to_go_on_with_this_runs_paths(page):
 def test_class_names_do_no_harm(tmp_path, names):
     case = random_case(1, num_images=12, num_classes=len(names))
     validation = make_validation(tmp_path, names, case)
-    _, path = write_report(tmp_path, validation)
+    path = write_report(tmp_path, Analysis(validation))
     text = path.read_text(encoding="utf-8")
     assert path.stat().st_size < 3e6
     assert text.count("<script") == 1 and "49" not in re.findall(r"<bdi>(.*?)</bdi>", text)
@@ -125,7 +126,8 @@ def test_validations_without_much_in_them(tmp_path, name):
         "perfect": (truth(box, other), found((*box, 0.9), (*other, 0.8))),
     }[name]
     validation = make_validation(tmp_path, NAMES, (gt, dt))
-    analysis, path = write_report(tmp_path, validation)
+    analysis = Analysis(validation)
+    path = write_report(tmp_path, analysis)
     assert path is not None
     lines = summary_lines(analysis)
     assert lines and all("nan" not in line for line in lines)
@@ -143,7 +145,8 @@ def test_a_failure_is_one_warning(tmp_path, caplog):
     validation = make_validation(tmp_path, NAMES)
     (tmp_path / "taken").write_text("a file, where a folder is needed")
     with caplog.at_level(logging.WARNING):
-        analysis, path = write_report(tmp_path / "taken", validation)
+        analysis = Analysis(validation)
+        path = write_report(tmp_path / "taken", analysis)
     assert path is None and len(caplog.records) == 1
     assert "\n" not in caplog.text.strip() and "report.html was not written" in caplog.text
     assert summary_lines(analysis)  # the numbers are there all the same
@@ -152,7 +155,7 @@ def test_a_failure_is_one_warning(tmp_path, caplog):
 def test_metrics_that_are_cut_off_do_not_end_a_run(tmp_path, caplog):
     run = write_run(tmp_path / "run", AP=[0.1])
     (run / "metrics.jsonl").write_text('{"epoch": 1, "lo')
-    _, path = write_report(run, make_validation(tmp_path, NAMES), run=run)
+    path = write_report(run, Analysis(make_validation(tmp_path, NAMES)), run=run)
     assert path is None and len(caplog.records) == 1
 
 
@@ -169,7 +172,7 @@ def test_paths_that_the_locale_cannot_read_are_written_as_they_are(tmp_path):
     as_bytes = "caf\u00e9".encode().decode("ascii", "surrogateescape")
     for weights, shown in ((f"runs/{as_bytes}", "runs/caf\u00e9"), ("runs/\ud800", "runs/?")):
         validation = make_validation(tmp_path, NAMES, weights=weights)
-        _, path = write_report(tmp_path, validation)
+        path = write_report(tmp_path, Analysis(validation))
         assert f"<dd>{shown}</dd>" in path.read_text(encoding="utf-8")
 
 

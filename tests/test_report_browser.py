@@ -8,6 +8,7 @@ from detection_factory import random_case
 from report_factory import make_validation, write_run
 from test_report import HOSTILE
 
+from vision.report.analysis import Analysis
 from vision.report.report import write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -44,7 +45,8 @@ def pages(tmp_path_factory):
         folder = tmp_path_factory.mktemp("report")
         case = random_case(3, num_images=10, num_classes=len(names))
         run = write_run(folder / "run", AP=[0.1, 0.2], AP50=[0.2] * 2, AP75=[0.1] * 2)
-        _, paths[name] = write_report(run, make_validation(folder, names, case), run=run)
+        analysis = Analysis(make_validation(folder, names, case))
+        paths[name] = write_report(run, analysis, run=run)
     return paths
 
 

@@ -48,29 +48,40 @@ def text(report: RunReport) -> str:
 
 
 def test_it_is_there_after_the_first_validation(report):
-    assert report.after_epoch(1, None) is None and not (report.run / "report.html").exists()
-    analysis = report.after_epoch(2, result_of(report, 1))
+    report.after_epoch(1, None)
+    assert not (report.run / "report.html").exists()
+    report.after_epoch(2, result_of(report, 1))
     assert "Epoch 2, mb2-ssd-lite" in text(report)
-    assert analysis.given.metrics["AR100"] == 0.5
     assert "./train_ssd.py --datasets cells" in text(report)
     assert "scores above 0.01, overlap up to 0.5, box voting from IoU 0.6 on" in text(report)
 
 
-def test_it_is_written_after_each_validation_and_at_the_end(report, monkeypatch):
-    written = []
+@pytest.mark.parametrize(
+    ("seconds", "epochs"),
+    # A report takes 1 s, so the next is due 19 s after it.
+    [(0, [1, 3]), (9, [1, 4, 3]), (20, [1, 3, 4, 3])],
+)
+def test_reports_take_a_twentieth_of_the_time_and_the_end_has_the_best(
+    report, monkeypatch, seconds, epochs
+):
+    now, written = [100.0], []
 
-    def write(folder, validation, *, run, data):
-        written.append((validation.epoch, data))
-        return Analysis(validation), folder / "report.html"
+    def write(folder, analysis, *, run, data):
+        written.append((analysis.given.epoch, data))
+        now[0] += 1
+        return folder / "report.html"
 
     monkeypatch.setattr("vision.report.run_report.write_report", write)
+    monkeypatch.setattr("vision.report.run_report.time.monotonic", lambda: now[0])
     for epoch, num_found in ((1, 1), (2, None), (3, 2), (4, 1)):
+        now[0] += seconds
         report.after_epoch(epoch, None if num_found is None else result_of(report, num_found))
-    report.finish(None)
-    assert [epoch for epoch, _ in written] == [1, 3, 4, 3]
+    lines = report.finish(None)
+    assert [epoch for epoch, _ in written] == epochs
+    assert lines[0].startswith("epoch 3, the best: ")
     assert len({id(data) for _, data in written}) == 1  # the data are described and drawn once
-    report.finish(best_ap=2.0)  # the best was before a resume: what is there is the newest
-    assert len(written) == 4
+    lines = report.finish(best_ap=2.0)  # the best was before a resume: the newest is reported
+    assert lines[0].startswith("epoch 4: ") and written[-1][0] == 4
 
 
 def test_the_end_reports_the_best_epoch(report):
@@ -96,7 +107,7 @@ def test_a_run_without_a_validation_has_nothing_to_say(report):
 def test_a_folder_that_is_gone_is_one_warning(report, caplog):
     broken = result_of(report, 1)
     report.run = report.run / "gone" / "away"
-    assert report.after_epoch(1, broken) is not None
+    report.after_epoch(1, broken)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "report" not in report.finish(None)[-1]
 

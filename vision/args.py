@@ -330,7 +330,7 @@ class TrainArguments:
         "precision on the val split",
         read=float, metavar="X", limits=ABOVE_0_TO_1, resume=FREE, group="run")  # fmt: skip
     report: bool = flag(
-        True, "write RUN/report.html after each validation and at the end",
+        True, "write RUN/report.html after validations and at the end",
         read=bool, resume=FREE, group="run")  # fmt: skip
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps", resume=FREE, group="run")
     profile: bool = flag(

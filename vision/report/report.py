@@ -20,7 +20,7 @@ from vision.report.gallery import (
     likely_label_errors,
 )
 from vision.report.history_figures import history_figures
-from vision.report.inputs import RunHistory, Validation, read_history
+from vision.report.inputs import RunHistory, read_history
 from vision.report.page import as_utf8, render_page
 from vision.report.run_facts import change_lines, run_commands, run_facts, run_sentence
 from vision.report.svg import Canvas
@@ -32,23 +32,22 @@ REPORT = "report.html"
 
 def write_report(
     folder: Path,
-    validation: Validation,
+    analysis: Analysis,
     *,
     run: Path | None = None,
     data: DataSection | None = None,
-) -> tuple[Analysis, Path | None]:
+) -> Path | None:
     """Write `folder`/report.html. A failure is a warning of one line, never an exception.
 
     Args:
         folder: gets the file, which is replaced whole.
-        validation: what was measured.
+        analysis: of what was measured.
         run: the run folder whose config.json and metrics.jsonl belong to it, if there is one.
         data: of an earlier validation on the same data, whose drawings are used again.
 
     Returns:
-        The analysis, for `summary_lines`, and the file, or None where it could not be written.
+        The file; None where it could not be written.
     """
-    analysis = Analysis(validation)
     path = folder / REPORT
     start = time.perf_counter()
     try:
@@ -58,9 +57,9 @@ def write_report(
     except Exception as error:  # noqa: BLE001
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         logger.warning("%s was not written: %s", path, reason)
-        return analysis, None
+        return None
     logger.info("%s, %.1f s", path, time.perf_counter() - start)
-    return analysis, path
+    return path
 
 
 def build_report(analysis: Analysis, history: RunHistory, data: DataSection | None = None) -> str:

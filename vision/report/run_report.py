@@ -1,5 +1,6 @@
-"""The report of a run in training: written after each validation, of the best one at the end."""
+"""The report of a run in training: written after validations, of the best one at the end."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from vision.report.summary import summary_lines
 from vision.report.val_pictures import log_validation
 from vision.ssd.postprocess import PostProcessing
 from vision.ssd.ssd import SSD
+
+SHARE_OF_TIME = 0.05  # of a run's time that its reports may take; one of 200 images takes 2 to 3 s
 
 
 @dataclass
@@ -47,25 +50,27 @@ class RunReport:
     command: Sequence[str] = ()
     loggers: Loggers | None = None
     _best: Validation | None = None
-    _newest: tuple[Analysis, Path | None] | None = None
+    _newest: Validation | None = None
+    _written: tuple[Analysis, Path | None] | None = None
+    _next_at: float = 0.0
     _data: DataSection | None = None
     _network: NetworkFacts | None = None
 
-    def after_epoch(self, epoch: int, result: EvaluationResult | None) -> Analysis | None:
-        """Keep a validation and write its report.
+    def after_epoch(self, epoch: int, result: EvaluationResult | None) -> None:
+        """Keep a validation, if there was one, and write its report if one is due.
 
-        Returns:
-            The analysis, for loggers; None in an epoch without a validation.
+        The first is written, and then another where they have taken SHARE_OF_TIME or less.
         """
         if result is None:
-            return None
-        validation = self._validation(epoch, result)
-        if self._best is None or _ap(validation) >= _ap(self._best):
-            self._best = validation
-        self._newest = self._write(validation)
+            return
+        self._newest = self._validation(epoch, result)
+        if self._best is None or _ap(self._newest) >= _ap(self._best):
+            self._best = self._newest
+        analysis = Analysis(self._newest)
         if self.loggers:
-            log_validation(self.loggers, self._newest[0], epoch)
-        return self._newest[0]
+            log_validation(self.loggers, analysis, epoch)
+        if time.monotonic() >= self._next_at:
+            self._write(analysis)
 
     def finish(self, best_ap: float | None) -> list[str]:
         """Write the report of the best epoch, and return the summary for the terminal.
@@ -77,10 +82,10 @@ class RunReport:
         if self._best is None:
             return []
         is_best = best_ap is None or _ap(self._best) >= best_ap
-        analysis, path = self._newest
-        if is_best and self._best is not analysis.given:
-            analysis, path = self._write(self._best)
-        validation = analysis.given
+        validation = self._best if is_best else self._newest
+        if self._written is None or self._written[0].given is not validation:
+            self._write(Analysis(validation))
+        analysis, path = self._written
         epoch = f"epoch {validation.epoch}{', the best' if is_best else ''}: "
         first, *others = summary_lines(analysis, report=path and str(path))
         return [epoch + first, *others]
@@ -105,9 +110,13 @@ class RunReport:
             epoch=epoch,
         )
 
-    def _write(self, validation: Validation) -> tuple[Analysis, Path | None]:
-        self._data = self._data or DataSection(validation)
-        return write_report(self.run, validation, run=self.run, data=self._data)
+    def _write(self, analysis: Analysis) -> None:
+        self._data = self._data or DataSection(analysis.given)
+        began = time.monotonic()
+        path = write_report(self.run, analysis, run=self.run, data=self._data)
+        done = time.monotonic()
+        self._written = analysis, path
+        self._next_at = done + (done - began) * (1 / SHARE_OF_TIME - 1)
 
 
 def _ap(validation: Validation) -> float:
