@@ -101,9 +101,9 @@ MB2_SSD_LITE_FPN = replace(
     name="mb2-ssd-lite-fpn",
     build=build,
     adapt_detector=adapt_detector,
-    # From stride 16 on those of mb2-ssd-lite: 24, 60, 105, 150, 195, 240, 285, 330 px of 300.
+    # 24, 48, 90, 135, 180, 225, 270, 315 px of 300.
     priors=growing_sizes(
-        (0.08, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.1),
+        (0.08, 0.16, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05),
         aspect_ratios=[(2, 3)] * 7,
         strides=(8, 16, 32, 64),
     ),
