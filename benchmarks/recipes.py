@@ -160,10 +160,15 @@ def print_table(args: argparse.Namespace) -> None:
         if not found:
             continue
         last = [lines[-1] for lines in found]
-        values = [f"{mean(line[key] for line in last):.3f}" for key in SIZES]
+        values = [mean_of([line[key] for line in last]) for key in SIZES]
         each = ", ".join(f"{line['AP']:.3f}" for line in last)
         seconds = median(sum(line["seconds"] for line in lines) for lines in found)
         print(f"| {row} | {len(last)} | {' | '.join(values)} | {each} | {seconds:.0f} |")
+
+
+def mean_of(values: list[float | None]) -> str:
+    """Return the mean; a dash where the val split has no box of that size."""
+    return "-" if None in values else f"{mean(values):.3f}"
 
 
 def print_costs(runs: dict[str, Path]) -> None:
