@@ -111,8 +111,8 @@ def build_export_parser(**kwargs: Any) -> argparse.ArgumentParser:
         help="split whose images int8 takes its ranges from")  # fmt: skip
     add("--calibration-images", type=int, default=160, metavar="N", help="how many of them")
     add("--keep-float", nargs="+", metavar="LAYERS",
-        help="onnx-int8, openvino-int8: parts that stay float, such as base_net.0; default: the "
-        "first, and that of the others which is found to change the scores most")  # fmt: skip
+        help="onnx-int8, openvino-int8: parts that stay float, such as base_net.0; default: those "
+        "that are found to change the scores much")  # fmt: skip
     add("--max-drop", type=float, metavar="X",
         help="exit code 1 where a file's AP is lower than PyTorch's by more")  # fmt: skip
     add("--json", action="store_true", help="print deployment.json instead of the table")

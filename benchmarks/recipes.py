@@ -40,6 +40,7 @@ ROWS = {
         *("--augmentation", "ssd", "--box-voting", "0"),
     ),
     "mb2": ("--net", "mb2-ssd-lite"),
+    "mb2-fit": ("--net", "mb2-ssd-lite", "--priors", "fit"),
     "fpn": FPN,
     "fpn-fit": (*FPN, "--priors", "fit"),
     "fpn-ema": (*FPN, "--ema", "0.99"),

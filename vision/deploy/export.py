@@ -25,6 +25,7 @@ from vision.deploy.export_form import (
     HeadsForm,
     PlainForm,
 )
+from vision.deploy.four_pixel_conv import with_four_pixel_conv
 from vision.deploy.int8_weights import LARGEST_ON_X86, conv_names, round_weights
 from vision.deploy.onnx_file import export_onnx
 from vision.evaluation.exported import SCORE_THRESHOLD
@@ -330,16 +331,19 @@ def _int8_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelPro
     from vision.deploy.quantize import quantize  # onnxruntime's, which other targets do not need
 
     _check_calibration(options, about)
+    layers = conv_names(model)
 
     def export(keep_float: tuple[str, ...]) -> onnx.ModelProto:
         """Export the network with rounded weights, but for layers of these names."""
         rounded = _with_int8_weights(model, options, largest=LARGEST_ON_X86, keep_float=keep_float)
+        if not layers[0].startswith(keep_float):
+            rounded = with_four_pixel_conv(rounded, layers[0])
         return _detections_onnx(rounded, about)
 
     def make() -> tuple[onnx.ModelProto, list[str]]:
         """Quantize the network; also return the layers that stay float."""
         return quantize(
-            export, options.calibration, layers=conv_names(model), keep_float=options.keep_float
+            export, options.calibration, layers=layers, keep_float=options.keep_float
         )
 
     quantized, about["float_layers"] = options.shared("int8", make)
