@@ -19,13 +19,13 @@ from vision.evaluation.exported import thresholded
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from vision.deploy import quantize as quantization  # noqa: E402
 from vision.deploy.compare import drops, table  # noqa: E402
 from vision.deploy.detect import FileDetector  # noqa: E402
 from vision.deploy.detectnet import DetectNet  # noqa: E402
 from vision.deploy.export import ExportOptions, build_export  # noqa: E402
 from vision.deploy.export_form import PIXELS, RescaledInput  # noqa: E402
 from vision.deploy.int8_weights import conv_names  # noqa: E402
-from vision.deploy import quantize as quantization  # noqa: E402
 from vision.deploy.quantize import all_scores, groups  # noqa: E402
 from vision.deploy.torch_detector import TorchDetector  # noqa: E402
 from vision.runs.load_model import load_for_inference  # noqa: E402

@@ -342,9 +342,7 @@ def _int8_onnx(model: SSD, options: ExportOptions, about: dict) -> onnx.ModelPro
 
     def make() -> tuple[onnx.ModelProto, list[str]]:
         """Quantize the network; also return the layers that stay float."""
-        return quantize(
-            export, options.calibration, layers=layers, keep_float=options.keep_float
-        )
+        return quantize(export, options.calibration, layers=layers, keep_float=options.keep_float)
 
     quantized, about["float_layers"] = options.shared("int8", make)
     about |= _input("images", "uint8 [B, H, W, 3] RGB", PIXELS)

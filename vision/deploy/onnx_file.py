@@ -150,7 +150,7 @@ def _fold_pads(graph: onnx.GraphProto) -> None:
         if mode != b"constant" or np.any(filling) or before[:2].any() or after[:2].any():
             continue
         pads = next(item for item in conv.attribute if item.name == "pads")
-        pads.ints[:] = (np.array(pads.ints) + [*before[2:], *after[2:]]).tolist()
+        pads.ints[:] = np.add(pads.ints, [*before[2:], *after[2:]]).tolist()
         conv.input[0] = pad.input[0]
         graph.node.remove(pad)
 
