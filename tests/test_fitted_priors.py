@@ -1,18 +1,23 @@
 """Fitted priors: worked out on drawn boxes, chosen by --priors, kept by runs, resumes and files."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from script_runs import FAST, call
 
 from vision.datasets.annotation_index import Category, build_index
+from vision.datasets.layouts.layout import Source
 from vision.ops.priors import build_priors
 from vision.priors.boxes import augmented_boxes, class_weights, join, own_boxes
 from vision.priors.coverage import best_prior_iou
 from vision.priors.fit import fit_priors
 from vision.runs.load_model import load_for_inference
 from vision.ssd.models import MODELS, build_model
+from vision.training.data import DataSplit
+from vision.training.priors import choose_priors
 from vision.transforms.presets import build_train_transform
 
 SIZE = (300, 300)
@@ -107,6 +112,30 @@ def test_augmented_boxes_are_those_of_the_transform():
     zoomed = augmented_boxes([index], build_train_transform("ssd", image_size=SIZE, mean=127))
     widths = zoomed.boxes[:, 2] - zoomed.boxes[:, 0]
     assert widths.min() < 0.5 / 6 and widths.max() > 1.5 / 6
+
+
+@pytest.mark.parametrize(
+    ("side", "given", "choice"),
+    [
+        (270, None, "fitted"),
+        (150, None, "the network's own: fitting would add 0.00, less than 0.05"),
+        (270, "run", "the network's own: fitting would add 0.00, less than 0.2"),
+    ],
+)
+def test_for_large_objects_they_are_taken_where_they_cover_as_many(caplog, side, given, choice):
+    """270 px of 600 are more than a third of the side, 150 less; given: a trained detector."""
+    shapes = side * np.random.default_rng(0).uniform([0.9, 0.9], [1.4, 1.1], (200, 2))
+    split = DataSplit("train", [Source(index_of(shapes, [1] * 200), Path("."))])
+    model = build_model("mb2-ssd-lite-fpn", num_classes=2, image_size=SIZE)
+    args = SimpleNamespace(
+        priors="auto", prior_sizes=None, pretrained_ssd=given, seed=0, tiles=1, augmentation="light"
+    )
+    with caplog.at_level("INFO"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vision.training.priors.saved_priors", lambda *_: None)
+        choose_priors(args, split, model)
+    own = MODELS["mb2-ssd-lite-fpn"].priors
+    assert caplog.messages[-1] == f"priors: {choice}"
+    assert (model.network.priors != own) == (choice == "fitted")
 
 
 @pytest.fixture(scope="module")
