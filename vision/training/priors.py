@@ -24,13 +24,12 @@ from vision.transforms.presets import build_train_transform
 logger = logging.getLogger(__name__)
 # With --priors auto, fitted priors are taken if the share of boxes that have a prior (mean over the
 # classes) rises by this. A trained detector's heads have learned its own priors, so it needs more.
-# Where most objects are large, all of them have a prior, and fitted ones teach faster, since more
-# of them match each box (docs/recipes.md, "A finer map").
+# Where most objects are large, all of them have a prior; of fitted ones more match each box, and AP
+# was higher (docs/recipes.md, "Priors").
 LEAST_GAIN = 0.05
 LEAST_GAIN_OVER_TRAINED = 0.2
-LEAST_GAIN_OF_LARGE = 0.0
 LARGE = 1 / 3  # of the image's side, the square root of a box's area
-MOST_LOST = 0.02  # of the boxes of any size, or of any class
+MOST_LOST = 0.02  # of the boxes of any size, or of any class; and of all, where most are large
 _SIZES = (("under 32 px", 0, 32), ("32 to 96 px", 32, 96), ("over 96 px", 96, np.inf))
 _SHOWN_CLASSES = 8
 
@@ -110,7 +109,7 @@ def _least_gain(boxes: BoxSample, *, over_trained: bool) -> float:
     if over_trained:
         return LEAST_GAIN_OVER_TRAINED
     is_large = np.prod(boxes.boxes[:, 2:] - boxes.boxes[:, :2], axis=1) > LARGE**2
-    return LEAST_GAIN_OF_LARGE if boxes.weights @ is_large > 0.5 else LEAST_GAIN
+    return -MOST_LOST if boxes.weights @ is_large > 0.5 else LEAST_GAIN
 
 
 def _groups(
