@@ -15,6 +15,9 @@ from vision.ssd.ssd import SSD
 LARGEST = 127  # of a weight in int8, symmetric around 0
 # On x86 without VNNI, onnxruntime and OpenVINO add two products of a weight and an activation in 16
 # bits, and what is larger is cut: with weights to 127, half of a sum was lost. 2 x 64 x 255 is not.
+# Depthwise convolutions, whose channels are not added, multiply numbers of 16 bits and add in 32
+# (onnxruntime's qdwconv_avx2.cpp, compute_ker_dw of oneDNN's jit_avx2_x8s8s32x_conv_kernel.cpp);
+# their weights go to 127.
 LARGEST_ON_X86 = 64
 
 
@@ -38,7 +41,8 @@ def round_weights(
     Args:
         model: the network, on the CPU.
         images: uint8 [H, W, 3] of the input's size, like those that will come.
-        largest: of the whole numbers that stand for a channel's weights.
+        largest: of the whole numbers that stand for a channel's weights, those of depthwise
+            convolutions aside, which go to LARGEST.
         keep_float: beginnings of the names of layers that stay as they are.
     """
     model = copy.deepcopy(model).eval()
@@ -47,7 +51,10 @@ def round_weights(
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d) and not name.startswith(keep_float)
     }
-    errors = {name: _on_grid(conv.weight, largest) - conv.weight for name, conv in convs.items()}
+    errors = {
+        name: _on_grid(conv.weight, LARGEST if conv.groups > 1 else largest) - conv.weight
+        for name, conv in convs.items()
+    }
     changes = {name: torch.zeros(conv.out_channels) for name, conv in convs.items()}
 
     def add_change(name: str, conv: nn.Conv2d, x: Tensor) -> None:

@@ -188,14 +188,14 @@ def _with_int8(model: onnx.ModelProto, ranges: TensorsData, nodes: list[str]) ->
     quantizer = QDQQuantizer(
         copy.deepcopy(model),
         per_channel=True,
-        reduce_range=True,  # of weights: see LARGEST_ON_X86
+        reduce_range=True,  # of weights: see LARGEST_ON_X86, also for those that have all 8 bits
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=ranges,
         nodes_to_quantize=[*nodes, *activations],
         nodes_to_exclude=[],
         op_types_to_quantize=list(_OPERATORS),
-        extra_options={},
+        extra_options={"TensorQuantOverrides": _all_8_bits(model)},
     )
     with _no_notes():
         quantizer.quantize_model()
@@ -209,6 +209,16 @@ def _with_int8(model: onnx.ModelProto, ranges: TensorsData, nodes: list[str]) ->
     for tensor in [item for item in quantized.graph.initializer if item.name not in used]:
         quantized.graph.initializer.remove(tensor)
     return quantized
+
+
+def _all_8_bits(model: onnx.ModelProto) -> dict[str, list[dict]]:
+    """Return what QDQQuantizer wants to hear of the weights of depthwise convolutions."""
+    how = {"quant_type": QuantType.QInt8, "axis": 0, "reduce_range": False}
+    return {
+        node.input[1]: [how]
+        for node in model.graph.node
+        if node.op_type == "Conv" and any(x.name == "group" and x.i > 1 for x in node.attribute)
+    }
 
 
 @contextlib.contextmanager
