@@ -139,6 +139,11 @@ def test_int8_is_where_it_should_be(exported, weights):
         for name in names:
             kinds = {made_by.get(reads[name][1])}
             assert kinds == ({None} if is_float else {"DequantizeLinear"}), name
+    largest = {True: 0, False: 0}
+    for node, weight in int8_weights(model):
+        is_depthwise = any(item.name == "group" and item.i > 1 for item in node.attribute)
+        largest[is_depthwise] = max(largest[is_depthwise], np.abs(weight.astype(int)).max())
+    assert largest == {True: 127, False: 64}  # see LARGEST_ON_X86
     used = {name for names in reads.values() for name in names}
     constants = [node for node in model.graph.node if node.op_type == "Constant"]
     assert all(node.output[0] in used for node in constants)  # onnxruntime would warn of them
@@ -469,6 +474,52 @@ def test_layers_are_compared_over_all_priors():
     logits, _ = RescaledInput(model, fed_as=PIXELS)(images.permute(0, 3, 1, 2).float())
     found = all_scores(file, list(images.numpy()))[:, 0]
     np.testing.assert_allclose(found, logits.softmax(dim=-1), atol=1e-4)
+
+
+def test_float_layers_are_looked_for_once_and_openvino_has_no_convolution_of_four_pixels(
+    monkeypatch,
+):
+    openvino = pytest.importorskip("openvino")
+    model = opinionated()
+    searches = []
+    score_changes = quantization._score_changes
+
+    def look(*args):
+        searches.append(score_changes(*args))
+        return searches[-1]
+
+    monkeypatch.setattr(quantization, "_score_changes", look)
+    monkeypatch.setattr(quantization, "MOST_CHANGED", 1.0)  # nothing stays float
+    options = ExportOptions(calibration=list(pixels(model, num_images=4).numpy()))
+    first_conv = {}
+    for target in ("onnx-int8", "openvino-int8"):
+        export = build_export(target, model, CLASSES, options, trained_model="-")
+        parts = export.encode(export.about)
+        assert export.about["float_layers"] == []
+        if target == "onnx-int8":
+            file = onnx.load_from_string(parts[".onnx"])
+            first_conv[target] = next(weight.shape for _, weight in int8_weights(file))
+        else:
+            network = openvino.Core().read_model(parts[".xml"], parts[".bin"])
+            conv = next(
+                op for op in network.get_ordered_ops() if op.get_type_name() == "Convolution"
+            )
+            first_conv[target] = tuple(conv.input(1).get_shape())
+    assert len(searches) == 1
+    assert first_conv["onnx-int8"][1:] == (12, 3, 2)
+    assert first_conv["openvino-int8"][1:] == (3, 3, 3)
+
+
+def int8_weights(model: "onnx.ModelProto") -> list[tuple["onnx.NodeProto", np.ndarray]]:
+    """The convolutions in int8, in the order of the graph, and their weights."""
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    values = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    return [
+        (node, values[made_by[node.input[1]].input[0]])
+        for node in convs
+        if node.input[1] in made_by
+    ]
 
 
 def weights_of(model: "onnx.ModelProto", node_name: str) -> np.ndarray | None:

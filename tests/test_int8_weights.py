@@ -8,7 +8,7 @@ from export_models import opinionated, pixels
 from torch import nn
 
 from vision.deploy.export_form import PIXELS, RescaledInput
-from vision.deploy.int8_weights import round_weights
+from vision.deploy.int8_weights import LARGEST, LARGEST_ON_X86, round_weights
 
 
 def convs_of(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -34,6 +34,17 @@ def test_weights_are_whole_numbers_of_a_channel_and_outputs_nearer(name):
         RescaledInput(each.eval(), fed_as=PIXELS)(inputs)[0] for each in (model, rounded, plain)
     )
     assert (got - expected).square().mean() < 0.7 * (without - expected).square().mean()
+
+
+@torch.no_grad()
+def test_depthwise_convolutions_keep_all_8_bits():
+    model = opinionated()
+    rounded = round_weights(model, list(pixels(model).numpy()), largest=LARGEST_ON_X86)
+    for key, conv in convs_of(rounded).items():
+        largest = LARGEST if conv.groups > 1 else LARGEST_ON_X86
+        ends = conv.weight.flatten(1).abs().amax(1, keepdim=True)
+        steps = conv.weight.flatten(1) / ends * largest
+        torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0, msg=key)
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from script_runs import FAST, call
 CLASSES = ("cup", "lid", "pot")
 SIZE = 96
 # AP that a file may lose. This network knows its 24 images by heart, and anything moves its AP:
-# onnx-int8 by +0.004 to -0.019 over four seeds, and with 0.03 a run of all targets failed once. One
-# that has learned drawn images loses 0.004, those of the blood cells 0.004 (docs/deployment.md).
+# onnx-int8 by +0.004 to -0.019 over four seeds, and with 0.03 a run of all targets failed once.
+# Networks of the blood cells lose 0.004 at most (docs/deployment.md).
 MAY_LOSE = {target: 0.05 if target.endswith("-int8") else 0.005 for target in TARGETS}
 
 
